@@ -1,0 +1,43 @@
+# make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
+# make site   build the book of the committed record; runs no chapter
+# make test   lint and test
+# make record rerun the recorded profile and refresh the committed outputs
+# make clean  delete the built books, executed chapters and tool caches
+
+PROFILE ?= demo
+PYTHON := $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/ready
+
+# a read-only copy of the data beside the repository saves the downloads
+MIRROR := $(wildcard $(abspath ../shared/data))
+ifneq ($(MIRROR),)
+export TISM_DATA_MIRROR ?= $(MIRROR)
+endif
+
+.PHONY: book site test record clean
+
+book: $(READY)
+	$(BIN)/python -m tism.compendium run $(PROFILE)
+	$(BIN)/python -m tism.compendium book $(PROFILE)
+
+site: $(READY)
+	$(BIN)/jupyter-book build . --all -W -n --keep-going
+
+test: export OMP_NUM_THREADS = 1
+test: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+record: PROFILE = yeast
+record: $(READY)
+	$(BIN)/python -m tism.compendium record $(PROFILE)
+
+clean:
+	rm -rf _build results .pytest_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c requirements.lock -e '.[compendium,test]'
+	touch $@

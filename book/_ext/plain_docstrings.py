@@ -1,0 +1,44 @@
+"""Sphinx extension that reads this package's docstrings: `name : description`, underlined headings.
+
+Napoleon would take the words of a shape such as (n, 4, length) for the names of types.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ENTRY = re.compile(r"([*\w]+(?:, [*\w]+)*) : (.+)")
+UNDERLINE = re.compile(r"-{3,}")
+
+
+def restructured(lines: Iterable[str]) -> list[str]:
+    """reStructuredText in which runs of `name : description` are definition lists."""
+    result: list[str] = []
+    inside = False
+    for line in lines:
+        entry = ENTRY.fullmatch(line)
+        continued = inside and line.startswith(" ")
+        if not continued and line and bool(entry) != inside:
+            result.append("")
+        inside = bool(entry) or continued
+        if entry:
+            names, description = entry.groups()
+            term = ", ".join(f"``{name}``" for name in names.split(", "))
+            result += [term, f"    {description}"]
+        elif UNDERLINE.fullmatch(line) and result:
+            result[-1:] = [f".. rubric:: {result[-1]}", ""]
+        else:
+            result.append(line)
+    return result
+
+
+def process(app, what, name, obj, options, lines) -> None:
+    """Handler of autodoc's event, which wants `lines` changed in place."""
+    lines[:] = restructured(lines)
+
+
+def setup(app) -> dict[str, bool]:
+    """Entry point of Sphinx."""
+    app.connect("autodoc-process-docstring", process)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

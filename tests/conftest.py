@@ -1,0 +1,100 @@
+"""Models, sequences and a data set small enough to be checked by brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+LENGTH, N_TASKS = 20, 3
+
+
+class ResidualNet(nn.Module):
+    """Residual, dilated, several outputs; batch norm and dropout tell whether it is evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(4, 6, 5, padding="same")
+        self.norm = nn.BatchNorm1d(6)
+        self.dilated = nn.Conv1d(6, 6, 3, dilation=3, padding="same")
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(6 * LENGTH, N_TASKS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, 20) to (n, 3)."""
+        x = nn.functional.gelu(self.stem(x))
+        x = x + self.dilated(torch.tanh(self.norm(x)))
+        return self.head(self.dropout(x.flatten(1)))
+
+
+@pytest.fixture
+def net() -> ResidualNet:
+    """A float64 `ResidualNet` in training mode whose batch norm is far from the identity."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = ResidualNet().double()
+        net.norm.running_mean.normal_()
+        net.norm.running_var.uniform_(0.2, 2)
+        for parameter in net.parameters():
+            parameter.data *= 2
+    return net
+
+
+@pytest.fixture
+def linear() -> nn.Sequential:
+    """A float64 model linear in its input: (n, 4, 20) to (n, 3)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4 * LENGTH, N_TASKS)).double()
+
+
+@pytest.fixture
+def bases() -> Tensor:
+    """(5, 4, 20) float64 one-hot sequences without N."""
+    generator = torch.Generator().manual_seed(3)
+    index = torch.randint(4, (5, LENGTH), generator=generator)
+    return nn.functional.one_hot(index, 4).transpose(1, 2).double()
+
+
+@pytest.fixture
+def sequences(bases: Tensor) -> Tensor:
+    """`bases` with 4 columns of N: two in the first sequence, two in the fourth, ends included."""
+    bases[0, :, [0, 7]] = 0
+    bases[3, :, [8, LENGTH - 1]] = 0
+    return bases
+
+
+@pytest.fixture
+def dataset():
+    """40 training, 12 validation and 4 test regions of 24 bp with flanks of 6 bp, 4 tasks.
+
+    Task t is the number of bases t in the region, so there is something to learn.
+    """
+    import pandas as pd
+
+    from tism.data.dataset import Dataset, standardisation
+
+    n, length, flank = 56, 24, 6
+    rng = np.random.default_rng(4)
+    sequences = rng.integers(0, 4, (n, length + 2 * flank)).astype(np.uint8)
+    inner = sequences[:, flank:-flank]
+    targets = np.stack([(inner == base).sum(1) for base in range(4)], axis=1)
+    targets = (targets + rng.normal(0, 0.5, targets.shape)).astype(np.float32)
+    split = np.repeat(["train", "validation", "test"], [40, 12, 4])
+    start = 1000 * np.arange(n)
+    regions = pd.DataFrame(
+        {
+            "name": [f"region_{i}" for i in range(n)],
+            "chrom": "chr1",
+            "start": start,
+            "end": start + length,
+            "locus": np.arange(n),
+            "split": split,
+        }
+    )
+    center, scale = standardisation(targets, np.arange(40))
+    tasks = ["A", "C", "G", "T"]
+    return Dataset("tiny", sequences, targets, tasks, regions, flank, center, scale, notes={})

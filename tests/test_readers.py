@@ -1,0 +1,139 @@
+"""Good files are read exactly; bad ones are refused by file, line and remedy."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tism.data.readers import InputFileError, iterate_fasta, read_bed, read_fasta, read_targets
+
+SIZES = {"chr1": 100, "chr2": 50}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text: str, name: str = "file.txt") -> Path:
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return path
+
+    return write_file
+
+
+def refused(reader, path: Path, line: int | None, *words: str, **options) -> None:
+    with pytest.raises(InputFileError) as error:
+        reader(path, **options)
+    message = str(error.value)
+    assert message.startswith(f"{path}, line {line}:" if line else f"{path}:")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("name", ["genome.fa", "genome.fa.gz"])
+def test_fasta_joins_lines_and_ignores_case(write, name):
+    sequences = read_fasta(write(">one first\nACgt\nNn\n\n>two\r\nttTT\r\n", name))
+    assert list(sequences) == ["one", "two"]
+    np.testing.assert_array_equal(sequences["one"], [0, 1, 2, 3, 4, 4])
+    np.testing.assert_array_equal(sequences["two"], [3, 3, 3, 3])
+    assert sequences["one"].dtype == np.uint8
+
+
+def test_iterate_fasta_gives_the_line_of_each_header(write):
+    records = [(name, line) for name, line, _ in iterate_fasta(write(">a\nAC\nGT\n>b\nA\n"))]
+    assert records == [("a", 1), ("b", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("", None, "holds no sequence"),
+        ("\n\n", None, "holds no sequence"),
+        ("ACGT\n>a\nACGT\n", 1, "before the first header"),
+        (">\nACGT\n", 1, "without a name"),
+        (">a\nAC\n>b\nGT\n>a\nTT\n", 5, "'a' occurs twice"),
+        (">a\n>b\nACGT\n", 1, "'a' has no sequence"),
+        (">a\nACGT\n>b\n", 3, "'b' has no sequence"),
+        (">Roy\nAC\n>b\nACGT\nACRT\n", 5, "letter 'R'"),
+        (">a\nAC GT\n", 2, "letter ' '"),
+    ],
+)
+def test_fasta_is_refused(write, text, line, word):
+    refused(read_fasta, write(text, "genome.fa"), line, word)
+
+
+def test_missing_file_is_named(tmp_path):
+    refused(read_fasta, tmp_path / "none.fa", None, "no such file")
+    refused(read_bed, tmp_path / "none.bed", None, "no such file")
+
+
+def test_bed_skips_headers_and_keeps_the_order(write):
+    text = (
+        "# made up\ntrack name=x\nbrowser position\nchr2\t0\t50\tb\t7.5\t+\n\nchr1\t3\t4\ta\t0\t.\n"
+    )
+    frame = read_bed(write(text), SIZES, unique_names=True)
+    assert list(frame.columns) == ["chrom", "start", "end", "name", "score", "strand"]
+    assert frame["chrom"].tolist() == ["chr2", "chr1"]
+    assert frame["start"].tolist() == [0, 3]
+    assert frame["end"].tolist() == [50, 4]
+    assert frame["score"].tolist() == [7.5, 0.0]
+
+
+def test_bed_of_three_columns(write):
+    assert list(read_bed(write("chr1\t1\t2\n")).columns) == ["chrom", "start", "end"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("", None, "holds no interval"),
+        ("# only a comment\n", None, "holds no interval"),
+        ("chr1\t1\n", 1, "at least 3"),
+        ("chr1 1 2\n", 1, "tab-separated"),
+        ("# x\nchr1\t1\t2\ta\nchr1\t1\t2\n", 3, "needs 4"),
+        ("chr1\t-1\t5\n", 1, "-1-5"),
+        ("chr1\t1\t2\nchr1\t5\t5\n", 2, "5-5"),
+        ("chr1\tone\t5\n", 1, "start is 'one'"),
+        ("chr1\t1\t5.5\n", 1, "end is '5.5'"),
+        ("chr1\t1\t2\ta\t1\nchr1\t1\t2\tb\tnan\n", 2, "score is 'nan'"),
+        ("chr1\t1\t2\ta\tinf\n", 1, "score is 'inf'"),
+        ("chr1\t1\t2\ta\thigh\n", 1, "score is 'high'"),
+        ("chr1\t1\t2\ta\nchr1\t3\t4\ta\n", 2, "'a' occurs twice"),
+        ("chr1\t1\t2\ta\nchrM\t1\t2\tb\n", 2, "known are chr1, chr2"),
+        ("chr1\t99\t100\ta\nchr2\t1\t51\tb\n", 2, "behind the end of chr2 (50 bp)"),
+    ],
+)
+def test_bed_is_refused(write, text, line, word):
+    path = write(text, "peaks.bed")
+    refused(read_bed, path, line, word, chromosome_sizes=SIZES, unique_names=True)
+
+
+def test_targets(write):
+    frame = read_targets(write('name,"A",B\n"p1",1,2.5\np2,-3,0\n'), n_rows=2)
+    assert frame.index.tolist() == ["p1", "p2"]
+    assert frame.columns.tolist() == ["A", "B"]
+    np.testing.assert_array_equal(frame.to_numpy(), [[1, 2.5], [-3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("", None, "holds no row"),
+        ("name,A,B\n", None, "holds no row"),
+        ("name\tA\np1\t1\n", 1, "names no task"),
+        ("name,A,A\np1,1,2\n", 1, "task 'A' occurs twice"),
+        ("name,A,B\np1,1,2,3\n", 2, "too many columns"),
+        ("name,A,B\np1,1,2\np2,1,2,3\n", 3, "too many columns"),
+        ("name,A,B\np1,1,2\np2,1\n", 3, "value of 'B'"),
+        ("name,A,B\np1,1,2\np2,nan,2\n", 3, "value of 'A' is nan"),
+        ("name,A,B\np1,1,2\np2,1,inf\n", 3, "value of 'B' is inf"),
+        ("name,A,B\np1,1,2\np2,low,2\n", 3, "value of 'A' is low"),
+        ("name,A,B\np1,1,2\n\np2,1,2\n", 3, "no name"),
+        ("name,A,B\np1,1,2\np1,1,2\n", 3, "'p1' occurs twice"),
+        ("name,A,B\np1,1,2\np2,1,2\n", None, "2 rows of targets; give 3"),
+    ],
+)
+def test_targets_are_refused(write, text, line, word):
+    refused(read_targets, write(text, "heights.csv"), line, word, n_rows=3)

@@ -1,0 +1,29 @@
+"""Exact and Taylor-approximated in silico saturation mutagenesis for PyTorch models of DNA."""
+
+from tism.gradient import input_gradient, tism
+from tism.ism import ism
+from tism.model import build_model
+from tism.sequence import one_hot_encode, reverse_complement
+from tism.taylor import (
+    centre,
+    gradient_times_input,
+    hypothetical,
+    mean_effect,
+    tism_from_gradient,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "build_model",
+    "centre",
+    "gradient_times_input",
+    "hypothetical",
+    "input_gradient",
+    "ism",
+    "mean_effect",
+    "one_hot_encode",
+    "reverse_complement",
+    "tism",
+    "tism_from_gradient",
+]

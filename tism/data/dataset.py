@@ -1,0 +1,83 @@
+"""The form in which every data set reaches training and attribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "validation", "test")
+NOT_A_BASE = 4
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Regions of one length with real flanks, a target for every task, and a split by locus.
+
+    name : "simulated", "yeast" or "immgen"
+    sequences : (n, length + 2 * flank) uint8; 0 1 2 3 = A C G T, 4 = N
+    targets : (n, n_tasks) float32 in the unit of the assay (log2(x + 2))
+    tasks : n_tasks names
+    regions : one row a region: name, chrom, start, end (0-based, half-open, without flanks),
+        locus (int; regions that overlap share one) and split (one of `SPLITS`)
+    flank : bases on either side of the region that a random shift may move into
+    center, scale : (n_tasks,) float32; a model is trained on (targets - center) / scale
+    notes : counts worth reporting (regions dropped, and why)
+    truth : what a simulation knows and an experiment does not; None for real data
+    """
+
+    name: str
+    sequences: np.ndarray
+    targets: np.ndarray
+    tasks: list[str]
+    regions: pd.DataFrame
+    flank: int
+    center: np.ndarray
+    scale: np.ndarray
+    notes: dict[str, Any]
+    truth: Any = None
+
+    @property
+    def length(self) -> int:
+        """Bases a region, without the flanks."""
+        return self.sequences.shape[1] - 2 * self.flank
+
+    @property
+    def standardised(self) -> np.ndarray:
+        """(n, n_tasks) float32: the targets as a model is trained on them."""
+        return (self.targets - self.center) / self.scale
+
+    def indices(self, split: str) -> np.ndarray:
+        """Row numbers of the regions of one split, in file order."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+        return np.flatnonzero((self.regions["split"] == split).to_numpy())
+
+    def one_hot(self, rows: np.ndarray, shift: int | np.ndarray = 0) -> torch.Tensor:
+        """(len(rows), 4, length) float32, each window moved by `shift` bases (at most `flank`)."""
+        rows = np.asarray(rows)
+        shift = np.broadcast_to(np.asarray(shift), rows.shape)
+        if np.abs(shift).max(initial=0) > self.flank:
+            raise ValueError(f"shift must be within the flank of {self.flank} bp")
+        columns = self.flank + shift[:, None] + np.arange(self.length)
+        return one_hot_from_indices(self.sequences[rows[:, None], columns])
+
+
+def one_hot_from_indices(indices: np.ndarray) -> torch.Tensor:
+    """(n, length) base indices, 4 for N, to (n, 4, length) float32 with N as zeros."""
+    table = torch.cat([torch.eye(4), torch.zeros(1, 4)])
+    return table[torch.from_numpy(indices.astype(np.int64))].transpose(1, 2).contiguous()
+
+
+def standardisation(targets: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each task over the training rows, as float32 (n_tasks,)."""
+    mean, deviation = targets[train].mean(0), targets[train].std(0)
+    if (deviation == 0).any():
+        constant = np.flatnonzero(deviation == 0)
+        raise ValueError(f"tasks {constant[:10].tolist()} are constant over the training regions")
+    return mean.astype(np.float32), deviation.astype(np.float32)

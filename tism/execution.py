@@ -1,0 +1,241 @@
+"""How a model is run: device, evaluation mode, validated outputs, batches that fit into memory."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Tasks = int | slice | Sequence[int] | None
+OutputFn = Callable[[Any], Tensor]
+
+# Bases a batch: small enough for a CPU's cache, large enough to fill a GPU. See chapter 06.
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{remaining}]"
+_BASES_PER_BATCH = {"cpu": 2**15, "mps": 2**18, "cuda": 2**20}
+
+
+class Predictor:
+    """A model in evaluation mode on one device, mapping (rows, 4, length) to checked (rows, tasks).
+
+    Made by `evaluating`; holds what every engine needs to know about the model.
+    """
+
+    def __init__(self, model: nn.Module, output_fn: OutputFn | None, device: torch.device):
+        self.model = model
+        self.output_fn = output_fn
+        self.device = device
+        self.dtype = _floating_dtype(model)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        output = self.model(rows)
+        if self.output_fn is not None:
+            output = self.output_fn(output)
+        _check_output(output, len(rows), self.output_fn)
+        return output
+
+    def prepare(self, one_hot: Tensor) -> Tensor:
+        """Move sequences to the model's device and dtype."""
+        dtype = self.dtype or (one_hot.dtype if one_hot.is_floating_point() else torch.float32)
+        return one_hot.to(device=self.device, dtype=dtype)
+
+
+@contextmanager
+def evaluating(
+    model: nn.Module,
+    output_fn: OutputFn | None = None,
+    device: str | torch.device | None = None,
+) -> Iterator[Predictor]:
+    """Lend `model` to a computation and give it back as it was, also when the computation raises.
+
+    Meanwhile every submodule is in evaluation mode and no parameter requires a gradient; training
+    flags, requires_grad flags, device and random state are restored afterwards.
+
+    device : where to run; None stays where the model is
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a "
+            "Module whose forward calls it"
+        )
+    if output_fn is not None and not callable(output_fn):
+        raise TypeError(f"output_fn must be callable, got {type(output_fn).__name__}")
+    training = {module: module.training for module in model.modules()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
+    target = _resolve_device(device, home)
+    moves = device is not None and any(place != target for place in home)
+    tensors = _named_tensors(model) if moves else []
+    with _random_state(target), torch.inference_mode(False):
+        try:
+            if moves:
+                model.to(target)
+            for module in training:
+                module.training = False
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            yield Predictor(model, output_fn, target)
+        finally:
+            for table, name, tensor, data in tensors:
+                tensor.data = data
+                table[name] = tensor
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            for module, flag in training.items():
+                module.training = flag
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor]]:
+    """Every parameter and buffer with the table that holds it and its data where they are now."""
+    return [
+        (table, name, tensor, tensor.data)
+        for module in model.modules()
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+
+
+def in_batches(
+    total: int,
+    batch_size: int,
+    step: Callable[[int, int], None],
+    *,
+    report: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Call step(start, stop) over range(total), halving the batch whenever memory runs out.
+
+    Returns the batch size that fitted, for the next call. `report` is told how many were done.
+    """
+    start = 0
+    while start < total:
+        stop = min(start + batch_size, total)
+        if _fits(step, start, stop):
+            report(stop - start)
+            start = stop
+        else:
+            batch_size = (stop - start) // 2
+    return batch_size
+
+
+def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
+    """Run one step; False where it ran out of memory and a smaller one may not."""
+    try:
+        step(start, stop)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error) or stop - start == 1:
+            raise
+    else:
+        return True
+    # Outside the handler: the exception and the tensors its traceback holds are gone by now.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = str(error).lower()
+    return any(
+        s in message for s in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def choose_batch_size(batch_size: int | None, length: int, device: torch.device) -> int:
+    """The caller's batch size, checked, or one that suits the device."""
+    if batch_size is None:
+        return max(1, _BASES_PER_BATCH.get(device.type, 2**15) // length)
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"batch_size must be an int or None, got {batch_size!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return operator.index(batch_size)
+
+
+def select_tasks(tasks: Tasks, n_tasks: int) -> list[int]:
+    """Task numbers, in the order asked for; negative ones count from the end."""
+    chosen = list(range(n_tasks)[tasks]) if isinstance(tasks, slice) else _task_list(tasks, n_tasks)
+    if not chosen:
+        raise ValueError(f"tasks selects none of the model's {n_tasks} tasks: {tasks!r}")
+    for task in chosen:
+        if not -n_tasks <= task < n_tasks:
+            raise ValueError(
+                f"tasks has {task}, but the model has {n_tasks} tasks (0 to {n_tasks - 1})"
+            )
+    return [task % n_tasks for task in chosen]
+
+
+def _task_list(tasks: Any, n_tasks: int) -> list[int]:
+    if tasks is None:
+        return list(range(n_tasks))
+    array = np.asarray(tasks.cpu() if isinstance(tasks, Tensor) else tasks)
+    if array.size and (array.dtype.kind not in "iu" or array.ndim > 1):
+        raise TypeError(f"tasks must be None, an int, a sequence of ints or a slice, got {tasks!r}")
+    return array.reshape(-1).tolist()
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool, label: str) -> Iterator[Callable[[int], None]]:
+    """A function to report finished units to; draws a bar where `shown`."""
+    if not shown:
+        yield lambda done: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    with tqdm(total=total, desc=label, unit=" sequences", bar_format=_BAR) as bar:
+        yield bar.update
+
+
+def _resolve_device(
+    device: str | torch.device | None, home: Sequence[torch.device]
+) -> torch.device:
+    if device is None:
+        return home[0] if home else torch.device("cpu")
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+@contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    on_mps = device.type == "mps" and torch.backends.mps.is_available()
+    state = torch.mps.get_rng_state() if on_mps else None
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        try:
+            yield
+        finally:
+            if state is not None:
+                torch.mps.set_rng_state(state)
+
+
+def _floating_dtype(model: nn.Module) -> torch.dtype | None:
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return None
+
+
+def _check_output(output: Any, rows: int, output_fn: OutputFn | None) -> None:
+    source = "output_fn" if output_fn is not None else "model"
+    hint = "" if output_fn is not None else "; map it with output_fn"
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{source} must return a tensor of shape (n, tasks), got {type(output).__name__}{hint}"
+        )
+    if not output.is_floating_point():
+        raise TypeError(f"{source} must return a floating-point tensor, got {output.dtype}")
+    if output.ndim != 2 or output.shape[0] != rows or output.shape[1] == 0:
+        raise ValueError(
+            f"{source} must return shape (n, tasks), here ({rows}, tasks), "
+            f"got {tuple(output.shape)}{hint}"
+        )

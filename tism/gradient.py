@@ -1,0 +1,160 @@
+"""The gradient of a model with respect to its input, and TISM from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tism.execution import (
+    OutputFn,
+    Predictor,
+    Tasks,
+    choose_batch_size,
+    evaluating,
+    in_batches,
+    progress_bar,
+    select_tasks,
+)
+from tism.sequence import validate_one_hot
+from tism.taylor import tism_from_gradient
+
+
+def input_gradient(
+    model: nn.Module,
+    one_hot: Any,
+    tasks: Tasks = None,
+    *,
+    output_fn: OutputFn | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Gradient of every task's prediction with respect to the one-hot sequence.
+
+    model : maps (n, 4, length) to (n, tasks), in evaluation mode meanwhile; a prediction must not
+        depend on the other sequences of its batch
+    one_hot : (n, 4, length), rows A, C, G, T; zeros for N
+    tasks : None for all, an int, a sequence of ints or a slice
+    output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
+    batch_size : sequences at once; None chooses; halved where memory runs out
+    device : where to run; None stays where the model is
+    progress : show a bar (needs tqdm)
+
+    Returns (n, n_tasks, 4, length) on the CPU in float32, or the model's dtype if wider, in model
+    output per unit of input. Costs one forward and n_tasks backward passes a sequence.
+    Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    one_hot = validate_one_hot(one_hot)
+    with evaluating(model, output_fn, device) as predict:
+        batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
+        return _input_gradient(predict, one_hot, tasks, batch_size, progress)
+
+
+def tism(
+    model: nn.Module,
+    one_hot: Any,
+    tasks: Tasks = None,
+    *,
+    output_fn: OutputFn | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Taylor-approximated in silico saturation mutagenesis (Eq. 7 of Sasse et al. 2024).
+
+    Arguments and errors as in `input_gradient`. Returns (n, n_tasks, 4, length) in the unit of the
+    model's output: an estimate of `tism.ism`, zero at reference bases; at an N the gradient itself.
+
+    >>> import torch, tism
+    >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
+    >>> tism.tism(model, tism.one_hot_encode("ACGTACGT")).shape
+    torch.Size([1, 2, 4, 8])
+    """
+    one_hot = validate_one_hot(one_hot)
+    gradient = input_gradient(
+        model,
+        one_hot,
+        tasks,
+        output_fn=output_fn,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+    )
+    return tism_from_gradient(gradient, one_hot.cpu())
+
+
+def along_substitutions(
+    model: nn.Module,
+    one_hot: Any,
+    positions: Sequence[int],
+    bases: Sequence[int],
+    steps: Sequence[float],
+    *,
+    output_fn: OutputFn | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Predictions on the straight line from a sequence (step 0) to its substitutions (step 1).
+
+    one_hot : (1, 4, length)
+    positions, bases : position and row (A C G T) of each substitution
+    steps : how far along each of them
+
+    Returns (substitutions, steps, tasks) on the CPU. (prediction(step) - prediction(0)) / step is
+    the finite difference of Eq. 2: TISM as the step goes to 0, ISM at step 1 (Eq. 3).
+    """
+    reference = validate_one_hot(one_hot)
+    if len(reference) != 1:
+        raise ValueError(f"one_hot must hold one sequence, got {len(reference)}")
+    with evaluating(model, output_fn, device) as predict, torch.no_grad():
+        reference = predict.prepare(reference)[0]
+        mutants = reference.repeat(len(positions), 1, 1)  # (substitutions, 4, length)
+        row = torch.arange(len(positions))
+        mutants[row, :, positions] = 0
+        mutants[row, bases, positions] = 1
+        step = torch.as_tensor(steps).to(reference)[:, None, None, None]
+        points = reference + step * (mutants - reference)  # (steps, substitutions, 4, length)
+        return torch.stack([predict(p) for p in points], 1).cpu()
+
+
+def _input_gradient(
+    predict: Predictor, inputs: Tensor, tasks: Tasks, batch_size: int, progress: bool = False
+) -> Tensor:
+    """`input_gradient` at any point of input space, one-hot or between (paths, midpoints)."""
+    gradients = None
+
+    def step(start: int, stop: int) -> None:
+        nonlocal gradients
+        batch = _batch_gradient(predict, inputs[start:stop], tasks)
+        if gradients is None:
+            gradients = batch.new_empty((len(inputs), *batch.shape[1:]))
+        gradients[start:stop] = batch
+
+    with progress_bar(len(inputs), progress, "gradients") as report:
+        in_batches(len(inputs), batch_size, step, report=report)
+    return gradients
+
+
+def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
+    with torch.enable_grad():
+        rows = predict.prepare(inputs).clone().requires_grad_()
+        output = predict(rows)
+        chosen = select_tasks(tasks, output.shape[1])
+        if not output.requires_grad:
+            raise ValueError(
+                "the model's output does not depend differentiably on its input (an argmax, "
+                "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
+            )
+        wider = torch.promote_types(torch.float32, output.dtype)
+        gradient = torch.empty((len(rows), len(chosen), *rows.shape[1:]), dtype=wider)
+        for column, task in enumerate(chosen):
+            (by_task,) = torch.autograd.grad(
+                output[:, task].sum(),
+                rows,
+                retain_graph=column + 1 < len(chosen),
+                materialize_grads=True,
+            )
+            gradient[:, column] = by_task
+    return gradient

@@ -1,0 +1,136 @@
+"""DNA as one-hot tensors: encoding, decoding, reverse complement, validation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALPHABET = "ACGT"
+_NOT_A_BASE = 4  # N
+_INVALID = 255
+_ROWS_CHECKED_AT_ONCE = 1024
+
+
+def _letter_table() -> np.ndarray:
+    table = np.full(256, _INVALID, dtype=np.uint8)
+    for index, base in enumerate(ALPHABET + "N"):
+        table[[ord(base), ord(base.lower())]] = index
+    return table
+
+
+_INDEX_OF_LETTER = _letter_table()
+
+
+def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
+    """One-hot encode DNA.
+
+    sequences : one or several strings of equal length over A, C, G, T and N, either case
+
+    Returns (n, 4, length) float32 with rows A, C, G, T; the column of an N is all zeros.
+    Raises ValueError for no sequence, an empty one, unequal lengths or any other letter.
+    """
+    sequences = [sequences] if isinstance(sequences, str) else list(sequences)
+    if not sequences:
+        raise ValueError("sequences is empty: give at least one string")
+    indices = np.stack([_indices(s, row, len(sequences[0])) for row, s in enumerate(sequences)])
+    rows = torch.cat([torch.eye(4), torch.zeros(1, 4)])
+    return rows[torch.from_numpy(indices).long()].transpose(1, 2).contiguous()
+
+
+def _indices(sequence: str, row: int, length: int) -> np.ndarray:
+    if not isinstance(sequence, str):
+        raise TypeError(f"sequences[{row}] must be a string, got {type(sequence).__name__}")
+    if len(sequence) != length or not sequence:
+        raise ValueError(
+            f"sequences[{row}] has length {len(sequence)}; every sequence must have the same "
+            f"length of at least 1 (sequences[0] has {length})"
+        )
+    letters = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
+    indices = _INDEX_OF_LETTER[letters]
+    if (indices == _INVALID).any():
+        position = int((indices == _INVALID).argmax())
+        raise ValueError(
+            f"sequences[{row}] has {sequence[position]!r} at position {position}; "
+            "only A, C, G, T and N (either case) are known"
+        )
+    return indices
+
+
+def decode(one_hot: Any) -> list[str]:
+    """The inverse of `one_hot_encode`: (n, 4, length) to n upper-case strings, zeros to N."""
+    one_hot = validate_one_hot(one_hot)
+    letters = np.frombuffer((ALPHABET + "N").encode(), dtype=np.uint8)
+    index = one_hot.to(torch.uint8).argmax(1).masked_fill(one_hot.sum(1) == 0, _NOT_A_BASE)
+    return [letters[row].tobytes().decode() for row in index.cpu().numpy()]
+
+
+def reverse_complement(scores: Tensor) -> Tensor:
+    """Reverse complement of anything shaped (..., 4, length): one-hot sequences or score maps."""
+    return torch.as_tensor(scores).flip(-2, -1)
+
+
+def validate_one_hot(one_hot: Any) -> Tensor:
+    """Return `one_hot` as a tensor of its own dtype, on its own device, or say what is wrong.
+
+    one_hot : (n, 4, length), tensor or array of a real or integer dtype; each column has a single
+        1 among zeros, or only zeros (N)
+
+    Raises TypeError for what is no numeric array, ValueError for the rest.
+    """
+    one_hot = _as_tensor(one_hot)
+    if one_hot.ndim != 3 or one_hot.shape[1] != 4:
+        raise ValueError(
+            f"one_hot must have shape (n, 4, length), got {tuple(one_hot.shape)}"
+            + _shape_hint(one_hot)
+        )
+    if one_hot.shape[0] == 0 or one_hot.shape[2] == 0:
+        raise ValueError(
+            f"one_hot is empty, shape {tuple(one_hot.shape)}: give at least one sequence of 1 bp"
+        )
+    for start in range(0, len(one_hot), _ROWS_CHECKED_AT_ONCE):
+        _check_columns(one_hot[start : start + _ROWS_CHECKED_AT_ONCE], start)
+    return one_hot
+
+
+def _as_tensor(one_hot: Any) -> Tensor:
+    if isinstance(one_hot, Tensor):
+        tensor = one_hot.detach()
+    else:
+        array = np.asarray(one_hot)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(
+                f"one_hot must be a numeric tensor or array, got dtype {array.dtype}; "
+                "strings are encoded by one_hot_encode"
+            )
+        if array.dtype.itemsize > 8 or not array.dtype.isnative:
+            array = array.astype(np.float64)
+        with warnings.catch_warnings():  # a read-only array is fine: it is never written to
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            tensor = torch.as_tensor(np.ascontiguousarray(array))
+    if tensor.is_complex():
+        raise TypeError(f"one_hot must be real, got {tensor.dtype}")
+    return tensor
+
+
+def _shape_hint(one_hot: Tensor) -> str:
+    if one_hot.ndim == 2 and one_hot.shape[0] == 4:
+        return "; add the batch axis with one_hot[None]"
+    if one_hot.ndim == 3 and one_hot.shape[2] == 4:
+        return "; channels come second: transpose the last two axes"
+    return ""
+
+
+def _check_columns(one_hot: Tensor, offset: int) -> None:
+    valid = ((one_hot == 0) | (one_hot == 1)).all(1) & ((one_hot == 1).sum(1) <= 1)
+    if not valid.all():
+        row, position = (~valid).nonzero()[0].tolist()
+        column = one_hot[row, :, position].tolist()
+        raise ValueError(
+            f"one_hot[{row + offset}, :, {position}] is {column}; every column must be one-hot "
+            "(a single 1 among zeros) or all zeros (N)"
+        )
