@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -67,11 +69,12 @@ def sequences(bases: Tensor) -> Tensor:
     return bases
 
 
-@pytest.fixture
-def dataset():
+@pytest.fixture(scope="session")
+def tiny_dataset():
     """40 training, 12 validation and 4 test regions of 24 bp with flanks of 6 bp, 4 tasks.
 
-    Task t is the number of bases t in the region, so there is something to learn.
+    Task t is the number of bases t in the region, so there is something to learn. Shared by all
+    tests: one that changes it takes `dataset`.
     """
     import pandas as pd
 
@@ -98,3 +101,9 @@ def dataset():
     center, scale = standardisation(targets, np.arange(40))
     tasks = ["A", "C", "G", "T"]
     return Dataset("tiny", sequences, targets, tasks, regions, flank, center, scale, notes={})
+
+
+@pytest.fixture
+def dataset(tiny_dataset):
+    """A copy of `tiny_dataset`."""
+    return deepcopy(tiny_dataset)

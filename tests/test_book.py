@@ -163,6 +163,14 @@ def test_pages_name_no_machine_path(pages: dict[str, str]):
     assert {name: paths for name, paths in found.items() if paths} == {}
 
 
+def test_every_module_is_documented():
+    documented = (ROOT / "book" / "api.md").read_text()
+    for path in (ROOT / "tism").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if module != "tism.versions":
+            assert re.search(rf":: {module}\b", documented), f"{module} is missing in book/api.md"
+
+
 def test_equations_and_terms_are_linked(pages: dict[str, str]):
     assert re.search(
         r'href="[^"]*01_taylor_to_ism.html#[^"]*"[^>]*>Eq\. 1\.\d', pages["book/how_to_read.html"]

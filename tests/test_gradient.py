@@ -6,19 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from tism import centre, input_gradient, tism, tism_from_gradient
+from tism import centre, input_gradient, ism, tism, tism_from_gradient
 from tism.execution import evaluating
-from tism.gradient import _input_gradient
+from tism.gradient import _input_gradient, along_substitutions
 
 
 def jacobian(model: nn.Module, points: torch.Tensor) -> torch.Tensor:
     """(n, tasks, 4, length) by autograd, one sequence at a time."""
     model = model.eval()
     return torch.stack(
-        [
-            torch.autograd.functional.jacobian(lambda x: model(x[None])[0], point)
-            for point in points
-        ]
+        [torch.autograd.functional.jacobian(lambda x: model(x[None])[0], point) for point in points]
     )
 
 
@@ -117,7 +114,7 @@ def test_a_model_without_a_gradient_says_so(sequences, function, forward):
         def forward(self, x):
             return forward(x)
 
-    with pytest.raises(ValueError, match="not depend differentiably on its input.*ISM"):
+    with pytest.raises(ValueError, match=r"not depend differentiably on its input.*ISM"):
         function(NoGradient(), sequences)
 
 
@@ -128,3 +125,26 @@ def test_the_private_core_takes_points_between_the_vertices(net, sequences):
         gradient = _input_gradient(predict, midpoints, None, batch_size=2)
 
     torch.testing.assert_close(gradient, jacobian(net, midpoints), rtol=1e-10, atol=1e-12)
+
+
+def test_along_a_substitution_tism_turns_into_ism(net, sequences):
+    one, positions, bases = sequences[:1], [2, 7, 19], [0, 1, 3]  # position 7 is an N
+    steps = [0, 1e-6, 0.5, 1]
+
+    path = along_substitutions(net, one, positions, bases, steps)
+
+    assert path.shape == (3, 4, 3)
+    start = path[:, 0]
+    for approximate, at in ((tism, 1), (ism, 3)):
+        expected = approximate(net, one)[0][:, bases, positions].T
+        difference = (path[:, at] - start) / steps[at]
+        torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        halfway = one.clone()
+        halfway[0, 1, 7] += 0.5
+        torch.testing.assert_close(path[1, 2], net.eval()(halfway)[0], rtol=1e-10, atol=1e-12)
+
+
+def test_along_substitutions_takes_one_sequence(net, sequences):
+    with pytest.raises(ValueError, match="one_hot must hold one sequence, got 5"):
+        along_substitutions(net, sequences, [0], [0], [1])

@@ -82,7 +82,9 @@ def test_curvature_within_a_position_makes_tism_inexact(sequences):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 60, 61, 62, 10_000])
 def test_batch_size_is_irrelevant(net, sequences, batch_size):
-    torch.testing.assert_close(ism(net, sequences, batch_size=batch_size), ism(net, sequences), **CLOSE)
+    scores = ism(net, sequences, batch_size=batch_size)
+
+    torch.testing.assert_close(scores, ism(net, sequences), **CLOSE)
 
 
 @pytest.mark.parametrize(

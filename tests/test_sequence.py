@@ -99,7 +99,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
         pytest.param(lambda a: a[:, :, ::-1].copy()[:, :, ::-1], id="negative stride"),
         pytest.param(lambda a: a.tolist(), id="nested lists"),
         pytest.param(lambda a: torch.tensor(a, requires_grad=True), id="requires grad"),
-        pytest.param(lambda a: torch.tensor(a).transpose(0, 2).contiguous().transpose(0, 2), id="T"),
+        pytest.param(lambda a: torch.tensor(a).mT.contiguous().mT, id="transposed tensor"),
     ],
 )
 def test_every_form_of_a_one_hot_array_is_the_same_sequence(convert):

@@ -46,9 +46,7 @@ def test_centred_tism_is_the_centred_gradient(gradient, sequences):
     corrected = gradient - gradient.sum(2, keepdim=True) / 4
 
     torch.testing.assert_close(centre(gradient), corrected, **EXACT)
-    torch.testing.assert_close(
-        centre(tism_from_gradient(gradient, sequences)), corrected, **EXACT
-    )
+    torch.testing.assert_close(centre(tism_from_gradient(gradient, sequences)), corrected, **EXACT)
     assert centre(gradient).sum(2).abs().max() < 1e-12
 
 

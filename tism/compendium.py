@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from tism.checkpoint import replacing, write_text
 from tism.experiment import (
     Experiment,
     Profile,
+    committed_network,
     dataset_checksum,
     digest,
     load_profile,
     profile_names,
     repository,
+    work_folder,
 )
 
 RECORDED_PROFILE = "yeast"
@@ -86,14 +89,27 @@ class Chapter:
 
     def save_table(self, table: Any, name: str) -> None:
         """Write a pandas table to results/<profile>/<name>.csv, with where it came from."""
-        folder = results_folder(self.profile.name)
-        with replacing(folder / f"{name}.csv") as temporary:
+        with replacing(results_folder(self.profile.name) / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-        entry = {"chapter": self.name, "key": chapter_key(self.name, self.profile), **_provenance()}
-        path = folder / "provenance.json"
+        self._note_provenance(f"{name}.csv")
+
+    def save_figure(self, figure: Any, name: str) -> None:
+        """Write a figure to results/<profile>/<name>.png, with where it came from, and close it."""
+        from matplotlib import pyplot
+
+        with replacing(results_folder(self.profile.name) / f"{name}.png") as temporary:
+            figure.savefig(temporary, metadata={"Software": None})
+        pyplot.close(figure)
+        self._note_provenance(f"{name}.png")
+
+    def _note_provenance(self, file: str) -> None:
+        path = results_folder(self.profile.name) / "provenance.json"
         entries = json.loads(path.read_text()) if path.exists() else {}
-        entries[f"{name}.csv"] = entry | {
-            "data": {d: dataset_checksum(self.profile, d) for d in self.profile.datasets}
+        entries[file] = {
+            "chapter": self.name,
+            "key": chapter_key(self.name, self.profile),
+            "data": {d: dataset_checksum(self.profile, d) for d in self.profile.datasets},
+            **_provenance(),
         }
         write_text(path, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
@@ -105,8 +121,9 @@ def paper_numbers() -> dict[str, float]:
 
 
 def results_folder(profile: str) -> Path:
-    """Where fresh tables and executed chapters go."""
-    return repository() / "results" / profile
+    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
+    base = os.environ.get("TISM_RESULTS_DIR")
+    return (Path(base) if base else repository() / "results") / profile
 
 
 def _provenance() -> dict[str, Any]:
@@ -241,6 +258,19 @@ def _record_tables(chapter: str, profile: str) -> None:
     write_text(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
+def record_networks(profile: str) -> None:
+    """Copy the trained baseline of every data set into `data/models`, weights before their JSON."""
+    settings = load_profile(profile)
+    for dataset in settings.datasets:
+        experiment = Experiment(settings, dataset)
+        experiment.trained()
+        source = work_folder("checkpoints") / experiment.name
+        for ending in (".safetensors", ".json"):
+            if (source / f"model{ending}").exists():
+                with replacing(committed_network(experiment).with_suffix(ending)) as temporary:
+                    shutil.copyfile(source / f"model{ending}", temporary)
+
+
 def stale_records() -> list[str]:
     """What is committed but no longer belongs to its source: chapters, then tables."""
     stale = []
@@ -263,7 +293,7 @@ def stage_book(profile: str) -> Path:
     """Copy the book's sources with this profile's executed chapters into results/<profile>/book."""
     root, target = repository(), results_folder(profile) / "book"
     shutil.rmtree(target, ignore_errors=True)
-    for name in ("book", "data", "notebooks"):
+    for name in ("book", "data", "notebooks", "tism"):
         ignored = shutil.ignore_patterns("raw", "cache", "checkpoints", "__pycache__")
         shutil.copytree(root / name, target / name, ignore=ignored)
     for name in ("_config.yml", "_toc.yml"):
@@ -275,8 +305,9 @@ def stage_book(profile: str) -> Path:
 
 def build_book(source: Path) -> Path:
     """Build a book strictly (every warning is an error) and return the folder of its pages."""
-    command = [sys.executable, "-m", "jupyter_book", "build", str(source)]
-    subprocess.run([*command, "--all", "-W", "-n", "--keep-going"], check=True)
+    program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
+    options = ["--all", "-W", "-n", "--keep-going"]
+    subprocess.run([program, "build", source, *options], check=True)
     return source / "_build" / "html"
 
 
@@ -299,6 +330,8 @@ def main(arguments: list[str] | None = None) -> None:
         page = build_book(stage_book(options.profile)) / "index.html"
         print(f"open {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
     else:
+        if options.command == "record":
+            record_networks(options.profile)
         for name in options.chapter or chapters():
             print(f"{options.profile}: {name}", flush=True)
             run_chapter(name, options.profile)

@@ -126,7 +126,7 @@ def _association(pair: np.ndarray, loci: np.ndarray, x: str, y: str) -> dict:
     summary = summarise(
         np.arange(len(pair), dtype=float),
         loci,
-        lambda rows: stats.pearsonr(*pair[rows.astype(int)].T).statistic,
+        lambda rows: pearson(*pair[rows.astype(int)].T).item(),
     )
     return {"x": x, "y": y, **vars(summary)}
 

@@ -27,7 +27,11 @@ from tism.taylor import tism_from_gradient
 from tism.training import TrainingConfig, load_model, train, training_config, training_identity
 
 DATASETS = ("simulated", "yeast", "immgen")
-_SOURCES = {"yeast": ["yeast/"], "immgen": ["immgen/ImmGen", "immgen/mouse", "immgen/mm10"]}
+_SOURCES = {
+    "yeast": ["yeast/"],
+    "immgen": ["immgen/ImmGen", "immgen/mouse", "immgen/mm10", "immgen/peak"],
+}
+_TABLES = {"yeast": "yeast_tasks.csv", "simulated": "motifs.csv"}
 _REGIONS_A_FILE = 100
 
 
@@ -91,9 +95,11 @@ def load_profile(name: str) -> Profile:
 
 
 def dataset_checksum(profile: Profile, name: str) -> str:
-    """What identifies a data set without having it: its sources' checksums or its settings."""
+    """What identifies a data set without having it: its sources, its table and its settings."""
+    table = data_root() / _TABLES[name] if name in _TABLES else None
     content = {
         "sources": checksum_of(_SOURCES[name]) if name in _SOURCES else None,
+        "table": hashlib.sha256(table.read_bytes()).hexdigest() if table else None,
         "settings": profile.data[name],
         "version": versions.DATA,
     }
@@ -186,8 +192,7 @@ class Experiment:
 
     def trained(self, *, progress: bool = True) -> tuple[AITAC, dict[str, Any]]:
         """The network and its metadata: from `data/models`, from the cache, or trained now."""
-        committed = data_root() / "models" / f"{self.dataset}_{self.variant}_{self.seed}"
-        for stem in (committed, work_folder("checkpoints") / self.name / "model"):
+        for stem in (committed_network(self), work_folder("checkpoints") / self.name / "model"):
             if stem.with_name(stem.name + ".json").exists():
                 model, metadata = load_model(stem)
                 if metadata["identity"] == self.identity():
@@ -203,6 +208,12 @@ class Experiment:
             progress=progress,
         )
         return model.cpu().eval(), metadata
+
+
+def committed_network(experiment: Experiment) -> Path:
+    """Where the repository keeps a recorded network, without the ending."""
+    name = f"{experiment.dataset}_{experiment.variant}_{experiment.seed}"
+    return data_root() / "models" / name
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ a profile is constant is NaN here, and every summary counts how many there were.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,12 +63,20 @@ def task_difference_correlation(first: Tensor, second: Tensor) -> Tensor:
 def _difference_correlation(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1).double(), b.flatten(1).double()  # (tasks, 4 * length)
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    products = (_difference_product(a, b), _difference_product(a, a), _difference_product(b, b))
-    pairs = torch.triu_indices(len(a), len(a), offset=1)
-    both, of_a, of_b = (product[pairs[0], pairs[1]] for product in products)
-    smallest = 1e-20 * (a.square().sum(1).max() * b.square().sum(1).max())
-    exists = of_a * of_b > smallest
-    return (both / (of_a * of_b).sqrt()).clamp(-1, 1).masked_fill(~exists, float("nan"))
+    t, u = torch.triu_indices(len(a), len(a), offset=1)
+    both = _difference_product(a, b)[t, u]
+    r = torch.full_like(both, float("nan"))
+    size_of_a, exists_a = _difference_size(a, t, u)
+    size_of_b, exists_b = _difference_size(b, t, u)
+    exists = exists_a & exists_b
+    r[exists] = (both / (size_of_a * size_of_b))[exists].clamp(-1, 1)
+    return r
+
+
+def _difference_size(a: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm of a[t] - a[u], and whether it is more than rounding."""
+    square, own = _difference_product(a, a)[t, u], a.square().sum(1)
+    return square.clamp(min=0).sqrt(), square > 1e-12 * (own[t] + own[u])
 
 
 def _difference_product(a: Tensor, b: Tensor) -> Tensor:
@@ -110,40 +119,49 @@ def summarise(
     loci : (n,) labels; regions of one locus are drawn together
     statistic : of a 1-d array without NaN
 
-    Raises ValueError where no value exists. With a single locus the interval is NaN.
+    A locus without any value does not count; with a single locus the interval is NaN.
+    Raises ValueError where no value exists.
     """
     from scipy import stats
 
     values = np.asarray(values, dtype=float)
     values = values.reshape(len(values), -1)
+    loci = np.asarray(loci)
+    if loci.shape != (len(values),):
+        wanted = (len(values),)
+        raise ValueError(f"loci has shape {loci.shape}; one label a region is wanted: {wanted}")
     exists = np.isfinite(values)
+    n_constant = int((~exists).sum())
     if not exists.any():
         raise ValueError(f"none of the {values.size} values exists: every profile is constant")
-    _, locus = np.unique(np.asarray(loci), return_inverse=True)
+    kept = exists.any(1)
+    values, exists = values[kept], exists[kept]
+    _, locus = np.unique(loci[kept], return_inverse=True)
     rows_of_locus = np.split(np.argsort(locus, kind="stable"), np.cumsum(np.bincount(locus))[:-1])
 
     def of_loci(drawn: np.ndarray) -> float:
         rows = np.concatenate([rows_of_locus[i] for i in drawn.astype(int)])
-        kept = values[rows]
-        return float(statistic(kept[exists[rows]]))
+        return float(statistic(values[rows][exists[rows]]))
 
     low = high = float("nan")
     if len(rows_of_locus) > 1:
-        interval = stats.bootstrap(
-            (np.arange(len(rows_of_locus)),),
-            of_loci,
-            vectorized=False,
-            method="percentile",
-            confidence_level=confidence,
-            n_resamples=n_resamples,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+        with warnings.catch_warnings():
+            # A statistic may not exist in a resample: a correlation in which all drawn are alike.
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            drawn = stats.bootstrap(
+                (np.arange(len(rows_of_locus)),),
+                of_loci,
+                vectorized=False,
+                method="percentile",
+                n_resamples=n_resamples,
+                rng=np.random.default_rng(seed),
+            ).bootstrap_distribution
+        low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Summary(
         value=float(statistic(values[exists])),
         low=low,
         high=high,
         n_profiles=int(exists.sum()),
-        n_constant=int((~exists).sum()),
+        n_constant=n_constant,
         n_loci=len(rows_of_locus),
     )

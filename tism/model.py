@@ -250,7 +250,7 @@ def build_model(
     *,
     length: int,
     n_tasks: int,
-    width: int = _FULL_WIDTH,
+    width: int = 298,
     pool: int = 2,
     seed: int | None = None,
 ) -> AITAC:

@@ -1,4 +1,4 @@
-"""The figures of the book. The only module that imports matplotlib, seaborn or logomaker.
+"""The figures and tables of the book. Only this module imports matplotlib, seaborn or logomaker.
 
 Every function draws on the axes it is given, or on a figure of its own, and returns them. Widths
 are chosen for a phone: figures are at most 7.5 inches wide and grow downwards.
@@ -6,6 +6,7 @@ are chosen for a phone: figures are at most 7.5 inches wide and grow downwards.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -20,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from pandas.io.formats.style import Styler
 
 from tism.sequence import ALPHABET
 
@@ -70,11 +72,11 @@ def use_book_style() -> None:
             "ytick.labelsize": 10,
         }
     )
-    _use_small_png()
+    _set_up_notebook()
 
 
-def _use_small_png() -> None:
-    """In a notebook: PNG without version or date, compressed as far as it goes."""
+def _set_up_notebook() -> None:
+    """In a notebook: PNG without version or date, compressed; NumPy numbers print as numbers."""
     try:
         from IPython import get_ipython
         from IPython.core.pylabtools import select_figure_formats
@@ -85,6 +87,7 @@ def _use_small_png() -> None:
         return
     from matplotlib_inline.config import InlineBackend
 
+    np.set_printoptions(legacy="1.25")  # glue cannot format the text "np.float64(0.5)"
     inline = InlineBackend.instance(parent=shell)
     inline.print_figure_kwargs = {
         "bbox_inches": "tight",
@@ -92,6 +95,19 @@ def _use_small_png() -> None:
         "pil_kwargs": {"optimize": True},
     }
     select_figure_formats(shell, {"png"}, **inline.print_figure_kwargs)
+
+
+def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Styler:
+    """A table as the book shows it: no row numbers, readable numbers, the same HTML at every run.
+
+    formats : column to format, such as "{:.1%}"; other numbers get separators and two decimals
+    """
+    name = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
+    style = Styler(table, uuid=name, cell_ids=False).hide(axis="index")
+    style = style.format(thousands=",", precision=2, na_rep="")
+    if formats:
+        style = style.format(dict(formats), na_rep="")
+    return style.set_table_attributes('class="dataframe"')
 
 
 def _axes(ax: Axes | None, height: float = 4.2, width: float = _WIDTH) -> Axes:
@@ -363,14 +379,14 @@ def plot_curves(
     *,
     ylabel: str,
     xlabel: str | None = None,
-    marks: Mapping[str, float] | None = None,
+    marks: Mapping[str, float | Sequence[float]] | None = None,
     log_y: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """Lines with their names at their ends.
 
     columns : columns of `table`, or column to the name to write
-    marks : name to position on the x axis: vertical lines such as the best epoch
+    marks : name to position or positions on the x axis: vertical lines such as the best epoch
     """
     names = columns if isinstance(columns, Mapping) else {column: column for column in columns}
     ax = _axes(ax, height=3.4)
@@ -384,13 +400,20 @@ def plot_curves(
     if len(names) > 1:
         ends = {name: table[column].iloc[-1] for column, name in names.items()}
         _label_ends(ax, float(table[x].iloc[-1]), ends)
-    for name, position in (marks or {}).items():
-        ax.axvline(position, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    for row, (name, positions) in enumerate((marks or {}).items()):
+        _mark(ax, name, np.atleast_1d(positions), row)
+    return ax
+
+
+def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
+    """Vertical lines, the first with a name above the axes, in one of several rows of names."""
+    for position in positions:
+        ax.axvline(position, color=GREY, linewidth=1, linestyle=(0, (4, 2 + row)), zorder=0)
+    if positions.size:
         ax.annotate(
-            name, (position, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+            name, (positions[0], 1), xycoords=("data", "axes fraction"), xytext=(0, 2 + 13 * row),
             textcoords="offset points", ha="center", va="bottom", fontsize=9,
         )  # fmt: skip
-    return ax
 
 
 def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:
@@ -486,3 +509,235 @@ def panels(count: int, *, height: float = 3.3, columns: int = 2) -> list[Axes]:
     for unused in grid.flat[count:]:
         figure.delaxes(unused)
     return list(grid.flat[:count])
+
+
+def plot_histogram(
+    values: Any,
+    *,
+    xlabel: str,
+    label: str,
+    step: float | None = None,
+    log_y: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Histogram of anything, with its median and how many values there are.
+
+    label : what is counted, such as "regions"
+    step : width of a bar that is centred on a multiple of it, for values on a grid
+    """
+    values = _array(values).ravel()
+    ax = _axes(ax, height=3.2)
+    low, high = values.min(), values.max()
+    bins = 50 if step is None else np.arange(round(low / step), round(high / step) + 2) - 0.5
+    ax.hist(values, bins=bins if step is None else bins * step, color=SKY, lw=0)
+    median = float(np.median(values))
+    ax.axvline(median, color="black", linestyle="--", linewidth=1.2)
+    ax.set_title(f"n = {values.size:,}, median {median:.3g}", fontsize=10, fontweight="normal")
+    ax.set(xlabel=xlabel, ylabel=label, yscale="log" if log_y else "linear")
+    return ax
+
+
+def plot_chromosomes(regions: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Regions of each chromosome, coloured by split; columns chrom and split."""
+    counts = regions.groupby(["chrom", "split"], sort=False).size().unstack(fill_value=0)
+    counts = counts.loc[regions["chrom"].unique()]
+    ax = _axes(ax, height=0.24 * len(counts) + 1.0)
+    rows, left = np.arange(len(counts))[::-1], np.zeros(len(counts))
+    colours = {"train": SKY, "validation": ORANGE, "test": "#882255"}
+    for split in [split for split in colours if split in counts]:
+        total = counts[split].sum()
+        ax.barh(rows, counts[split], left=left, color=colours[split], label=f"{split}, {total:,}")
+        left += counts[split].to_numpy()
+    ax.set_yticks(rows, counts.index)
+    ax.set(xlabel="regions", ylim=(-0.6, len(counts) - 0.4))
+    ax.tick_params(axis="y", length=0)
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return ax
+
+
+def plot_base_frequencies(frequencies: Any, ax: Axes | None = None) -> Axes:
+    """Share of each base along the regions, positions counted from their centre.
+
+    frequencies : (4, length)
+    """
+    frequencies = _score_map(frequencies, "frequencies")
+    ax = _axes(ax, height=3.4)
+    positions = np.arange(frequencies.shape[1]) - frequencies.shape[1] // 2
+    styles = ("-", "--", "-.", ":")
+    for base, share, style in zip(ALPHABET, frequencies, styles, strict=True):
+        ax.plot(positions, 100 * share, color=BASE_COLOURS[base], label=base, ls=style, lw=1.6)
+    ax.set(xlabel="position from the centre of the region (bp)", ylabel="share of the regions (%)")
+    ax.margins(x=0)
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    return ax
+
+
+def plot_task_clusters(correlation: pd.DataFrame, clusters: pd.DataFrame) -> Axes:
+    """Correlations of tasks as a heat map, its clusters framed and lettered as in the table.
+
+    correlation : (tasks, tasks), ordered by cluster
+    clusters : size of each cluster, in that order; its index names them. Of more than 40 tasks
+        only the clusters of at least three are named, of fewer all clusters and tasks
+    """
+    few = len(correlation) <= 40
+    ax = _axes(None, height=6.4, width=7.2)
+    image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
+    ax.figure.colorbar(image, ax=ax, label="Pearson r over training regions", shrink=0.6)
+    ends = np.cumsum(clusters["size"].to_numpy())
+    middles = ends - clusters["size"].to_numpy() / 2 - 0.5
+    for end, size in zip(ends, clusters["size"], strict=True):
+        corner = (end - size - 0.5, end - size - 0.5)
+        ax.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="black", lw=1.3))
+    named = (clusters["size"] >= (1 if few else 3)).to_numpy()
+    letters = clusters.index[named]
+    ax.set_xticks(middles[named], letters, fontweight="bold")
+    ax.xaxis.tick_top()
+    ax.tick_params(axis="both", length=0)
+    if few:
+        ax.set_yticks(np.arange(len(correlation)), correlation.index, fontsize=9)
+    else:
+        ax.set_yticks(middles[named], letters, fontweight="bold")
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def plot_ranked(
+    table: pd.DataFrame,
+    value: str,
+    label: str,
+    group: str,
+    *,
+    xlabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """One dot a row, the highest on top, coloured and shaped by group, with a line at the median.
+
+    value, label, group : columns; rows without a value are left out and counted
+    """
+    kept = table[table[value].notna()].sort_values(value)
+    ax = _axes(ax, height=0.17 * len(kept) + 1.6)
+    rows = np.arange(len(kept))
+    markers = cycle("osD^v<>P")
+    for (name, chosen), marker, colour in zip(
+        kept.assign(row=rows).groupby(group, sort=False), markers, cycle(_CYCLE)
+    ):
+        ax.plot(chosen[value], chosen["row"], marker, color=colour, ms=5, label=name)
+    ax.hlines(rows, min(0, kept[value].min()), kept[value], color="#cccccc", lw=0.8, zorder=0)
+    median = kept[value].median()
+    ax.axvline(median, color="black", ls="--", lw=1, label=f"median {median:.2f}")
+    ax.set_yticks(rows, kept[label], fontsize=9)
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labeltop=True)
+    missing = len(table) - len(kept)
+    without = f", {missing} more without a value" if missing else ""
+    ax.set(xlabel=f"{xlabel} (n = {len(kept)}{without})", ylim=(-1, len(kept)))
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return ax
+
+
+def plot_motifs(motifs: Mapping[str, Any], *, columns: int = 2) -> Figure:
+    """Sequence logos, a few in a row.
+
+    motifs : title to (4, width) letter heights in bits
+    """
+    widest = max(_array(heights).shape[1] for heights in motifs.values())
+    axes = panels(len(motifs), height=1.0, columns=columns)
+    for ax, (title, heights) in zip(axes, motifs.items(), strict=True):
+        plot_logo(heights, ax, limits=(0, 2), ylabel="bits")
+        ax.set(xlim=(-0.5, widest - 0.5), xlabel="", xticks=[], yticks=[0, 2])
+        ax.set_title(title, fontsize=10)
+    return axes[0].figure
+
+
+def plot_lineage_effects(lineages: Mapping[str, str], effects: pd.DataFrame) -> Figure:
+    """A lineage tree whose leaves are the rows of a heat map of motif effects.
+
+    lineages : task to its path from the root, such as "lymphoid/T/CD4", in the order of the rows
+    effects : (tasks, motifs), logits
+    """
+    height = 0.25 * len(effects) + 1.8
+    figure, (tree, heat) = plt.subplots(
+        1, 2, figsize=(7.5, height), width_ratios=(1.2, 1.6), sharey=True
+    )
+    paths = {task: (*path.split("/"), task) for task, path in lineages.items()}
+    _draw_tree(tree, list(paths.values()))
+    most = np.abs(effects.to_numpy()).max()
+    image = heat.imshow(effects, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    heat.set_xticks(np.arange(effects.shape[1]), effects.columns, rotation=90, fontsize=9)
+    heat.set_yticks(np.arange(len(effects)), effects.index, fontsize=9)
+    heat.tick_params(length=0, labelleft=True)
+    heat.spines[:].set_visible(False)
+    figure.colorbar(image, ax=heat, label="effect (logits)", location="top", shrink=0.7)
+    return figure
+
+
+def _draw_tree(ax: Axes, paths: Sequence[tuple[str, ...]]) -> None:
+    """Right-angled branches, the leaf of path i at height i; branches carry their names."""
+    depth = max(len(path) for path in paths)
+    heights: dict[tuple[str, ...], list[int]] = {}
+    for row, path in enumerate(paths):
+        for level in range(len(path)):
+            heights.setdefault(path[:level], []).append(row)
+    middle = {node: (min(rows) + max(rows)) / 2 for node, rows in heights.items()}
+    middle |= {path: row for row, path in enumerate(paths)}
+    for node, y in middle.items():
+        if not node:
+            continue
+        parent, end = len(node) - 1, depth - 0.5 if node in paths else len(node)
+        ax.plot([parent, parent, end], [middle[node[:-1]], y, y], color="#555555", lw=1)
+        if node not in paths:
+            label = ax.text(parent + 0.06, y - 0.12, node[-1], fontsize=9, va="bottom")
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})
+    ax.set(xlim=(-0.1, depth - 0.5), ylim=(len(paths) - 0.5, -0.5))
+    ax.set_axis_off()
+
+
+def plot_sites(
+    sites: pd.DataFrame, pairs: pd.DataFrame, effects: pd.DataFrame, *, length: int
+) -> Figure:
+    """What a simulation knows of one region: its sites and pairs, and what each site does.
+
+    sites : motif, start, end, strand, planted; one row a site
+    pairs : first, second (row numbers in `sites`), kind
+    effects : (sites, tasks), log2 units that the site adds to the target
+    """
+    height = 0.34 * len(sites) + 1.0
+    figure, (track, heat) = plt.subplots(
+        2, 1, figsize=(7.5, 2 * height + 1.2), height_ratios=(1, 1.3)
+    )
+    _draw_sites(track, sites, pairs, length)
+    most = np.abs(effects.to_numpy()).max() or 1.0
+    image = heat.imshow(effects, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    heat.set_xticks(np.arange(effects.shape[1]), effects.columns, rotation=90, fontsize=9)
+    for ax in (track, heat):
+        ax.set_yticks(np.arange(len(sites)), sites["motif"])
+        ax.tick_params(axis="y", length=0)
+    heat.tick_params(length=0)
+    heat.spines[:].set_visible(False)
+    figure.colorbar(image, ax=heat, label="effect (log2)", shrink=0.8)
+    return figure
+
+
+def _draw_sites(ax: Axes, sites: pd.DataFrame, pairs: pd.DataFrame, length: int) -> None:
+    for row, site in enumerate(sites.itertuples()):
+        begin, end = (site.start, site.end) if site.strand == "+" else (site.end, site.start)
+        ax.axhline(row, color="#dddddd", lw=0.8, zorder=0)
+        ax.annotate(
+            "", (end, row), (begin, row),
+            arrowprops={
+                "arrowstyle": "simple,head_length=0.6,head_width=1.1,tail_width=0.6", "lw": 1.2,
+                "facecolor": BLUE if site.planted else "white", "edgecolor": BLUE,
+                "shrinkA": 0, "shrinkB": 0,
+            },
+        )  # fmt: skip
+    middle = ((sites["start"] + sites["end"]) / 2).to_numpy()
+    styles = {"cooperative": (GREEN, "-"), "competing": (VERMILLION, "--")}
+    for pair in pairs.itertuples():
+        colour, style = styles[pair.kind]
+        ends = [pair.first, pair.second]
+        ax.plot(middle[ends], ends, color=colour, ls=style, lw=2, zorder=4, label=pair.kind)
+    ax.set(xlim=(0, length), ylim=(len(sites) - 0.5, -0.5), xlabel="position in the region (bp)")
+    handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    handles["planted"] = Patch(facecolor=BLUE, edgecolor=BLUE)
+    handles["arisen by chance"] = Patch(facecolor="white", edgecolor=BLUE)
+    ax.figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=4)

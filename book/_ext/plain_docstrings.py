@@ -35,7 +35,7 @@ def restructured(lines: Iterable[str]) -> list[str]:
 
 def process(app, what, name, obj, options, lines) -> None:
     """Handler of autodoc's event, which wants `lines` changed in place."""
-    lines[:] = restructured(lines)
+    lines[:] = restructured(line.replace("|", r"\|") for line in lines)  # |x| is a magnitude here
 
 
 def setup(app) -> dict[str, bool]:

@@ -9,16 +9,15 @@ function of the sequence (`Truth.response`) and can be asked about any mutant.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 
-from tism.data.dataset import Dataset, one_hot_from_indices, standardisation
-
-MOTIF_FILE = Path(__file__).parents[2] / "data" / "motifs.csv"
+from tism.data.dataset import NOT_A_BASE, Dataset, one_hot_from_indices, standardisation
+from tism.data.download import data_root
+from tism.data.immgen import HELD_OUT
 
 # Cell types of ImmGen (Yoshida et al. 2019) and their place in a lineage tree. A data set of n
 # tasks takes the first n; the first eight are those of the paper's Fig. 1B.
@@ -99,11 +98,12 @@ COOPERATIVE = (
     ("Stat5a", "TBX21"),
 )
 COMPETING = (("Spi1", "ETS1"), ("Stat5a", "BCL6"), ("CEBPA", "POU2F2"), ("Gata3", "GFI1"))
+SCORE_OF_N = -100_000  # no window with an N is a site
 NO_PAIR, COOPERATES, COMPETES = 0, 1, 2
 
 # Regions a chromosome: the paper's numbers of held-out regions of chr8, chr11 and chr19, and the
 # other 244,103 of 286,000 in proportion to the lengths of mm10's chromosomes (in Mb).
-_HELD_OUT = {"chr8": 16_619, "chr11": 16_120, "chr19": 9_158}
+_HELD_OUT_REGIONS = {"chr8": 16_619, "chr11": 16_120, "chr19": 9_158}
 _MEGABASES = {
     "chr1": 195.5, "chr2": 182.1, "chr3": 160.0, "chr4": 156.5, "chr5": 151.8, "chr6": 149.7,
     "chr7": 145.4, "chr9": 124.6, "chr10": 130.7, "chr12": 120.1, "chr13": 120.4, "chr14": 124.9,
@@ -116,7 +116,7 @@ class SimulationConfig:
     """Everything that determines a simulated data set, beside `data/motifs.csv`.
 
     n_regions, n_tasks, length, flank : the shape
-    seed : of every random choice; the motifs' effects depend on it alone
+    seed : of every random choice; a task's effects are the same for any n_regions and n_tasks
     gc_mean, gc_spread : mean and standard deviation of the regions' GC content
     empty : share of regions into which nothing is planted
     sites : mean number of single sites planted into the others (at least one)
@@ -145,7 +145,7 @@ class SimulationConfig:
     gc_spread: float = 0.07
     empty: float = 0.1
     sites: float = 4.0
-    pairs: float = 0.5
+    pairs: float = 0.6
     p_value: float = 1e-4
     weakest: float = 0.25
     effect: tuple[float, float] = (1.0, 1.8)
@@ -158,24 +158,38 @@ class SimulationConfig:
     mask: float = 0.6
     baseline: float = -4.5
     ceiling: float = 150.0
-    noise_shared: float = 0.8
+    noise_shared: float = 0.7
     noise_task: float = 0.6
 
-    def __post_init__(self):
-        for name, low in (("n_regions", 50), ("n_tasks", 1), ("length", 60), ("flank", 0)):
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("n_regions", 50),
+            ("n_tasks", 1),
+            ("length", 1),
+            ("flank", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
         if self.n_tasks > len(CELL_TYPES):
             raise ValueError(f"n_tasks must be at most {len(CELL_TYPES)}; got {self.n_tasks}")
-        for name in ("gc_mean", "empty", "pairs", "p_value", "weakest", "elsewhere", "switch", "mask"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1; got {getattr(self, name)!r}")
-        for name in ("sites", "drift", "noise_shared", "noise_task", "boost"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)!r}")
-        if self.mask == 1:
-            raise ValueError("mask must be below 1: a masked site keeps some of its effect")
+        for name in ("empty", "pairs", "p_value", "weakest", "elsewhere", "switch"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("sites", "drift", "noise_shared", "noise_task", "boost", "competing_gap"):
+            self._check(name, 0 <= getattr(self, name) < np.inf, "finite and not negative")
+        for name in ("effect", "cooperative_gap"):
+            low, high = getattr(self, name)
+            self._check(name, 0 <= low <= high < np.inf, "two numbers, the smaller first")
+        self._check("mask", 0 <= self.mask < 1, "at least 0 and below 1")
+        self._check("gc_mean", 0 < self.gc_mean < 1, "between 0 and 1")
+        most = np.sqrt(self.gc_mean * (1 - self.gc_mean))
+        self._check("gc_spread", 0 < self.gc_spread < most, f"above 0 and below {most:.2f}")
+        self._check("ceiling", 0 < self.ceiling < np.inf, "finite and above 0")
+
+    def _check(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {wanted}; got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -210,9 +224,9 @@ class Motif:
         return (self.probabilities * np.log2(4 * self.probabilities)).sum(0)
 
 
-def read_motifs(path: Path = MOTIF_FILE, p_value: float = 1e-4) -> list[Motif]:
-    """Matrices of `path` (columns matrix_id, name, position, A, C, G, T), a pseudocount of 0.8."""
-    table = pd.read_csv(path)
+def read_motifs(p_value: float = 1e-4) -> list[Motif]:
+    """The matrices of `data/motifs.csv`, with a pseudocount of 0.2 a base."""
+    table = pd.read_csv(data_root() / "motifs.csv")
     motifs = []
     for (matrix_id, name), rows in table.groupby(["matrix_id", "name"], sort=False):
         counts = rows.sort_values("position")[list("ACGT")].to_numpy(float).T + 0.2
@@ -264,13 +278,16 @@ class Truth:
     important: np.ndarray = field(repr=False)
     noiseless: np.ndarray = field(repr=False)
 
-    @cached_property
+    @property
     def motif_names(self) -> list[str]:
         """The motifs in the order of `effects`."""
         return [motif.name for motif in self.motifs]
 
     def response(self, sequences: np.ndarray) -> np.ndarray:
-        """Noiseless targets (n, n_tasks) of any sequences, (n, length) base indices."""
+        """Noiseless targets (n, n_tasks) of any sequences, (n, length) base indices, 4 for N."""
+        sequences = np.asarray(sequences)
+        if sequences.ndim != 2 or not np.isin(sequences, range(NOT_A_BASE + 1)).all():
+            raise ValueError("sequences must be (n, length) base indices from 0 to 4")
         sites = find_sites(sequences, self.motifs, self.config.weakest)
         pairs = find_pairs(sites, self.motif_names, self.config)
         inputs = _Inputs(sites, pairs, self.motif_names, self.effects, self.config)
@@ -293,37 +310,71 @@ def simulate(
     Deterministic by seed. Raises ValueError for sizes or rates that make no sense.
     """
     config = SimulationConfig(n_regions, n_tasks, length, flank, seed, **options)
-    motifs = read_motifs(p_value=config.p_value)
-    names = [motif.name for motif in motifs]
+    motifs = read_motifs(config.p_value)
+    _check_room(motifs, config)
     tasks = sorted(list(CELL_TYPES)[:n_tasks], key=lambda task: (CELL_TYPES[task], task))
-    effects = _effects(names, tasks, config)
     sequences, plants = _sequences(motifs, config)
-    window = sequences[:, flank : flank + length]
-    sites = find_sites(window, motifs, config.weakest)
-    pairs = find_pairs(sites, names, config)
-    sites["planted"] = _keys(sites, names).isin(_keys(plants, names))
-    decoys = plants[~_keys(plants, names).isin(_keys(sites, names))].reset_index(drop=True)
-    inputs = _Inputs(sites, pairs, names, effects, config)
-    total = inputs.total(n_regions)
-    noiseless = _target(total, config)
-    before = total[sites["region"]]
-    truth = Truth(
-        config, motifs, effects, sites, pairs, decoys,
-        site_effects=_target(before, config) - _target(before + inputs.removal(), config),
-        important=_important(sites, motifs, window.shape),
-        noiseless=noiseless,
-    )  # fmt: skip
-    targets = _measure(total, config)
+    truth = _truth(sequences[:, flank : flank + length], plants, motifs, tasks, config)
+    targets = _measure(truth.noiseless, config)
     regions = _regions(config)
     center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
-    notes = _notes(truth)
     return Dataset(
-        "simulated", sequences, targets, tasks, regions, flank, center, scale, notes, truth
+        name="simulated",
+        sequences=sequences,
+        targets=targets,
+        tasks=tasks,
+        regions=regions,
+        flank=flank,
+        center=center,
+        scale=scale,
+        notes=_notes(truth),
+        truth=truth,
     )
+
+
+def _truth(
+    window: np.ndarray,
+    plants: pd.DataFrame,
+    motifs: list[Motif],
+    tasks: list[str],
+    config: SimulationConfig,
+) -> Truth:
+    names = [motif.name for motif in motifs]
+    effects = _effects(names, tasks, config)
+    sites = find_sites(window, motifs, config.weakest)
+    pairs = find_pairs(sites, names, config)
+    sites["planted"] = _keys(sites).isin(_keys(plants))
+    inputs = _Inputs(sites, pairs, names, effects, config)
+    logit = inputs.total(len(window))
+    with_site = logit[sites["region"]]
+    return Truth(
+        config=config,
+        motifs=motifs,
+        effects=effects,
+        sites=sites,
+        pairs=pairs,
+        decoys=plants[~_keys(plants).isin(_keys(sites))].reset_index(drop=True),
+        site_effects=_target(with_site, config) - _target(with_site + inputs.removal(), config),
+        important=_important(sites, motifs, window.shape),
+        noiseless=_target(logit, config),
+    )
+
+
+def _check_room(motifs: list[Motif], config: SimulationConfig) -> None:
+    reach = max(config.cooperative_gap[1], config.competing_gap)
+    least = 2 * max(motif.width for motif in motifs) + 2 * reach + 1
+    if config.length < least:
+        raise ValueError(
+            f"length must be at least {least}, to hold two sites and twice the reach of a pair; "
+            f"got {config.length}"
+        )
 
 
 def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd.DataFrame:
     """Sites of every motif on both strands, the best of those of one motif that overlap.
+
+    Of two equally good ones the one nearer to the middle stays, so that both strands of a sequence
+    have the same sites.
 
     sequences : (n, length) base indices
     Returns region, motif, start, end, strand, score and affinity, sorted by region and start.
@@ -337,8 +388,10 @@ def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd
     order = np.lexsort((-score, start, region, motif))
     order = order[inside[order]]
     region, motif, strand, start, score = (x[order] for x in (region, motif, strand, start, score))
-    first, second = _neighbours(motif * n + region, start, widths[motif] - 1)
-    worse = np.where(score[first] >= score[second], second, first)
+    first, second = _neighbours(motif * n + region, start, (widths - 1)[motif])
+    from_middle = np.abs(2 * start + widths[motif] - length)
+    strength = score * (length + 1) - from_middle
+    worse = np.where(strength[first] >= strength[second], second, first)
     keep = np.setdiff1d(np.arange(len(start)), worse)
     keep = keep[np.lexsort((motif[keep], start[keep], region[keep]))]
     room = np.maximum(best - thresholds, 1)
@@ -357,22 +410,25 @@ def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd
 
 
 @torch.no_grad()
-def _scan(sequences: np.ndarray, motifs: list[Motif], chunk: int = 512) -> tuple[np.ndarray, ...]:
+def _scan(sequences: np.ndarray, motifs: list[Motif]) -> tuple[np.ndarray, ...]:
     """Region, motif, strand (1 is reverse), start and score of every window at its threshold.
 
     A motif's columns beyond its width are zeros, and so is the sequence beyond its end.
     """
     widest = max(motif.width for motif in motifs)
-    kernels = torch.zeros(len(motifs), 2, 4, widest)
+    kernels = torch.zeros(len(motifs), 2, NOT_A_BASE + 1, widest)
     for kernel, motif in zip(kernels, motifs, strict=True):
         scores = torch.from_numpy(motif.scores)
-        kernel[0, :, : motif.width] = scores
-        kernel[1, :, : motif.width] = scores.flip(0, 1)
+        kernel[0, :NOT_A_BASE, : motif.width] = scores
+        kernel[1, :NOT_A_BASE, : motif.width] = scores.flip(0, 1)
+        kernel[:, NOT_A_BASE, : motif.width] = SCORE_OF_N
     thresholds = torch.tensor([motif.threshold for motif in motifs]).repeat_interleave(2)
     hits = []
+    chunk = max(1, 2**17 // sequences.shape[1])
     for begin in range(0, len(sequences), chunk):
         one_hot = one_hot_from_indices(sequences[begin : begin + chunk])
-        padded = torch.nn.functional.pad(one_hot, (0, widest - 1))
+        n = 1 - one_hot.sum(1, keepdim=True)
+        padded = torch.nn.functional.pad(torch.cat([one_hot, n], 1), (0, widest - 1))
         scores = torch.nn.functional.conv1d(padded, kernels.flatten(0, 1))
         region, kernel, start = (scores >= thresholds[:, None]).nonzero(as_tuple=True)
         score = scores[region, kernel, start].round().long()
@@ -380,10 +436,11 @@ def _scan(sequences: np.ndarray, motifs: list[Motif], chunk: int = 512) -> tuple
     return tuple(torch.cat(hits, 1).numpy())
 
 
-def _neighbours(group, position, reach) -> tuple[np.ndarray, np.ndarray]:
-    """Index pairs (i < j) of one group, j at most reach[i] behind i; sorted by both."""
+def _neighbours(
+    group: np.ndarray, position: np.ndarray, reach: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Index pairs (i < j) of one group, j at most reach[i] behind i; positions are sorted in it."""
     first, second = [], []
-    reach = np.broadcast_to(reach, position.shape)
     for step in range(1, len(position)):
         same = group[step:] == group[:-step]
         near = same & (position[step:] - position[:-step] <= reach[:-step])
@@ -412,7 +469,8 @@ def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) 
     cooperate = (kind == COOPERATES) & (spacing >= low) & (spacing <= high)
     keep = cooperate | ((kind == COMPETES) & (spacing <= config.competing_gap))
     first, second, spacing, cooperate = (x[keep] for x in (first, second, spacing, cooperate))
-    weaker = np.where(affinity[first] >= affinity[second], second, first)
+    tie = affinity[first] == affinity[second]
+    stronger = np.where(tie, motif[first] < motif[second], affinity[first] > affinity[second])
     pairs = pd.DataFrame(
         {
             "region": sites["region"].to_numpy()[first],
@@ -420,7 +478,7 @@ def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) 
             "second": second,
             "kind": np.where(cooperate, "cooperative", "competing"),
             "spacing": spacing,
-            "masked": np.where(cooperate, -1, weaker),
+            "masked": np.where(cooperate, -1, np.where(stronger, second, first)),
         }
     )
     return pairs.sort_values(["first", "second"], ignore_index=True)
@@ -462,17 +520,18 @@ class _Inputs:
         return change
 
 
-def _target(logit: np.ndarray, config: SimulationConfig, noise: np.ndarray | float = 0.0):
-    """log2(x + 2) of an accessibility x that saturates at the ceiling; noise is in log2 x."""
-    accessibility = config.ceiling / (1 + np.exp(-logit)) * 2.0**noise
-    return np.log2(accessibility + 2).astype(np.float32)
+def _target(logit: np.ndarray, config: SimulationConfig) -> np.ndarray:
+    """log2(x + 2) of an accessibility x that saturates at the ceiling."""
+    return np.log2(config.ceiling * expit(logit) + 2).astype(np.float32)
 
 
-def _measure(logit: np.ndarray, config: SimulationConfig) -> np.ndarray:
+def _measure(noiseless: np.ndarray, config: SimulationConfig) -> np.ndarray:
+    """The same with log-normal noise on x, some of it shared by all tasks of a region."""
     rng = np.random.default_rng([config.seed, 2])
-    shared = rng.normal(0, config.noise_shared, (len(logit), 1))
-    own = rng.normal(0, config.noise_task, (len(logit), len(CELL_TYPES)))[:, : logit.shape[1]]
-    return _target(logit, config, shared + own)
+    shared = rng.normal(0, config.noise_shared, (len(noiseless), 1))
+    own = rng.normal(0, config.noise_task, noiseless.shape)
+    accessibility = np.maximum(2.0 ** noiseless.astype(np.float64) - 2, 0)
+    return np.log2(accessibility * 2.0 ** (shared + own) + 2).astype(np.float32)
 
 
 def _effects(names: list[str], tasks: list[str], config: SimulationConfig) -> np.ndarray:
@@ -573,10 +632,9 @@ def _plant(sequences, plants, motifs, rng, flank) -> None:
         sequences[region[row], flank + start[row] + column] = bases[row, column]
 
 
-def _keys(sites: pd.DataFrame, names: list[str]) -> pd.Series:
-    """One integer for a region, motif and start; a palindrome may be found on either strand."""
-    motif = pd.Index(names).get_indexer(sites["motif"])
-    return (sites["region"] * len(names) + motif) * 100_000 + sites["start"]
+def _keys(sites: pd.DataFrame) -> pd.MultiIndex:
+    """What identifies a site; the strand does not, as a palindrome may be found on either."""
+    return pd.MultiIndex.from_frame(sites[["region", "motif", "start"]])
 
 
 def _important(sites: pd.DataFrame, motifs: list[Motif], shape) -> np.ndarray:
@@ -590,9 +648,8 @@ def _important(sites: pd.DataFrame, motifs: list[Motif], shape) -> np.ndarray:
 
 
 def _regions(config: SimulationConfig) -> pd.DataFrame:
-    rest = 286_000 - sum(_HELD_OUT.values())
-    scale = rest / sum(_MEGABASES.values())
-    weights = {**{c: size * scale for c, size in _MEGABASES.items()}, **_HELD_OUT}
+    scale = 244_103 / sum(_MEGABASES.values())
+    weights = {**{c: size * scale for c, size in _MEGABASES.items()}, **_HELD_OUT_REGIONS}
     chromosomes = sorted(weights, key=lambda chrom: int(chrom[3:]))
     share = np.cumsum([weights[c] for c in chromosomes]) / sum(weights.values())
     # Rounding the cumulative share keeps every chromosome within one region of its quota.
@@ -600,7 +657,6 @@ def _regions(config: SimulationConfig) -> pd.DataFrame:
     chrom = np.repeat(chromosomes, count)
     order = np.concatenate([np.arange(c) for c in count])
     start = (order + 1) * 2 * (config.length + 2 * config.flank)
-    split = pd.Series(chrom).map({"chr19": "test", "chr8": "validation", "chr11": "validation"})
     return pd.DataFrame(
         {
             "name": [f"sim_{k}" for k in range(config.n_regions)],
@@ -608,7 +664,7 @@ def _regions(config: SimulationConfig) -> pd.DataFrame:
             "start": start,
             "end": start + config.length,
             "locus": np.arange(config.n_regions),
-            "split": split.fillna("train"),
+            "split": pd.Series(chrom).map(HELD_OUT).fillna("train"),
         }
     )
 

@@ -1,0 +1,139 @@
+"""Records are keyed by what produces them."""
+
+import copy
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+
+from tism import compendium, versions
+from tism.compendium import (
+    Chapter,
+    chapter_key,
+    clean_notebook,
+    paper_numbers,
+    record_chapter,
+    stage_book,
+    stale_records,
+)
+from tism.experiment import load_profile
+
+CHAPTER = "04_ism_vs_tism"
+
+
+@pytest.fixture
+def notebook():
+    path = compendium.repository() / "notebooks" / f"{CHAPTER}.ipynb"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_key_follows_code_settings_data_and_versions(notebook, monkeypatch):
+    profile = load_profile("smoke")
+    key = chapter_key(CHAPTER, profile, notebook)
+    edited = copy.deepcopy(notebook)
+    next(c for c in edited["cells"] if c["cell_type"] == "code")["source"] += ["\nx = 1"]
+    assert chapter_key(CHAPTER, profile, edited) != key
+    assert chapter_key(CHAPTER, dataclasses.replace(profile, regions=3), notebook) != key
+    data = {"simulated": {**profile.data["simulated"], "seed": 5}}
+    assert chapter_key(CHAPTER, dataclasses.replace(profile, data=data), notebook) != key
+    monkeypatch.setattr(versions, "SCORING", versions.SCORING + 1)
+    assert chapter_key(CHAPTER, profile, notebook) != key
+
+
+def test_key_ignores_prose_outputs_and_other_chapters(notebook):
+    profile = load_profile("smoke")
+    key = chapter_key(CHAPTER, profile, notebook)
+    edited = copy.deepcopy(notebook)
+    for cell in edited["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = ["other words"]
+        else:
+            cell["outputs"] = []
+    assert chapter_key(CHAPTER, profile, edited) == key
+    elsewhere = dataclasses.replace(profile, chapters={"02_data": {"n": 3}})
+    assert chapter_key(CHAPTER, elsewhere, notebook) == key
+
+
+def test_cleaning_drops_what_names_the_machine_and_keeps_the_rest():
+    stderr = {"output_type": "stream", "name": "stderr", "text": ["path"]}
+    stdout = {"output_type": "stream", "name": "stdout", "text": ["kept"]}
+    cell = {
+        "cell_type": "code",
+        "id": "x",
+        "metadata": {"tags": ["injected-parameters"], "papermill": {"duration": 1}},
+        "outputs": [stderr, stdout],
+        "source": [],
+    }
+    notebook = {"cells": [cell], "metadata": {"papermill": {}}}
+    clean_notebook(notebook)
+    assert cell["outputs"] == [stdout]
+    assert cell["metadata"] == {"tags": ["injected-parameters", "remove-input"]}
+    assert "papermill" not in notebook["metadata"]
+
+
+@pytest.fixture
+def private(tmp_path, monkeypatch, notebook):
+    """A repository in tmp_path with one executed chapter."""
+    monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path / "results"))
+    profile = load_profile("smoke")
+    (tmp_path / "notebooks").mkdir()
+    source = tmp_path / "notebooks" / f"{CHAPTER}.ipynb"
+    notebook["metadata"].pop("tism", None)
+    source.write_text(json.dumps(notebook))
+    monkeypatch.setattr(compendium, "repository", lambda: tmp_path)
+    monkeypatch.setattr(compendium, "load_profile", lambda name: profile)
+    executed = copy.deepcopy(notebook)
+    executed["metadata"]["tism"] = {"profile": "smoke", "key": chapter_key(CHAPTER, profile)}
+    injected = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": ""}
+    executed["cells"].insert(1, injected)
+    target = tmp_path / "results" / "smoke" / "notebooks" / source.name
+    target.parent.mkdir(parents=True)
+    target.write_text(json.dumps(executed))
+    Chapter(CHAPTER, profile).save_table(pd.DataFrame({"a": [1.0]}), "numbers")
+    return tmp_path, profile, source
+
+
+def test_a_record_is_fresh_until_its_source_changes(private):
+    root, _, source = private
+    assert stale_records() == [f"notebooks/{CHAPTER}.ipynb"]
+    record_chapter(CHAPTER, "smoke")
+    assert stale_records() == []
+    assert (root / "data/results/smoke/numbers.csv").read_text() == "a\n1\n"
+    content = json.loads(source.read_text())
+    assert "injected-parameters" not in source.read_text()
+    next(c for c in content["cells"] if c["cell_type"] == "code")["source"] = "1 + 1"
+    source.write_text(json.dumps(content))
+    assert stale_records() == [f"notebooks/{CHAPTER}.ipynb", "data/results/smoke/numbers.csv"]
+    with pytest.raises(ValueError, match="edited after it was run"):
+        record_chapter(CHAPTER, "smoke")
+
+
+def test_tables_carry_their_provenance(private):
+    root, profile, _ = private
+    entry = json.loads((root / "results/smoke/provenance.json").read_text())["numbers.csv"]
+    assert entry["chapter"] == CHAPTER
+    assert entry["key"] == chapter_key(CHAPTER, profile)
+    assert {"versions", "torch", "numpy", "device", "data"} <= set(entry)
+
+
+def test_staged_book_has_the_profile_s_chapters(tmp_path, monkeypatch):
+    monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path))
+    fresh = tmp_path / "smoke" / "notebooks" / f"{CHAPTER}.ipynb"
+    fresh.parent.mkdir(parents=True)
+    fresh.write_text("{}")
+    staged = stage_book("smoke")
+    assert (staged / "notebooks" / fresh.name).read_text() == "{}"
+    assert (staged / "_toc.yml").is_file()
+    assert not (staged / "data" / "cache").exists()
+
+
+def test_paper_numbers_by_id():
+    assert paper_numbers()["fig1a_mean_r"] == 0.70
+
+
+@pytest.mark.parametrize("command", [["run", "tiny"], ["run", "smoke", "99_nothing"], ["fly"]])
+def test_command_line_refuses_what_it_does_not_know(command, capsys):
+    with pytest.raises(SystemExit):
+        compendium.main(command)
+    assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""Every chapter runs at the smoke profile, refuses misspelt parameters and holds its record."""
+
+import json
+import re
+
+import papermill
+import pytest
+
+from tism import compendium
+from tism.compendium import chapters, run_chapter, stale_records
+from tism.experiment import Experiment, data_root, load_profile
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TISM_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("TISM_RESULTS_DIR", str(tmp_path_factory.mktemp("results")))
+        patch.setenv("TISM_DEVICE", "cpu")
+        yield
+
+
+def source(name):
+    path = compendium.repository() / "notebooks" / f"{name}.ipynb"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.filterwarnings("default")  # of papermill and the kernel
+@pytest.mark.parametrize("name", chapters())
+def test_chapter_runs_at_smoke(name, sandbox):
+    executed = json.loads(run_chapter(name, "smoke").read_text(encoding="utf-8"))
+    code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
+    assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_misspelt_parameter_is_refused(sandbox, tmp_path):
+    root = compendium.repository()
+    with pytest.raises(papermill.PapermillExecutionError, match="has no parameter profle"):
+        papermill.execute_notebook(
+            root / "notebooks" / "01_taylor_to_ism.ipynb",
+            tmp_path / "out.ipynb",
+            parameters={"profle": "smoke"},
+            cwd=root,
+            kernel_name="python3",
+            progress_bar=False,
+        )
+
+
+def test_no_record_is_stale():
+    assert stale_records() == []
+
+
+@pytest.mark.parametrize("name", chapters())
+def test_committed_chapter(name):
+    notebook = source(name)
+    text = json.dumps(notebook)
+    assert notebook["metadata"]["tism"]["profile"] == compendium.RECORDED_PROFILE
+    assert not re.search(r"(/root/|/home/|/tmp/|/Users/|/work/)", text)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert any(cell["outputs"] for cell in code)
+    assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    assert not [cell for cell in code if re.search(r"^def |^class ", "".join(cell["source"]), re.M)]
+
+
+def test_committed_networks_belong_to_the_recorded_profile():
+    profile = load_profile(compendium.RECORDED_PROFILE)
+    records = sorted((data_root() / "models").glob("*.json"))
+    assert {f"{d}_baseline_0" for d in profile.datasets} <= {r.stem for r in records}
+    for record in records:
+        identity = json.loads(record.read_text())["identity"]
+        dataset, seed = identity["dataset"], identity["training"]["seed"]
+        assert identity == Experiment(profile, dataset, identity["variant"], seed).identity()
+        assert record.with_suffix(".safetensors").stat().st_size <= 3_000_000
