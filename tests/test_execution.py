@@ -389,6 +389,18 @@ def test_in_batches_covers_the_range_once_and_reports_it():
     assert last == 4
 
 
+def test_in_batches_halves_what_was_tried_not_what_was_allowed():
+    tried = []
+
+    def step(start, stop):
+        tried.append((start, stop))
+        if stop - start > 2:
+            raise MemoryError
+
+    assert in_batches(5, 1000, step) == 2
+    assert tried == [(0, 5), (0, 2), (2, 4), (4, 5)]
+
+
 def test_the_batch_size_is_chosen_by_the_length_and_never_zero():
     cpu = torch.device("cpu")
 

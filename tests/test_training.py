@@ -369,7 +369,7 @@ def test_only_the_subset_is_trained_on(dataset, tmp_path, monkeypatch):
     steps = spy_on_batches(monkeypatch)
     config = replace(ONE_EPOCH, fraction=0.2)
 
-    train(network(), dataset, config, tmp_path)
+    train(network().eval(), dataset, config, tmp_path)
 
     rows = training_rows(dataset, config)
     targets = np.concatenate([target.numpy() for _, target in steps])

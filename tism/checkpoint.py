@@ -47,9 +47,10 @@ def save_checkpoint(stem: Path, tensors: dict[str, Tensor], metadata: dict[str, 
     from safetensors.torch import save_file
 
     weights = stem.with_name(stem.name + ".safetensors")
+    digest = _digest(metadata)  # before the old weights go: metadata may not be serialisable
     with replacing(weights) as temporary:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary)
-    record = {**metadata, "sha256": _sha256(weights)}
+    record = {**metadata, "sha256": _sha256(weights), "record_sha256": digest}
     write_text(stem.with_name(stem.name + ".json"), json.dumps(record, indent=1) + "\n")
 
 
@@ -68,9 +69,19 @@ def load_checkpoint(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DamagedCheckpointError(_damage(record, f"is no JSON ({error})")) from error
+    if not isinstance(metadata, dict):
+        raise DamagedCheckpointError(_damage(record, "is not the record of a checkpoint"))
+    if metadata.get("record_sha256", _digest(metadata)) != _digest(metadata):
+        raise DamagedCheckpointError(_damage(record, "was changed after it was written"))
     if metadata.get("sha256") != _sha256(weights):
         raise DamagedCheckpointError(_damage(weights, f"is not the file that {record.name} names"))
     return load_file(weights), metadata
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    """Checksum of the metadata but for the checksums themselves."""
+    own = {key: value for key, value in metadata.items() if key not in ("sha256", "record_sha256")}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def _damage(path: Path, what: str) -> str:

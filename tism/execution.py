@@ -65,13 +65,18 @@ def evaluating(
         )
     if output_fn is not None and not callable(output_fn):
         raise TypeError(f"output_fn must be callable, got {type(output_fn).__name__}")
+    if any(p.is_inference() for p in chain(model.parameters(), model.buffers())):
+        raise ValueError(
+            "model was made under torch.inference_mode(), where autograd cannot use it: "
+            "make or load it outside"
+        )
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
     target = _resolve_device(device, home)
     moves = device is not None and any(place != target for place in home)
     tensors = _named_tensors(model) if moves else []
-    with _random_state(target), torch.inference_mode(False):
+    with random_state_kept(target), torch.inference_mode(False):
         try:
             if moves:
                 model.to(target)
@@ -81,8 +86,10 @@ def evaluating(
                 parameter.requires_grad_(False)
             yield Predictor(model, output_fn, target)
         finally:
-            for table, name, tensor, data in tensors:
+            for table, name, tensor, data, grad_data in tensors:
                 tensor.data = data
+                if grad_data is not None:
+                    tensor.grad.data = grad_data
                 table[name] = tensor
             for parameter in trainable:
                 parameter.requires_grad_(True)
@@ -90,10 +97,10 @@ def evaluating(
                 module.training = flag
 
 
-def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor]]:
-    """Every parameter and buffer with the table that holds it and its data where they are now."""
+def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Tensor | None]]:
+    """Every parameter and buffer, its table, its data and its gradient's where they are now."""
     return [
-        (table, name, tensor, tensor.data)
+        (table, name, tensor, tensor.data, None if tensor.grad is None else tensor.grad.data)
         for module in model.modules()
         for table in (module._parameters, module._buffers)
         for name, tensor in table.items()
@@ -174,8 +181,12 @@ def select_tasks(tasks: Tasks, n_tasks: int) -> list[int]:
 def _task_list(tasks: Any, n_tasks: int) -> list[int]:
     if tasks is None:
         return list(range(n_tasks))
-    array = np.asarray(tasks.cpu() if isinstance(tasks, Tensor) else tasks)
-    if array.size and (array.dtype.kind not in "iu" or array.ndim > 1):
+    try:
+        array = np.asarray(tasks.cpu() if isinstance(tasks, Tensor) else tasks)
+        known = not array.size or (array.dtype.kind in "iu" and array.ndim <= 1)
+    except ValueError:  # ragged
+        known = False
+    if not known:
         raise TypeError(f"tasks must be None, an int, a sequence of ints or a slice, got {tasks!r}")
     return array.reshape(-1).tolist()
 
@@ -191,7 +202,8 @@ def progress_bar(total: int, shown: bool, label: str) -> Iterator[Callable[[int]
     except ImportError:
         raise ImportError("progress=True needs tqdm: pip install tqdm") from None
     with tqdm(total=total, desc=label, unit=" sequences", bar_format=_BAR) as bar:
-        yield bar.update
+        # tqdm warns where rounding takes a sum of shares above the total
+        yield lambda done: bar.update(min(done, total - bar.n))
 
 
 def _resolve_device(
@@ -206,7 +218,8 @@ def _resolve_device(
 
 
 @contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give torch's random state, of the CPU and of `device`, back as it was."""
     on_gpu = device.type == "cuda" and torch.cuda.is_available()
     on_mps = device.type == "mps" and torch.backends.mps.is_available()
     state = torch.mps.get_rng_state() if on_mps else None

@@ -140,7 +140,7 @@ def _input_gradient(
 def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
     with torch.enable_grad():
         rows = predict.prepare(inputs).clone().requires_grad_()
-        output = predict(rows)
+        output = predict(rows.clone())  # a model may change its input in place; a leaf refuses
         chosen = select_tasks(tasks, output.shape[1])
         if not output.requires_grad:
             raise ValueError(

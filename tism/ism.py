@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +84,7 @@ def predict(
     with evaluating(model, output_fn, device) as predictor, torch.no_grad():
 
         def step(first: int, last: int) -> None:
-            output = predictor(predictor.prepare(one_hot[first:last]))
+            output = predictor(predictor.prepare(one_hot[first:last]).clone())
             parts.append(output[:, select_tasks(tasks, output.shape[1])].cpu())
 
         batch_size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
@@ -98,7 +97,7 @@ def _positions(start: int, stop: int | None, length: int) -> range:
     for name, value in (("start", start), ("stop", stop)):
         if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
             raise TypeError(f"{name} must be an int, got {value!r}")
-    window = range(length)[operator.index(start) : stop]
+    window = range(length)[start:stop]
     if not window:
         raise ValueError(
             f"start={start}, stop={stop} selects no position of a sequence of length {length}"
@@ -138,8 +137,7 @@ def _full_ism(
 
 
 def _allocate(n: int, block_scores: Tensor) -> Tensor:
-    dtype = torch.promote_types(torch.float32, block_scores.dtype)
-    return torch.empty((n, *block_scores.shape[1:]), dtype=dtype)
+    return torch.empty((n, *block_scores.shape[1:]), dtype=block_scores.dtype)
 
 
 def substitutions(sequences: Tensor, window: range) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,7 +176,8 @@ def _predict_mutants(
         output = predict(batch)
         chosen = select_tasks(tasks, output.shape[1])
         if predicted is None:
-            predicted = output.new_empty((len(row), len(chosen)))
+            wider = torch.promote_types(torch.float32, output.dtype)
+            predicted = output.new_empty((len(row), len(chosen)), dtype=wider)
         predicted[start:stop] = output[:, chosen]
 
     batch_size = in_batches(

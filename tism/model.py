@@ -270,5 +270,5 @@ def build_model(
     if seed is None:
         return AITAC(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         return AITAC(config)

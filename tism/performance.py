@@ -42,23 +42,31 @@ def describe_network(model: AITAC) -> pd.DataFrame:
         "input": f"4 x {config.length} bp",
         "first convolution": f"{config.width} kernels of {config.kernel} bp",
         "strands": "both, the larger activation" if config.both_strands else "forward",
-        "activation": f"{first}{config.activation.upper()}",
+        "activation": first + {"gelu": "GELU", "relu": "ReLU"}[config.activation],
         "pooling after each convolution": f"{pooling} of {config.pool} positions",
-        "blocks": f"{config.n_blocks}, each with {config.width} kernels of {config.block_kernel}",
-        "in each block": _present(batch_norm=config.batch_norm, residual=config.residual),
+        "blocks": _blocks(config),
         "receptive field of a last position": f"{receptive_field(config)} bp",
         "last positions": f"{config.pooled_length}",
-        "dense layers": f"{config.n_dense and config.n_dense + 1} of {config.dense_width} units, "
-        f"dropout {config.dropout:g}",
+        "dense layers": _dense(config),
         "output": f"{config.n_tasks} tasks",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
     }
     return pd.DataFrame({"part": facts.keys(), "what it is": facts.values()})
 
 
-def _present(**parts: bool) -> str:
-    present = [name.replace("_", " ") for name, there in parts.items() if there]
-    return ", ".join(present) or "nothing else"
+def _blocks(config: AITACConfig) -> str:
+    if not config.n_blocks:
+        return "none"
+    extras = {"batch norm": config.batch_norm, "input added": config.residual}
+    present = [name for name, there in extras.items() if there]
+    kernels = f"{config.n_blocks}, each {config.width} kernels of {config.block_kernel}"
+    return ", ".join([kernels, *present])
+
+
+def _dense(config: AITACConfig) -> str:
+    if not config.n_dense:
+        return "none"
+    return f"{config.n_dense + 1} of {config.dense_width} units, dropout {config.dropout:g}"
 
 
 def training_log(metadata: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, list[int]]]:

@@ -1,7 +1,7 @@
 """The figures and tables of the book. Only this module imports matplotlib, seaborn or logomaker.
 
 Every function draws on the axes it is given, or on a figure of its own, and returns them. Widths
-are chosen for a phone: figures are at most 7.5 inches wide and grow downwards.
+are chosen for a phone: figures are at most 7 inches wide and grow downwards.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import logomaker
 import matplotlib as mpl
@@ -25,6 +25,9 @@ from pandas.io.formats.style import Styler
 
 from tism.sequence import ALPHABET
 
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
 # Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/).
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
@@ -35,10 +38,10 @@ COLOURS = {
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
 }
-# Of four lightnesses, so that they stay apart in grey: T, C, A, G from dark to light.
-BASE_COLOURS = {"A": GREEN, "C": BLUE, "G": ORANGE, "T": "#882255"}
+# Near the colours above, but of four lightnesses that stay apart in grey: T, C, A, G.
+BASE_COLOURS = {"A": "#12A57A", "C": "#0060A8", "G": ORANGE, "T": "#882255"}
 _CYCLE = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY, "#000000"]
-_WIDTH = 6.5
+_WIDTH, _WIDE = 5.6, 7.0
 _FEW = 100
 _FRAMES = {True: ("agrees", BLUE, "-"), False: ("disagrees", VERMILLION, "--")}
 
@@ -97,17 +100,20 @@ def _set_up_notebook() -> None:
     select_figure_formats(shell, {"png"}, **inline.print_figure_kwargs)
 
 
-def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Styler:
-    """A table as the book shows it: no row numbers, readable numbers, the same HTML at every run.
+def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:
+    """A table as the book shows it: no row numbers, aligned figures, the same HTML at every run.
 
     formats : column to format, such as "{:.1%}"; other numbers get separators and two decimals
     """
+    from IPython.display import HTML
+
     name = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
     style = Styler(table, uuid=name, cell_ids=False).hide(axis="index")
-    style = style.format(thousands=",", precision=2, na_rep="")
-    if formats:
-        style = style.format(dict(formats), na_rep="")
-    return style.set_table_attributes('class="dataframe"')
+    style = style.format(formats, thousands=",", precision=2, na_rep="")
+    cells = [{"selector": "td, th", "props": "padding: 0.2em 0.6em; text-align: left;"}]
+    numbers = [{"selector": cell, "props": "text-align: right;"} for cell in ("td", "th")]
+    columns = dict.fromkeys(table.select_dtypes("number"), numbers)
+    return HTML(style.set_table_styles(cells).set_table_styles(columns, overwrite=False).to_html())
 
 
 def _axes(ax: Axes | None, height: float = 4.2, width: float = _WIDTH) -> Axes:
@@ -180,7 +186,7 @@ def plot_conventions(
     limits : one y axis for all of them instead
     """
     figure, axes = plt.subplots(
-        len(maps), 1, figsize=(7.5, 1.45 * len(maps) + 0.4), sharex=True, squeeze=False
+        len(maps), 1, figsize=(_WIDE, 1.45 * len(maps) + 0.4), sharex=True, squeeze=False
     )
     for ax, (title, scores) in zip(axes[:, 0], maps.items(), strict=True):
         plot_logo(scores, ax, start=start, limits=limits, ylabel=ylabel)
@@ -215,7 +221,7 @@ def plot_logo_pair_grid(
             f"labels, got {first.shape} and {second.shape}"
         )
     figure, axes = plt.subplots(
-        2 * len(labels), 1, figsize=(7.5, 1.75 * len(labels) + 0.7), sharex=True, squeeze=False
+        2 * len(labels), 1, figsize=(_WIDE, 1.75 * len(labels) + 0.7), sharex=True, squeeze=False
     )
     for task, label in enumerate(labels):
         pair = np.stack([first[task], second[task]])
@@ -295,7 +301,7 @@ def plot_histogram_with_share(
     share = _right_axis(ax, "share with at least this r")
     ordered = np.sort(exists)
     share.step(ordered, 1 - np.arange(len(ordered)) / len(ordered), color=BLUE, where="pre")
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, borderaxespad=0)
     return ax
 
 
@@ -338,7 +344,7 @@ def plot_density(
     x, y = _array(x).ravel(), _array(y).ravel()
     exists = np.isfinite(x) & np.isfinite(y)
     x, y = x[exists], y[exists]
-    ax = _axes(ax, height=5.0, width=5.8)
+    ax = _axes(ax, height=4.8)
     if diagonal:
         low, high = limits or _padded(np.concatenate([x, y]))
         extent = (low, high, low, high)
@@ -505,7 +511,7 @@ def plot_points_with_intervals(
 def panels(count: int, *, height: float = 3.3, columns: int = 2) -> list[Axes]:
     """Axes of `count` panels of equal size, row by row, in one figure."""
     rows = -(-count // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(7.5, height * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(_WIDE, height * rows), squeeze=False)
     for unused in grid.flat[count:]:
         figure.delaxes(unused)
     return list(grid.flat[:count])
@@ -580,7 +586,7 @@ def plot_task_clusters(correlation: pd.DataFrame, clusters: pd.DataFrame) -> Axe
         only the clusters of at least three are named, of fewer all clusters and tasks
     """
     few = len(correlation) <= 40
-    ax = _axes(None, height=6.4, width=7.2)
+    ax = _axes(None, height=6.0, width=_WIDE)
     image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
     ax.figure.colorbar(image, ax=ax, label="Pearson r over training regions", shrink=0.6)
     ends = np.cumsum(clusters["size"].to_numpy())
@@ -657,7 +663,7 @@ def plot_lineage_effects(lineages: Mapping[str, str], effects: pd.DataFrame) -> 
     """
     height = 0.25 * len(effects) + 1.8
     figure, (tree, heat) = plt.subplots(
-        1, 2, figsize=(7.5, height), width_ratios=(1.2, 1.6), sharey=True
+        1, 2, figsize=(_WIDE, height), width_ratios=(1.2, 1.6), sharey=True
     )
     paths = {task: (*path.split("/"), task) for task, path in lineages.items()}
     _draw_tree(tree, list(paths.values()))
@@ -703,7 +709,7 @@ def plot_sites(
     """
     height = 0.34 * len(sites) + 1.0
     figure, (track, heat) = plt.subplots(
-        2, 1, figsize=(7.5, 2 * height + 1.2), height_ratios=(1, 1.3)
+        2, 1, figsize=(_WIDE, 2 * height + 1.2), height_ratios=(1, 1.3)
     )
     _draw_sites(track, sites, pairs, length)
     most = np.abs(effects.to_numpy()).max() or 1.0

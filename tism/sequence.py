@@ -34,21 +34,25 @@ def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
     Returns (n, 4, length) float32 with rows A, C, G, T; the column of an N is all zeros.
     Raises ValueError for no sequence, an empty one, unequal lengths or any other letter.
     """
+    if isinstance(sequences, bytes) or not isinstance(sequences, Iterable):
+        raise TypeError(
+            f"sequences must be a string or several strings, got {type(sequences).__name__}"
+        )
     sequences = [sequences] if isinstance(sequences, str) else list(sequences)
     if not sequences:
         raise ValueError("sequences is empty: give at least one string")
-    indices = np.stack([_indices(s, row, len(sequences[0])) for row, s in enumerate(sequences)])
+    indices = np.stack([_indices(s, row, sequences[0]) for row, s in enumerate(sequences)])
     rows = torch.cat([torch.eye(4), torch.zeros(1, 4)])
     return rows[torch.from_numpy(indices).long()].transpose(1, 2).contiguous()
 
 
-def _indices(sequence: str, row: int, length: int) -> np.ndarray:
+def _indices(sequence: str, row: int, first: str) -> np.ndarray:
     if not isinstance(sequence, str):
         raise TypeError(f"sequences[{row}] must be a string, got {type(sequence).__name__}")
-    if len(sequence) != length or not sequence:
+    if len(sequence) != len(first) or not sequence:
         raise ValueError(
             f"sequences[{row}] has length {len(sequence)}; every sequence must have the same "
-            f"length of at least 1 (sequences[0] has {length})"
+            f"length of at least 1 (sequences[0] has {len(first)})"
         )
     letters = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
     indices = _INDEX_OF_LETTER[letters]
@@ -71,7 +75,10 @@ def decode(one_hot: Any) -> list[str]:
 
 def reverse_complement(scores: Tensor) -> Tensor:
     """Reverse complement of anything shaped (..., 4, length): one-hot sequences or score maps."""
-    return torch.as_tensor(scores).flip(-2, -1)
+    scores = torch.as_tensor(scores)
+    if scores.ndim < 2 or scores.shape[-2] != 4:
+        raise ValueError(f"scores must have shape (..., 4, length), got {tuple(scores.shape)}")
+    return scores.flip(-2, -1)
 
 
 def validate_one_hot(one_hot: Any) -> Tensor:

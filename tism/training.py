@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 from tism import versions
 from tism.checkpoint import load_checkpoint, replacing, save_checkpoint
 from tism.data.dataset import Dataset
-from tism.execution import progress_bar
+from tism.execution import progress_bar, random_state_kept
 from tism.ism import predict
 from tism.metrics import pearson
 from tism.model import AITAC, AITACConfig, get_variant
+
+_LEAST = {"patience": 1, "fine_tune_patience": 1, "fine_tune_rounds": 0, "max_shift": 0}
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class TrainingConfig:
         for name in ("learning_rate", "warmup_factor", "batch_size", "max_epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         object.__setattr__(self, "snapshots", tuple(self.snapshots))
 
     def rate(self, epoch: int, fine_tune_round: int) -> float:
@@ -158,7 +164,9 @@ def train(
     Returns the metadata of model.json, with the log. Deterministic by `config.seed` on one kind of
     machine with one number of threads. Raises ValueError where `folder` holds another training.
     """
+    _check_fit(model, dataset, config)
     identity = {**training_identity(model, dataset.name, config), **(identity or {})}
+    identity = json.loads(json.dumps(identity))  # as it is read back: a tuple is a list
     finished = folder / "model"
     if finished.with_suffix(".json").exists():
         tensors, metadata = load_checkpoint(finished)
@@ -183,6 +191,24 @@ def load_model(stem: Path) -> tuple[AITAC, dict[str, Any]]:
     model = AITAC(AITACConfig(**metadata["identity"]["model"]))
     model.load_state_dict(tensors)
     return model.eval(), metadata
+
+
+def _check_fit(model: AITAC, dataset: Dataset, config: TrainingConfig) -> None:
+    """Refuse at the start what would fail late or train something else."""
+    for split in ("train", "validation"):
+        if not len(dataset.indices(split)):
+            raise ValueError(f"dataset {dataset.name} has no region in the split {split!r}")
+    if not np.isfinite(dataset.targets).all():
+        row, task = np.argwhere(~np.isfinite(dataset.targets))[0]
+        value = dataset.targets[row, task]
+        raise ValueError(f"targets[{row}, {task}] is {value}; every target must be finite")
+    sizes = {"length": dataset.length, "n_tasks": len(dataset.tasks)}
+    for name, wanted in sizes.items():
+        found = getattr(model.config, name)
+        if found != wanted:
+            raise ValueError(f"the model has {name} {found}, the dataset {wanted} {name[2:]}")
+    if config.max_shift > dataset.flank:
+        raise ValueError(f"max_shift is {config.max_shift}, beyond the flank of {dataset.flank} bp")
 
 
 class _Trainer:
@@ -238,7 +264,7 @@ class _Trainer:
             group["lr"] = self.config.rate(epoch, self.state.fine_tune_round)
         self.model.train()
         total = 0.0
-        with torch.random.fork_rng():
+        with random_state_kept(torch.device(self.device or "cpu")):
             torch.manual_seed(int(generator.integers(2**31)))  # dropout
             for start in range(0, len(rows), self.config.batch_size):
                 batch = slice(start, start + self.config.batch_size)
@@ -262,6 +288,11 @@ class _Trainer:
             )
         scores = evaluate(self.model, self.dataset, self.dataset.indices("validation"), self.device)
         state, r = self.state, scores["region_r"]
+        if not np.isfinite(r):
+            raise ValueError(
+                f"no validation region has a correlation across tasks in epoch {epoch}: "
+                "predictions or targets are constant (is there only one task?)"
+            )
         state.epoch = epoch
         if r > state.best_r:
             state.best_r, state.best_epoch, state.epochs_without_gain = r, epoch, 0

@@ -166,27 +166,28 @@ def enriched_words(dataset: Dataset, size: int = 7) -> pd.DataFrame:
     active regions that have it, minus what chance expects, in hypergeometric standard deviations.
 
     Returns one row a task: task, group, word, share of the active and of the other regions that
-    have the word, z; the tasks of the largest z first.
+    have the word, fold (their ratio, with half a region added to each), z; largest z first.
     """
     rows = _spread(dataset.indices("train"), _MOST_REGIONS)
     has_task = active(dataset)[rows].astype(np.float64)
     has_word = _word_presence(_windows(dataset, rows), size)
-    with_word = has_word.sum(0)[:, None]
     n_active, n = has_task.sum(0), len(rows)
     both = has_word.T @ has_task  # (words, tasks)
-    share = with_word / n
+    share = has_word.sum(0)[:, None] / n
     spread = n_active * (n - n_active) / max(n - 1, 1) * share * (1 - share)
     z = (both - n_active * share) / np.sqrt(spread + 1)
     best = z.argmax(0)
-    task = np.arange(len(dataset.tasks))
+    with_both, n_other = both[best, np.arange(len(best))], n - n_active
+    with_word_only = has_word.sum(0)[best] - with_both
     table = pd.DataFrame(
         {
             "task": dataset.tasks,
             "group": task_groups(dataset),
             "word": [_letters(code, size) for code in best],
-            "active": both[best, task] / np.maximum(n_active, 1),
-            "others": (with_word[best, 0] - both[best, task]) / np.maximum(n - n_active, 1),
-            "z": z[best, task],
+            "active": with_both / np.maximum(n_active, 1),
+            "others": with_word_only / np.maximum(n_other, 1),
+            "fold": (with_both + 0.5) / (n_active + 1) / (with_word_only + 0.5) * (n_other + 1),
+            "z": z.max(0),
         }
     )
     return table.sort_values("z", ascending=False, ignore_index=True)
