@@ -21,6 +21,7 @@ from tism.evaluation import (
     example_region,
     planted_base_table,
     region_table,
+    smooth_profile,
 )
 from tism.experiment import Scores
 from tism.taylor import tism_from_gradient
@@ -140,22 +141,32 @@ def test_planted_bases_are_found_by_the_map_that_knows_them(scores, dataset):
 
 def test_motifs_that_agree_differ_in_sign_or_are_missing():
     exact, taylor = torch.zeros(100), torch.zeros(100)
-    exact[10:20], taylor[12:22] = 1, 1  # agrees
-    exact[40:50], taylor[40:50] = 1, -1  # opposite signs
-    taylor[70:80] = 1  # only one calls it
-    assert [sign_of(exact, m) for m in call_motifs(exact)] == [1, 1]
+    exact[10:20], taylor[12:22] = 1, 2  # agrees: each profile has its own scale
+    exact[40:50], taylor[40:50] = 1, -2  # opposite signs
+    taylor[70:80] = 2  # only one calls it
+    assert call_motifs(smooth_profile(exact))[:, 2].tolist() == [1, 1]
     frames = compare_motifs(exact, taylor)
     assert [agree for _, _, agree in frames] == [True, False, False, False]
-    assert frames[0][0] <= 10
-    assert frames[0][1] >= 22
+    assert frames[0][0] <= 11
+    assert frames[0][1] >= 20
 
 
-def sign_of(profile, motif):
-    return int(profile[motif[0] : motif[1]].mean().sign())
+def test_motif_half_as_high_is_the_last_that_agrees():
+    exact, taylor = torch.zeros(100), torch.zeros(100)
+    exact[10:30], taylor[10:30] = 1, 1
+    exact[60:80], taylor[60:80] = 1, 0.55
+    assert [agree for *_, agree in compare_motifs(exact, taylor)] == [True, True]
+    taylor[60:80] = 0.45
+    assert [agree for *_, agree in compare_motifs(exact, taylor)] == [True, False]
 
 
-def test_example_region_is_typical(scores):
+def test_a_profile_of_zeros_has_no_motif():
+    assert compare_motifs(torch.zeros(50), torch.zeros(50)) == []
+
+
+def test_example_region_is_typical_and_strong(scores):
     r = torch.full((N, TASKS), 0.7)
-    r[2] = 0.2
-    scores.predicted[2] *= 100
-    assert example_region(scores, r) != 2
+    r[2] = 0.5
+    scores.ism[2] *= 100
+    scores.ism[4] *= 10
+    assert example_region(scores, r) == 4

@@ -168,47 +168,48 @@ def planted_base_table(scores: Scores, dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("value", ascending=False, ignore_index=True)
 
 
-def call_motifs(effect: Tensor, *, width: int = 7, share: float = 0.25) -> list[tuple[int, int]]:
-    """Stretches of a mean-effect profile that stand out: (begin, end), half-open.
-
-    effect : (length,)
-
-    A position belongs to one where the mean over `width` bp reaches `share` of the largest such
-    mean in absolute value, with one sign; stretches shorter than 5 bp are left out.
-    """
+def smooth_profile(effect: Tensor, width: int = 7) -> np.ndarray:
+    """Running mean over `width` bp of a (length,) profile, as a share of its largest magnitude."""
     smooth = ndimage.uniform_filter1d(effect.double().numpy(), width, mode="constant")
-    sign = np.sign(smooth) * (np.abs(smooth) >= share * np.abs(smooth).max())
+    return smooth / max(np.abs(smooth).max(), np.finfo(float).tiny)
+
+
+def call_motifs(height: np.ndarray, *, least: float = 0.4, length: int = 5) -> np.ndarray:
+    """Stretches of a smoothed profile that stand out: rows (begin, end, sign), half-open.
+
+    A position belongs to one where |height| is at least `least`, with one sign; stretches shorter
+    than `length` bp are left out.
+    """
+    sign = np.sign(height) * (np.abs(height) >= least)
     edges = np.flatnonzero(np.diff(sign, prepend=0, append=0))
-    runs = pairwise(edges)
-    return [(int(b), int(e)) for b, e in runs if sign[b] and e - b >= 5]
+    runs = [(b, e, int(sign[b])) for b, e in pairwise(edges) if sign[b] and e - b >= length]
+    return np.array(runs, dtype=int).reshape(-1, 3)
 
 
 def compare_motifs(exact: Tensor, taylor: Tensor) -> list[tuple[int, int, bool]]:
-    """Motifs called in either profile as (begin, end, agree).
+    """Motifs called in either mean-effect profile as (begin, end, agree); both (length,).
 
-    A motif agrees where the other profile calls one that overlaps it by half of the shorter one and
-    has the same sign.
+    Calls of one sign that overlap are one motif. It agrees where both profiles have that sign over
+    it on average, and the lower of the two heights is at least half of the higher.
     """
+    heights = smooth_profile(exact), smooth_profile(taylor)
     frames = []
-    calls = [(call_motifs(exact), exact), (call_motifs(taylor), taylor)]
-    for (own, profile), (others, other_profile) in (calls, calls[::-1]):
-        for begin, end in own:
-            partners = [
-                (b, e)
-                for b, e in others
-                if 2 * (min(end, e) - max(begin, b)) >= min(end - begin, e - b)
-                and profile[begin:end].mean() * other_profile[b:e].mean() > 0
-            ]
-            if partners and profile is exact:
-                frames.append((min(begin, partners[0][0]), max(end, partners[0][1]), True))
-            elif not partners:
-                frames.append((begin, end, False))
+    for sign in (1, -1):
+        calls = np.concatenate([call_motifs(height) for height in heights])
+        called = np.zeros(len(exact), bool)
+        for begin, end, own in calls:
+            called[begin:end] |= own == sign
+        edges = np.flatnonzero(np.diff(called.astype(int), prepend=0, append=0))
+        for begin, end in edges.reshape(-1, 2):
+            low, high = sorted(sign * height[begin:end].mean() for height in heights)
+            frames.append((int(begin), int(end), bool(low >= 0.5 * high)))
     return sorted(frames)
 
 
 def example_region(scores: Scores, r: Tensor) -> int:
-    """A typical region whose tasks differ: among those within 0.05 of the mean r, the one whose
-    predictions vary most across tasks."""
+    """A typical region with a strong motif: among those whose mean r is within 0.05 of the overall
+    mean, the one with the largest mean effect of a base in any task."""
     by_region = r.nanmean(1)
     typical = (by_region - by_region.mean()).abs() <= 0.05
-    return int(torch.where(typical, scores.predicted.std(1), -1.0).argmax())
+    strongest = mean_effect(scores.ism, scores.one_hot).amax((1, 2, 3))
+    return int(torch.where(typical, strongest, -torch.inf).argmax())

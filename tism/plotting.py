@@ -20,7 +20,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 from pandas.io.formats.style import Styler
 
 from tism.sequence import ALPHABET
@@ -368,7 +374,9 @@ def _draw_cells(ax: Axes, x: np.ndarray, y: np.ndarray, extent: tuple, label: st
         x, y, gridsize=45, extent=extent, mincnt=1, bins="log", linewidths=0.1, rasterized=True
     )
     bar = ax.figure.colorbar(cells, ax=ax, label=f"{label} a hexagon", shrink=0.8)
-    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.locator, bar.formatter = LogLocator(subs=(1, 2, 5)), StrMethodFormatter("{x:g}")
+    bar.minorlocator = NullLocator()
+    bar.update_ticks()
 
 
 def _padded(values: np.ndarray) -> tuple[float, float]:
