@@ -138,3 +138,10 @@ def test_tables_by_task_and_region_agree_with_pearson(data):
     by_region = performance.region_correlations(predicted, data, rows)
     assert by_region.shape == (len(rows),)
     np.testing.assert_allclose(by_region, 1, rtol=1e-6)
+
+
+def test_schedule_trials_of_one_data_set():
+    trials = performance.schedule_trials("yeast")
+    assert {"sgd", "adamw"} <= set(trials["optimiser"])
+    assert trials["peak rate"].max() == pytest.approx(1e-5 * 4**7)
+    assert performance.schedule_trials("immgen").empty

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tism.data.dataset import SPLITS, Dataset
+from tism.data.download import data_root
 from tism.data.summary import active, canonical_word_counts, task_groups
 from tism.experiment import default_device
 from tism.ism import predict
@@ -229,6 +230,22 @@ def describe_tasks_predicted(predicted: Any, dataset: Dataset, rows: np.ndarray)
             "active regions": active(dataset)[rows].sum(0),
         }
     )
+
+
+def schedule_trials(dataset: str) -> pd.DataFrame:
+    """Schedules tried on the validation set of a data set (`data/schedule_trials.csv`)."""
+    table = pd.read_csv(data_root() / "schedule_trials.csv").query("dataset == @dataset")
+    table["peak rate"] = table["learning_rate"] * table["warmup_factor"] ** table["warmup_epochs"]
+    names = {
+        "optimizer": "optimiser",
+        "correlation_weight": "w_r",
+        "mse_weight": "w_m",
+        "peak rate": "peak rate",
+        "epochs_run": "epochs",
+        "validation_region_r": "by region",
+        "validation_task_r": "by task",
+    }
+    return table[[*names]].rename(columns=names)
 
 
 def region_correlations(predicted: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
