@@ -195,6 +195,7 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
             parameters={"profile": profile, **parameters},
             cwd=repository(),
             kernel_name="python3",
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of TCP at every start
             progress_bar=sys.stderr.isatty(),
             log_output=False,
         )
