@@ -40,6 +40,7 @@ from tism.experiment import (
 )
 
 RECORDED_PROFILE = "yeast"
+TRAINING_CHAPTER = "03_train_model"
 
 
 def chapters() -> list[str]:
@@ -206,6 +207,14 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
     return target
 
 
+def run_all_of_chapter(name: str, profile: str) -> Path:
+    """Execute a chapter; the one that trains, once for each data set, the chapters' own last."""
+    if name == TRAINING_CHAPTER:
+        for dataset in load_profile(profile).datasets[1:]:
+            run_chapter(name, profile, dataset=dataset)
+    return run_chapter(name, profile)
+
+
 def clean_notebook(notebook: dict) -> None:
     """Drop what differs from run to run or names this machine: timings, notes, stderr."""
     notebook["metadata"] = {
@@ -335,7 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
             record_networks(options.profile)
         for name in options.chapter or chapters():
             print(f"{options.profile}: {name}", flush=True)
-            run_chapter(name, options.profile)
+            run_all_of_chapter(name, options.profile)
             if options.command == "record":
                 record_chapter(name, options.profile)
 
