@@ -491,3 +491,11 @@ def test_import_needs_torch_and_numpy_only():
     )
 
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_is_not_there_is_refused_by_name(net, sequences, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device '{device}' is not available.*'cpu'"):
+        tism.ism(net, sequences, device=device)

@@ -120,7 +120,6 @@ def test_start_and_stop_are_a_python_slice(net, sequences, start, stop):
         ({"start": True}, TypeError, "start must be an int.*True"),
         ({"engine": "fast"}, ValueError, "engine must be one of auto, full, windowed; got 'fast'"),
         ({"engine": None}, ValueError, "engine must be one of auto, full, windowed; got None"),
-        ({"engine": "windowed"}, NotImplementedError, 'engine="windowed" is not available'),
     ],
 )
 def test_bad_windows_and_engines(net, sequences, arguments, error, message):

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 Tasks = int | slice | Sequence[int] | None
 OutputFn = Callable[[Any], Tensor]
 
-# Bases a batch: small enough for a CPU's cache, large enough to fill a GPU. See chapter 06.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{remaining}]"
-_BASES_PER_BATCH = {"cpu": 2**15, "mps": 2**18, "cuda": 2**20}
+# Bases a batch: large enough to fill a GPU; on a CPU, activations of up to 32 MB, which the
+# allocator reuses (300 channels: 65 sequences of 251 bp run in 3/4 of the time of 130).
+_BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
 
 
 class Predictor:
@@ -135,7 +136,7 @@ def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
     try:
         step(start, stop)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error) or stop - start == 1:
+        if not is_out_of_memory(error) or stop - start == 1:
             raise
     else:
         return True
@@ -145,7 +146,8 @@ def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
     return False
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may succeed where this was raised."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error).lower()
@@ -157,7 +159,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def choose_batch_size(batch_size: int | None, length: int, device: torch.device) -> int:
     """The caller's batch size, checked, or one that suits the device."""
     if batch_size is None:
-        return max(1, _BASES_PER_BATCH.get(device.type, 2**15) // length)
+        return max(1, _BASES_PER_BATCH.get(device.type, 2**14) // length)
     if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
         raise TypeError(f"batch_size must be an int or None, got {batch_size!r}")
     if batch_size < 1:
@@ -212,7 +214,10 @@ def _resolve_device(
     if device is None:
         return home[0] if home else torch.device("cpu")
     device = torch.device(device)
-    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+    module = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
+    if module is not None and not module.is_available():
+        raise ValueError(f"device {str(device)!r} is not available on this machine; try 'cpu'")
+    if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 

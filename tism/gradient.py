@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tism.backward import CheapBackward
 from tism.execution import (
     OutputFn,
     Predictor,
@@ -20,6 +21,8 @@ from tism.execution import (
 )
 from tism.sequence import validate_one_hot
 from tism.taylor import tism_from_gradient
+
+_GRAPH = 2  # a sequence takes more memory where every activation is kept
 
 
 def input_gradient(
@@ -49,7 +52,8 @@ def input_gradient(
     """
     one_hot = validate_one_hot(one_hot)
     with evaluating(model, output_fn, device) as predict:
-        batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
+        length = _GRAPH * one_hot.shape[2]
+        batch_size = choose_batch_size(batch_size, length, predict.device)
         return _input_gradient(predict, one_hot, tasks, batch_size, progress)
 
 
@@ -140,7 +144,8 @@ def _input_gradient(
 def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
     with torch.enable_grad():
         rows = predict.prepare(inputs).clone().requires_grad_()
-        output = predict(rows.clone())  # a model may change its input in place; a leaf refuses
+        with CheapBackward(repeated=not isinstance(tasks, int)):
+            output = predict(rows.clone())  # a model may change its input in place; a leaf refuses
         chosen = select_tasks(tasks, output.shape[1])
         if not output.requires_grad:
             raise ValueError(

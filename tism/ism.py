@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,13 +17,19 @@ from tism.execution import (
     choose_batch_size,
     evaluating,
     in_batches,
+    is_out_of_memory,
     progress_bar,
     select_tasks,
 )
 from tism.sequence import validate_one_hot
+from tism.window import Untraceable
+from tism.windowed import Plan, Windows, make_plan
 
 ENGINES = ("auto", "full", "windowed")
 _BATCHES_PER_BLOCK = 32
+_TRIAL_SHARE, _FEWEST_TRIED, _MOST_TRIED = 1000, 6, 24  # one in 1000 is tried beforehand
+_log = logging.getLogger(__name__)
+_said: set[tuple[type, str]] = set()
 
 
 def ism(
@@ -44,7 +52,9 @@ def ism(
     one_hot : (n, 4, length), rows A, C, G, T; zeros for N
     tasks : None for all, an int, a sequence of ints or a slice
     start, stop : positions to mutate, as in a Python slice
-    engine : "full" runs the model on every mutated sequence; "auto" picks the fastest that applies
+    engine : "full" runs the model on every mutated sequence; "windowed" recomputes only what a
+        substitution can change, after a trial against "full" on a few; "auto" takes "windowed"
+        where that trial succeeds and promises to be faster, and otherwise logs why not
     output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
     batch_size : mutated sequences at once; None chooses; halved where memory runs out
     device : where to run; None stays where the model is
@@ -52,8 +62,9 @@ def ism(
 
     Returns (n, n_tasks, 4, stop - start) on the CPU in float32, or the model's dtype if wider, in
     the unit of the model's output; exactly zero at reference bases. At an N all four bases are
-    substitutions. Costs 3 * (stop - start) + 1 forward passes a sequence.
-    Raises TypeError or ValueError naming the argument that is wrong.
+    substitutions. "full" costs 3 * (stop - start) + 1 forward passes a sequence.
+    Raises TypeError or ValueError naming the argument that is wrong; ValueError where "windowed"
+    cannot follow the model, naming the function at which it fails.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -64,8 +75,13 @@ def ism(
     window = _positions(start, stop, one_hot.shape[2])
     _check_engine(engine)
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
-        return _full_ism(predict, one_hot, tasks, window, batch_size, progress)
+        scores = None
+        if _worth_a_trial(engine, one_hot, window, predict.device):
+            scores = _try_windowed(engine, predict, one_hot, tasks, window, batch_size, progress)
+        if scores is None:
+            batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
+            scores = _full_ism(predict, one_hot, tasks, window, batch_size, progress)
+        return scores
 
 
 def predict(
@@ -108,8 +124,113 @@ def _positions(start: int, stop: int | None, length: int) -> range:
 def _check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-    if engine == "windowed":
-        raise NotImplementedError('engine="windowed" is not available yet; use "auto" or "full"')
+
+
+def _worth_a_trial(engine: str, one_hot: Tensor, window: range, device: torch.device) -> bool:
+    """Whether to try windows: not where the full engine needs two batches at most."""
+    two_batches = 2 * choose_batch_size(None, one_hot.shape[2], device)
+    rows = 3 * len(one_hot) * len(window)
+    return engine == "windowed" or (engine == "auto" and rows > two_batches)
+
+
+def _try_windowed(
+    engine: str,
+    predict: Predictor,
+    one_hot: Tensor,
+    tasks: Tasks,
+    window: range,
+    batch_size: int | None,
+    progress: bool,
+) -> Tensor | None:
+    """Scores by windows; where they fail, ValueError from "windowed" and None from "auto"."""
+    try:
+        plan = _plan(engine, predict, one_hot, window, batch_size)
+        return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
+    except Untraceable as error:
+        if engine == "windowed":
+            message = f'engine="windowed" cannot follow the model: {error}'
+            raise ValueError(message) from error
+        reason = str(error)
+    except (RuntimeError, MemoryError) as error:
+        if engine == "windowed" or not is_out_of_memory(error):
+            raise
+        reason = "windows run out of memory"
+    if (type(predict.model), reason) not in _said:
+        _said.add((type(predict.model), reason))
+        _log.info('engine="auto" runs %s in full: %s', type(predict.model).__name__, reason)
+    return None
+
+
+def _plan(
+    engine: str, predict: Predictor, one_hot: Tensor, window: range, batch_size: int | None
+) -> Plan:
+    """How to run on windows, after a trial on substitutions spread over the first sequence."""
+    _, position, base = _on_host(one_hot[:1], window)
+    full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
+    rows = max(_FEWEST_TRIED, len(one_hot) * len(position) // _TRIAL_SHARE)
+    rows = min(rows, _MOST_TRIED, full_batch_size, len(position))
+    tried = np.linspace(0, len(position) - 1, rows).astype(int)
+    sequence = predict.prepare(one_hot[:1])
+    plan = make_plan(predict, sequence, position[tried], base[tried], batch_size, full_batch_size)
+    if engine == "auto" and plan.gain < 1:
+        raise Untraceable(f"windows would take {1 / plan.gain:.1f} times as long")
+    return plan
+
+
+def _on_host(sequences: Tensor, window: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`substitutions` as arrays."""
+    return tuple(numbers.numpy() for numbers in substitutions(sequences.cpu(), window))
+
+
+def _windowed_ism(
+    predict: Predictor, plan: Plan, one_hot: Tensor, tasks: Tasks, window: range, progress: bool
+) -> Tensor:
+    """Substitutions by position, across as many sequences as the kept activations allow."""
+    scores, batch_size = None, plan.batch_size
+
+    def score(first: int, last: int) -> None:
+        nonlocal scores, batch_size
+        sequences = predict.prepare(one_hot[first:last])
+        effects, batch_size = _effects(
+            Windows(predict, sequences, plan.prepared),
+            _on_host(one_hot[first:last], window),
+            tasks,
+            batch_size,
+            report,
+        )
+        block_scores = _scores_of_block(effects, sequences, window)
+        if scores is None:
+            scores = _allocate(len(one_hot), block_scores)
+        scores[first:last] = block_scores
+
+    with progress_bar(len(one_hot), progress, "ISM") as report:
+        in_batches(len(one_hot), plan.sequences, score)
+    return scores
+
+
+def _effects(
+    windows: Windows,
+    substituted: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tasks: Tasks,
+    batch_size: int,
+    report: Callable[[float], None],
+) -> tuple[Tensor, int]:
+    """Zeros for the references, then the effects of their substitutions, and the batch size."""
+    n, n_tasks = windows.output.shape
+    chosen = select_tasks(tasks, n_tasks)
+    order = np.argsort(substituted[1], kind="stable")  # windows of one batch overlap
+    wider = torch.promote_types(torch.float32, windows.output.dtype)
+    effects = windows.output.new_zeros((n + len(order), len(chosen)), dtype=wider)
+
+    def step(start: int, stop: int) -> None:
+        some = order[start:stop]
+        changes = windows.effects(*(numbers[some] for numbers in substituted))
+        effects[torch.from_numpy(n + some).to(effects.device)] = changes[:, chosen]
+
+    batch_size = in_batches(
+        len(order), batch_size, step, report=lambda rows: report(rows * n / len(order))
+    )
+    return effects, batch_size
 
 
 def _full_ism(

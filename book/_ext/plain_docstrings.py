@@ -35,7 +35,9 @@ def restructured(lines: Iterable[str]) -> list[str]:
 
 def process(app, what, name, obj, options, lines) -> None:
     """Handler of autodoc's event, which wants `lines` changed in place."""
-    lines[:] = restructured(line.replace("|", r"\|") for line in lines)  # |x| is a magnitude here
+    # |x| is a magnitude here, and *name in a shape stands for several axes
+    escaped = (re.sub(r"\||(?<=[(\s])\*(?=\w)", r"\\\g<0>", line) for line in lines)
+    lines[:] = restructured(escaped)
 
 
 def setup(app) -> dict[str, bool]:

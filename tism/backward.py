@@ -1,0 +1,156 @@
+"""Functions with derivatives that are cheap to apply again and again.
+
+A gradient for each task takes one backward pass a task through the same graph. PyTorch works out in
+every one of them which of two tensors was the larger and what the slope of a GELU is, and its
+convolution of few channels, such as the one that reads the sequence, is slow backwards. Here the
+slopes are kept from the forward pass. Values and conventions (half to each of two equal tensors)
+are PyTorch's; parameters get no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_SMOOTH = frozenset({"gelu", "silu", "mish", "softplus"})
+_FEW_CHANNELS = 8
+
+
+class CheapBackward(TorchFunctionMode):
+    """While active, builds graphs for backward passes to the input, several where `repeated`."""
+
+    def __init__(self, repeated: bool):
+        super().__init__()
+        self.repeated = repeated
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, func.__name__
+        if self.repeated and name in _SMOOTH and not kwargs.get("inplace"):
+            return _Smooth.apply(args[0], partial(func, *args[1:], **kwargs))[0]
+        if name == "maximum" and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
+            return _Maximum.apply(*args)[0]
+        if name == "pad" and len(args) > 1 and not any(args[1]):
+            return args[0].clone()
+        if name == "conv1d":
+            return _convolution(func, *args, **kwargs)
+        if name == "batch_norm":
+            return _batch_norm(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+class _Smooth(torch.autograd.Function):
+    """A function of one number; keeps its slope."""
+
+    @staticmethod
+    def forward(x: Tensor, func: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = func(x)
+            (slope,) = torch.autograd.grad(y.sum(), x)
+        return y.detach(), slope
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # nor zeros for it
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
+
+
+class _Maximum(torch.autograd.Function):
+    """The larger of two numbers; keeps the share of the first."""
+
+    @staticmethod
+    def forward(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        share = (first - second).sign_().mul_(0.5).add_(0.5)
+        return torch.maximum(first, second), share
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # nor zeros for it
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        to_first = gradient * ctx.saved_tensors[0]
+        return to_first, gradient - to_first
+
+
+def _batch_norm(func: Callable, input: Tensor, *statistics: Any, **settings: Any) -> Tensor:
+    """Batch norm; of frozen statistics and weights a factor and a summand for each channel."""
+    mean, variance = [*statistics, None, None][:2]
+    weight, bias = settings.get("weight"), settings.get("bias")
+    trained = any(t is not None and t.requires_grad for t in (weight, bias))
+    if settings.get("training", True) or mean is None or trained or len(statistics) != 2:
+        return func(input, *statistics, **settings)
+    slope = (variance + settings.get("eps", 1e-5)).rsqrt()
+    slope = slope if weight is None else slope * weight
+    offset = -mean * slope if bias is None else bias - mean * slope
+    shape = (-1,) + (1,) * (input.ndim - 2)
+    return torch.addcmul(offset.view(shape), input, slope.view(shape))
+
+
+def _convolution(
+    func: Callable,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution; of few channels on the CPU, one whose backward pass multiplies and folds."""
+    reach = _int(dilation) * (weight.shape[2] - 1)
+    uneven = padding == "same" and reach % 2
+    trained = any(t is not None and t.requires_grad for t in (weight, bias))
+    few = input.ndim == 3 and weight.shape[1] <= _FEW_CHANNELS and input.device.type == "cpu"
+    if not few or groups > 1 or uneven or trained:
+        return func(input, weight, bias, stride, padding, dilation, groups)
+    if isinstance(padding, str):
+        padding = reach // 2 if padding == "same" else 0
+    return _FewChannels.apply(input, weight, bias, _int(stride), _int(padding), _int(dilation))
+
+
+def _int(setting: Any) -> int:
+    """A setting of a convolution along its only axis."""
+    return setting if isinstance(setting, int) else setting[0]
+
+
+class _FewChannels(torch.autograd.Function):
+    """conv1d; backwards, the products of all taps with the gradient, folded into the input."""
+
+    @staticmethod
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int
+    ) -> Tensor:
+        return F.conv1d(input, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.length = inputs[0].shape[2]
+        ctx.save_for_backward(inputs[1])
+        ctx.settings = inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        (weight,), (stride, padding, dilation) = ctx.saved_tensors, ctx.settings
+        folded = F.fold(
+            weight.flatten(1).T @ gradient,  # (n, channels * kernel, length)
+            (1, ctx.length),
+            (1, weight.shape[2]),
+            (1, dilation),
+            (0, padding),
+            (1, stride),
+        )
+        return folded[:, :, 0], None, None, None, None, None
