@@ -51,6 +51,10 @@ def x() -> Tensor:
         lambda x: torch.maximum(2 * x - x.detach(), x),  # equal, with different slopes
         lambda x: torch.maximum(x, x[:, :1]),
         lambda x: F.pad(x, (0, 0)) * x,
+        lambda x: x[:, :, 0::3] * x[:, :, 1::3] + 2 * x[:, :, ::3],
+        lambda x: x[:, :, ::5] * x[:, 1:2, 1::3].sum(),
+        lambda x: x[..., ::2] + x[:, :, 1:10:3].sum(),
+        lambda x: x[:, :, 2::5] * (x * x)[:, :, 1::5],
         lambda x: F.pad(x, (1, 2)) ** 2,
     ],
 )

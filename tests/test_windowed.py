@@ -490,6 +490,14 @@ def test_auto_runs_in_full_where_windows_would_be_slower(windows, caplog):
     assert torch.equal(scores, ism(model, sequences, engine="full"))
 
 
+def test_activations_that_take_too_much_memory_are_not_kept(monkeypatch):
+    from tism import windowed
+
+    monkeypatch.setattr(windowed, "_MOST_KEPT_BYTES", 1000)
+    with pytest.raises(ValueError, match="activations take more than 0 GB"):
+        ism(Basset().double(), draw_sequences(), engine="windowed")
+
+
 def test_a_mistaken_rule_is_found_by_the_trial(monkeypatch):
     from tism.window_rules import RULES, by_column
 

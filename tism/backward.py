@@ -28,6 +28,7 @@ class CheapBackward(TorchFunctionMode):
     def __init__(self, repeated: bool):
         super().__init__()
         self.repeated = repeated
+        self._cut: tuple[Tensor, int, int, tuple[Tensor, ...]] | None = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, func.__name__
@@ -37,11 +38,49 @@ class CheapBackward(TorchFunctionMode):
             return _Maximum.apply(*args)[0]
         if name == "pad" and len(args) > 1 and not any(args[1]):
             return args[0].clone()
+        if name == "__getitem__" and _is_every_nth(*args):
+            return self._every_nth(args[0], args[1][-1])
         if name == "conv1d":
             return _convolution(func, *args, **kwargs)
         if name == "batch_norm":
             return _batch_norm(func, *args, **kwargs)
         return func(*args, **kwargs)
+
+    def _every_nth(self, x: Tensor, item: slice) -> Tensor:
+        """x[..., item]; slices that make up a tensor, as in pooling, share one backward pass."""
+        if self._cut is None or self._cut[0] is not x or self._cut[1:3] != (x._version, item.step):
+            self._cut = x, x._version, item.step, _EveryNth.apply(x, item.step)
+        return self._cut[3][item.start or 0]
+
+
+def _is_every_nth(x: Tensor, item: Any) -> bool:
+    """Whether an index is a slice with a step, along the last axis only, up to its end."""
+    if not isinstance(item, tuple) or not isinstance(item[-1], slice) or len(item) != x.ndim:
+        return False
+    start, step = item[-1].start or 0, item[-1].step
+    whole = all(isinstance(it, slice) and it == slice(None) for it in item[:-1])
+    steps = isinstance(step, int) and step > 1 and x.shape[-1] % step == 0
+    return whole and steps and item[-1].stop is None and start in range(step)
+
+
+class _EveryNth(torch.autograd.Function):
+    """The `step` slices x[..., k::step] of a tensor; backwards, they are put side by side."""
+
+    @staticmethod
+    def forward(x: Tensor, step: int) -> tuple[Tensor, ...]:
+        return tuple(x[..., k::step] for k in range(step))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.step = inputs[0].shape, inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
+        total = next(g for g in gradients if g is not None).new_empty(ctx.shape)
+        for k, gradient in enumerate(gradients):
+            total[..., k :: ctx.step] = 0 if gradient is None else gradient
+        return total, None
 
 
 class _Smooth(torch.autograd.Function):

@@ -27,7 +27,7 @@ from tism.windowed import Plan, Windows, make_plan
 
 ENGINES = ("auto", "full", "windowed")
 _BATCHES_PER_BLOCK = 32
-_TRIAL_SHARE, _FEWEST_TRIED, _MOST_TRIED = 1000, 6, 24  # one in 1000 is tried beforehand
+_TRIAL_SHARE, _FEWEST_TRIED, _MOST_TRIED = 10_000, 6, 24  # one in 10,000 is tried first
 _log = logging.getLogger(__name__)
 _said: set[tuple[type, str]] = set()
 
@@ -217,7 +217,7 @@ def _effects(
 ) -> tuple[Tensor, int]:
     """Zeros for the references, then the effects of their substitutions, and the batch size."""
     n, n_tasks = windows.output.shape
-    chosen = select_tasks(tasks, n_tasks)
+    chosen = torch.tensor(select_tasks(tasks, n_tasks), device=windows.output.device)
     order = np.argsort(substituted[1], kind="stable")  # windows of one batch overlap
     wider = torch.promote_types(torch.float32, windows.output.dtype)
     effects = windows.output.new_zeros((n + len(order), len(chosen)), dtype=wider)
@@ -225,7 +225,7 @@ def _effects(
     def step(start: int, stop: int) -> None:
         some = order[start:stop]
         changes = windows.effects(*(numbers[some] for numbers in substituted))
-        effects[torch.from_numpy(n + some).to(effects.device)] = changes[:, chosen]
+        effects[torch.from_numpy(n + some).to(effects.device)] = changes.index_select(1, chosen)
 
     batch_size = in_batches(
         len(order), batch_size, step, report=lambda rows: report(rows * n / len(order))

@@ -29,9 +29,10 @@ _IS = "is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized is_contigu
 _ABOUT = frozenset(f"{_SHAPE} {_KIND} {_IS}".split())
 # Measured on a CPU, in multiply-adds: what it takes to write a number and to launch a kernel.
 _PER_NUMBER, _PER_KERNEL = 20, 2.5e6
-# Bytes of the largest tensor of a batch (a CPU's cache) and of what is kept of the references.
+# Bytes of the largest tensor of a batch (a CPU's cache), of what is kept of the references that are
+# run together, and of what is kept of one at most.
 _BATCH_BYTES = {"cpu": 6 * 2**20}
-_KEPT_BYTES = 2**28
+_KEPT_BYTES, _MOST_KEPT_BYTES = 2**28, 2**32
 _MOST_ROWS = 4096
 
 
@@ -41,12 +42,21 @@ class Recording(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, Any]] = []
+        self.nbytes = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if _name(func) not in _ABOUT:
-            self.calls.append((_name(func), mapped(_kept, result)))
+            self.calls.append((_name(func), mapped(self._keep, result)))
         return result
+
+    def _keep(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        self.nbytes += leaf.nbytes
+        if self.nbytes > _MOST_KEPT_BYTES:
+            raise Untraceable(f"its activations take more than {_MOST_KEPT_BYTES / 2**30:.0f} GB")
+        return Reference(leaf)
 
 
 class Replay(TorchFunctionMode):
@@ -109,10 +119,6 @@ def _name(func: Any) -> str:
     return func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
 
 
-def _kept(leaf: Any) -> Any:
-    return Reference(leaf) if isinstance(leaf, Tensor) else leaf
-
-
 def _agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
     """Whether two results differ by rounding only, given numbers of the size that was rounded."""
     if not true.is_floating_point() or got.shape != true.shape or not true.numel():
@@ -170,12 +176,6 @@ class Windows:
             output = output.whole()
         wider = torch.promote_types(torch.float32, output.dtype)
         return output.to(wider) - self.output.to(wider)[at]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of what is kept of the references."""
-        kept = leaves([result for _, result in self.recording.calls])
-        return sum(2 * leaf.tensor.nbytes for leaf in kept if isinstance(leaf, Reference))
 
 
 class Work(TorchDispatchMode):
@@ -260,7 +260,9 @@ def make_plan(
     chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
     alike = 2 * full_batch_size  # kernels weigh alike on both sides, as in batches of some size
     gain = full.cost(1 + rows, len(parts), alike) / work.cost(rows, 1, alike)
-    return Plan(windows.prepared, gain, chosen, max(1, _KEPT_BYTES // windows.nbytes))
+    return Plan(
+        windows.prepared, gain, chosen, max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
+    )
 
 
 def _find_fault(predict: Predictor, windows: Windows, mutants: Tensor, sample: tuple) -> None:
