@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tism import input_gradient
 from tism.backward import CheapBackward
 
 
@@ -97,3 +98,15 @@ def test_parameters_that_are_trained_keep_their_gradients(x):
         torch.autograd.grad(output, [conv.weight, norm.bias]), expected, strict=True
     ):
         torch.testing.assert_close(got, true)
+
+
+def test_a_model_that_changes_a_slice_in_place(x):
+    class InPlace(nn.Module):
+        def forward(self, x):
+            x = x * 2
+            x[:, :, 1::3].sin_()
+            return x.flatten(1)[:, :30] ** 2
+
+    one_hot = F.one_hot(x.argmax(1), 4).mT.double()
+    jacobian = torch.autograd.functional.jacobian(lambda x: InPlace()(x[None])[0], one_hot[0])
+    torch.testing.assert_close(input_gradient(InPlace(), one_hot)[0], jacobian)

@@ -141,11 +141,21 @@ def _input_gradient(
     return gradients
 
 
+def _output_with_graph(predict: Predictor, rows: Tensor, repeated: bool) -> Tensor:
+    """Predictions of rows that require a gradient, for one backward pass or for `repeated` ones."""
+    try:
+        with CheapBackward(repeated):
+            return predict(rows.clone())  # a model may change its input in place; a leaf refuses
+    except RuntimeError as error:
+        if "is a view and is being modified inplace" not in str(error):  # of a cheap function
+            raise
+    return predict(rows.clone())
+
+
 def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
     with torch.enable_grad():
         rows = predict.prepare(inputs).clone().requires_grad_()
-        with CheapBackward(repeated=not isinstance(tasks, int)):
-            output = predict(rows.clone())  # a model may change its input in place; a leaf refuses
+        output = _output_with_graph(predict, rows, repeated=not isinstance(tasks, int))
         chosen = select_tasks(tasks, output.shape[1])
         if not output.requires_grad:
             raise ValueError(
