@@ -4,6 +4,9 @@ python -m tism.compendium run PROFILE [CHAPTER ...]    execute into results/PROF
 python -m tism.compendium book PROFILE                 build the book of results/PROFILE
 python -m tism.compendium record PROFILE [CHAPTER ...] execute and refresh what is committed
 python -m tism.compendium stale                        list the records that are stale
+python -m tism.compendium runs PROFILE                 list the networks of tism.robustness
+python -m tism.compendium model PROFILE RUN            train and score one of them
+python -m tism.compendium summarise PROFILE            write models.csv and initialisations.csv
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tism import versions
+from tism import robustness, versions
 from tism.checkpoint import replacing, write_text
 from tism.experiment import (
     Experiment,
@@ -36,6 +39,7 @@ from tism.experiment import (
     load_profile,
     profile_names,
     repository,
+    results_folder,
     work_folder,
 )
 
@@ -119,12 +123,6 @@ def paper_numbers() -> dict[str, float]:
     """The numbers of `data/paper_numbers.csv` by their id."""
     with (repository() / "data" / "paper_numbers.csv").open(newline="", encoding="utf-8") as file:
         return {row["id"]: float(row["value"]) for row in csv.DictReader(file)}
-
-
-def results_folder(profile: str) -> Path:
-    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
-    base = os.environ.get("TISM_RESULTS_DIR")
-    return (Path(base) if base else repository() / "results") / profile
 
 
 def _provenance() -> dict[str, Any]:
@@ -331,6 +329,11 @@ def main(arguments: list[str] | None = None) -> None:
         if command != "book":
             sub.add_argument("chapter", nargs="*", choices=[*chapters(), []])
     commands.add_parser("stale")
+    for command in ("runs", "model", "summarise"):
+        sub = commands.add_parser(command)
+        sub.add_argument("profile", choices=profile_names())
+        if command == "model":
+            sub.add_argument("run")
     options = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
@@ -339,6 +342,8 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "book":
         page = build_book(stage_book(options.profile)) / "index.html"
         print(f"open {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
+    elif options.command in ("runs", "model", "summarise"):
+        _run_models(options)
     else:
         if options.command == "record":
             record_networks(options.profile)
@@ -347,6 +352,20 @@ def main(arguments: list[str] | None = None) -> None:
             run_all_of_chapter(name, options.profile)
             if options.command == "record":
                 record_chapter(name, options.profile)
+
+
+def _run_models(options: argparse.Namespace) -> None:
+    """The commands about the networks of `tism.robustness`."""
+    profile = load_profile(options.profile)
+    if options.command == "runs":
+        print("\n".join(run.name for run in robustness.list_runs(profile)))
+    elif options.command == "model":
+        robustness.check_tables(profile)
+        run = robustness.find_run(profile, options.run)
+        robustness.score_run(run, progress=sys.stderr.isatty())
+    else:
+        robustness.write_models(profile)
+        robustness.write_initialisations(profile, progress=sys.stderr.isatty())
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Profile:
     training : for each data set the settings of `TrainingConfig`
     variants : settings of training that one variant needs otherwise
     regions : test regions that are scored, spread evenly over the test set
+    regions_a_model : the same for each of the many networks of `tism.robustness`
+    experiments : series of networks, see `tism.robustness.Series`
     chapters : for each chapter its own settings
     """
 
@@ -55,6 +57,8 @@ class Profile:
     training: dict[str, dict[str, Any]]
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     regions: int = 100
+    regions_a_model: int = 100
+    experiments: list[dict[str, Any]] = field(default_factory=list)
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,6 +148,12 @@ def work_folder(kind: str) -> Path:
     return (Path(base).expanduser() if base else data_root()) / kind
 
 
+def results_folder(profile: str) -> Path:
+    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
+    base = os.environ.get("TISM_RESULTS_DIR")
+    return (Path(base) if base else repository() / "results") / profile
+
+
 def default_device() -> str:
     """TISM_DEVICE if set, else cuda, mps or cpu, whichever is there first."""
     if "TISM_DEVICE" in os.environ:
@@ -168,7 +178,7 @@ class Experiment:
         """The profile's settings, the variant's, then this experiment's own."""
         own = self.profile.variants.get(self.variant, {})
         settings = {**self.profile.training[self.dataset], "seed": self.seed}
-        return replace(training_config(self.variant, **settings), **own, **self.changes)
+        return replace(training_config(self.variant, **settings), **{**own, **self.changes})
 
     def untrained(self) -> AITAC:
         """The network with its initial weights."""
@@ -189,6 +199,10 @@ class Experiment:
         """Readable and unique: <dataset>_<variant>_<seed>_<start of the identity's digest>."""
         short = digest(self.identity())[:10]
         return f"{self.dataset}_{self.variant}_{self.seed}_{short}"
+
+    def snapshot(self, epoch: int) -> AITAC:
+        """The network after an epoch that `training.snapshots` has, once it is trained."""
+        return load_model(work_folder("checkpoints") / self.name / f"epoch_{epoch}")[0]
 
     def trained(self, *, progress: bool = True) -> tuple[AITAC, dict[str, Any]]:
         """The network and its metadata: from `data/models`, from the cache, or trained now."""

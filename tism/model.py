@@ -205,7 +205,7 @@ def _dense_layers(config: AITACConfig) -> tuple[nn.Module, int]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model of the paper: what it changes in the network and what in the training."""
+    """A named model: what it changes in the paper's network and what in its training."""
 
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -235,6 +235,10 @@ VARIANTS = {
         model={"n_blocks": 0, "n_dense": 0, "pool": 70},
         summary="one convolution, pooling of 70 bp, linear head",
     ),
+    "relu_max": Variant(
+        model={"activation": "relu", "max_pooling": True},
+        summary="ReLU for every GELU and max pooling",
+    ),
 }
 
 
@@ -254,7 +258,7 @@ def build_model(
     pool: int = 2,
     seed: int | None = None,
 ) -> AITAC:
-    """A network with random weights: the baseline or one of the paper's ablations.
+    """A network with random weights: the baseline, one of the paper's ablations, or "relu_max".
 
     variant : a name in `VARIANTS`
     length : bases of the input
