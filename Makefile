@@ -15,11 +15,12 @@ ifneq ($(MIRROR),)
 export TISM_DATA_MIRROR ?= $(MIRROR)
 endif
 
+SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
+
 .PHONY: book site test record clean
 
 book: $(READY)
-	$(BIN)/python -m tism.compendium run $(PROFILE)
-	$(BIN)/python -m tism.compendium book $(PROFILE)
+	$(SNAKEMAKE)
 
 site: $(READY)
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
@@ -32,7 +33,8 @@ test: $(READY)
 
 record: PROFILE = yeast
 record: $(READY)
-	$(BIN)/python -m tism.compendium record $(PROFILE)
+	$(SNAKEMAKE)
+	$(BIN)/python -m tism.compendium record $(PROFILE) --executed
 
 clean:
 	rm -rf _build results .pytest_cache .ruff_cache .hypothesis

@@ -308,7 +308,7 @@ def test_a_row_of_another_configuration_is_refused_by_name(smoke):
     score_run(find_run(smoke, "simulated_baseline_0"))
     other = dataclasses.replace(smoke, regions_a_model=3)
 
-    with pytest.raises(ValueError, match=r"baseline_0\.csv: run simulated_baseline_0 was"):
+    with pytest.raises(ValueError, match=r"rows\.csv: run simulated_baseline_0 was"):
         check_tables(other)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock
 from torch import Tensor, nn
 
 from tism import versions
@@ -205,22 +206,27 @@ class Experiment:
         return load_model(work_folder("checkpoints") / self.name / f"epoch_{epoch}")[0]
 
     def trained(self, *, progress: bool = True) -> tuple[AITAC, dict[str, Any]]:
-        """The network and its metadata: from `data/models`, from the cache, or trained now."""
-        for stem in (committed_network(self), work_folder("checkpoints") / self.name / "model"):
-            if stem.with_name(stem.name + ".json").exists():
-                model, metadata = load_model(stem)
-                if metadata["identity"] == self.identity():
-                    return model, metadata
-        model = self.untrained()
-        metadata = train(
-            model,
-            load_dataset(self.profile, self.dataset),
-            self.training,
-            work_folder("checkpoints") / self.name,
-            identity=self.identity(),
-            device=default_device(),
-            progress=progress,
-        )
+        """The network and its metadata: from `data/models`, from the cache, or trained now.
+
+        Processes that ask for one network at the same time wait for the first, which trains it.
+        """
+        committed, folder = committed_network(self), work_folder("checkpoints") / self.name
+        if committed.with_name(committed.name + ".json").exists():
+            model, metadata = load_model(committed)
+            if metadata["identity"] == self.identity():
+                return model, metadata
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            model = self.untrained()
+            metadata = train(
+                model,
+                load_dataset(self.profile, self.dataset),
+                self.training,
+                folder,
+                identity=self.identity(),
+                device=default_device(),
+                progress=progress,
+            )
         return model.cpu().eval(), metadata
 
 

@@ -172,6 +172,11 @@ class Run:
     network: Experiment
 
     @property
+    def folder(self) -> Path:
+        """Where everything about this run goes: results/<profile>/models/<run>."""
+        return results_folder(self.network.profile.name) / "models" / self.name
+
+    @property
     def key(self) -> str:
         """What the rows depend on; known without the data."""
         profile, dataset = self.network.profile, self.network.dataset
@@ -230,8 +235,8 @@ def find_run(profile: Profile, name: str) -> Run:
 def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     """Train a run where that is still to be done and write its rows of models.csv.
 
-    They go to results/<profile>/models/<run>.csv, whole or not at all. Rows of single snapshots are
-    kept in the cache, so that a killed run repeats one at most.
+    They go to results/<profile>/models/<run>/rows.csv, whole or not at all. Rows of single
+    snapshots are kept in the cache, so that a killed run repeats one at most.
     """
     rows = []
     for epoch, model in run.networks(progress=progress):
@@ -246,7 +251,7 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
 
 def rows_of_run(run: Run) -> Path:
     """Where `score_run` writes."""
-    return results_folder(run.network.profile.name) / "models" / f"{run.name}.csv"
+    return run.folder / "rows.csv"
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -449,10 +454,21 @@ def write_initialisations(profile: Profile, *, progress: bool = False) -> Path:
     """Write results/<profile>/initialisations.csv for the data sets with several of them."""
     check_tables(profile)
     target = results_folder(profile.name) / INITIALISATIONS
-    several = [name for name in profile.datasets if len(_initialisations(profile, name)) > 1]
+    several = _with_initialisations(profile)
+    if not several:
+        raise ValueError(f"profile {profile.name} has no two initialisations to compare")
     tables = [compare_initialisations(profile, name, progress=progress) for name in several]
     write_table(target, pd.concat(tables))
     return target
+
+
+def _with_initialisations(profile: Profile) -> list[str]:
+    return [name for name in profile.datasets if len(_initialisations(profile, name)) > 1]
+
+
+def table_names(profile: Profile) -> list[str]:
+    """The tables of a profile: models.csv, and initialisations.csv where there are several."""
+    return [MODELS, INITIALISATIONS] if _with_initialisations(profile) else [MODELS]
 
 
 def check_tables(profile: Profile) -> None:
@@ -462,10 +478,15 @@ def check_tables(profile: Profile) -> None:
     """
     runs, folder = list_runs(profile), results_folder(profile.name)
     keys = {run.name: run.key for run in runs}
-    for path in (folder / MODELS, *sorted((folder / "models").glob("*.csv"))):
+    for path in (folder / MODELS, *sorted((folder / "models").glob("*/rows.csv"))):
         _refuse_others(path, "run", keys)
     keys = {name: _initialisations_key(profile, name) for name in profile.datasets}
     _refuse_others(folder / INITIALISATIONS, "dataset", keys)
+
+
+def tables_key(profile: Profile) -> str:
+    """What models.csv and initialisations.csv depend on: the keys of all runs."""
+    return digest([run.key for run in list_runs(profile)])
 
 
 def _initialisations_key(profile: Profile, dataset: str) -> str:
