@@ -82,6 +82,7 @@ def test_a_network_is_trained_once(smoke, monkeypatch):
 
 def test_those_that_ask_for_one_network_at_a_time_wait_for_each_other(smoke, monkeypatch):
     def train_alone(model, data, config, folder, **options):
+        folder.mkdir(exist_ok=True)
         (folder / "busy").touch(exist_ok=False)
         time.sleep(0.05)
         (folder / "busy").unlink()

@@ -132,6 +132,16 @@ def test_the_same_rules_run_through_an_executor_plugin(resumed):
     assert "Nothing to be done" in again.stderr + again.stdout
 
 
+def test_the_cluster_profile_has_resources_for_every_rule_and_no_other():
+    rules = set(re.findall(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), re.M)) - {"all"}
+    cluster = yaml.safe_load((ROOT / "workflow" / "slurm" / "config.yaml").read_text())
+
+    assert set(cluster["set-resources"]) == rules
+    assert set(cluster["set-threads"]) < rules
+    for resources in cluster["set-resources"].values():
+        assert {"mem_mb", "runtime"} <= set(resources)
+
+
 def test_the_papers_profile_plans_its_jobs_without_data(root):
     run = call(root, "--dry-run", config="profile=paper")
 

@@ -210,13 +210,14 @@ class Experiment:
 
         Processes that ask for one network at the same time wait for the first, which trains it.
         """
-        committed, folder = committed_network(self), work_folder("checkpoints") / self.name
-        if committed.with_name(committed.name + ".json").exists():
-            model, metadata = load_model(committed)
-            if metadata["identity"] == self.identity():
-                return model, metadata
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = work_folder("checkpoints") / self.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
+            for stem in (committed_network(self), folder / "model"):
+                if stem.with_name(stem.name + ".json").exists():
+                    model, metadata = load_model(stem)
+                    if metadata["identity"] == self.identity():
+                        return model, metadata
             model = self.untrained()
             metadata = train(
                 model,
