@@ -37,7 +37,7 @@ record: $(READY)
 	$(BIN)/python -m tism.compendium record $(PROFILE) --executed
 
 clean:
-	rm -rf _build results .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build results .snakemake .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv

@@ -123,7 +123,8 @@ def test_the_same_rules_run_through_an_executor_plugin(resumed):
     submit.chmod(0o755)
     executor = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(submit)]
 
-    run = call(root, "--jobs", "2", *executor, "--", TABLE)
+    wait = ["--seconds-between-status-checks", "1"]
+    run = call(root, "--jobs", "2", *wait, *executor, "--", TABLE)
 
     assert run.returncode == 0, run.stderr
     assert len((root / "submitted").read_text().split()) == 1
@@ -173,5 +174,5 @@ def test_rows_of_another_configuration_are_refused_before_anything_runs(resumed)
     run = call(root)
 
     assert run.returncode != 0
-    assert re.search(r"rows\.csv: run immgen_baseline_0 was made with another", run.stderr)
+    assert re.search(r"models\.csv: run immgen_baseline_0 was made with another", run.stderr)
     assert "Building DAG" not in run.stderr
