@@ -288,6 +288,9 @@ def test_models_csv_holds_what_is_done_in_the_order_of_the_profile(smoke):
     assert table["control"].tolist() == ["", ""]
     assert write_models(smoke).read_text() == text
     assert of_experiment(table, "ablation")["run"].tolist() == ["simulated_relu_0"]
+    shared = {"experiment": "fraction", "dataset": "simulated", "variants": ["relu"]}
+    write_models(with_series(smoke, *smoke.experiments, shared))
+    assert of_experiment(read_table("smoke"), "fraction")["run"].tolist() == ["simulated_relu_0"]
 
 
 @pytest.mark.parametrize("write", [write_models, write_initialisations])

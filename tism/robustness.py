@@ -442,7 +442,8 @@ def write_models(profile: Profile) -> Path:
     parts = []
     for run in list_runs(profile):
         own = rows_of_run(run)
-        parts.append(_read_text(own) if own.exists() else before[before["run"] == run.name])
+        rows = _read_text(own) if own.exists() else before[before["run"] == run.name]
+        parts.append(rows.assign(experiment=";".join(run.experiments)))
     table = pd.concat(parts) if parts else before
     if table.empty:
         raise ValueError(f"no run of profile {profile.name} is done: {target} would be empty")
