@@ -1,6 +1,7 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
+# make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
 
@@ -17,7 +18,7 @@ endif
 
 SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
-.PHONY: book site test record clean
+.PHONY: book site test bench record clean
 
 book: $(READY)
 	$(SNAKEMAKE)
@@ -30,6 +31,9 @@ test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: $(READY)
+	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime
 
 record: PROFILE = yeast
 record: $(READY)

@@ -34,8 +34,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 
 def cores(wildcards):
-    """One, or all where there is a GPU, which one job at a time is to use."""
-    return workflow.cores if on_gpu and workflow.cores else 1
+    """One; all for what times itself, and where there is a GPU, which one job at a time is to use."""
+    alone = on_gpu or getattr(wildcards, "chapter", None) in compendium.UNTRAINED
+    return workflow.cores if alone and workflow.cores else 1
 
 
 def trained(names):

@@ -47,6 +47,7 @@ from tism.experiment import (
 )
 
 RECORDED_PROFILE = "yeast"
+UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
 TRAINING_CHAPTER = "03_train_model"
 ROBUSTNESS = "robustness"
 
@@ -60,6 +61,9 @@ def chapter_key(name: str, profile: Profile, notebook: dict | None = None) -> st
     """What a chapter's outputs depend on: its code, the profile, the data and the versions."""
     notebook = notebook or _read_notebook(repository() / "notebooks" / f"{name}.ipynb")
     code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    if name in UNTRAINED:
+        own = profile.chapters.get(name)
+        return digest({"code": code, "own": own, "versions": [versions.MODEL, versions.SPEED]})
     return digest(
         {
             "code": code,

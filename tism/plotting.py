@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import (
+    FuncFormatter,
     LogLocator,
     MaxNLocator,
     NullLocator,
@@ -43,6 +44,16 @@ COLOURS = {
     "gradient": ORANGE,
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
+}
+METHOD_STYLES = {
+    "ISM": (BLUE, "-"),
+    "windowed ISM": (SKY, "-"),
+    "TISM, one task": (VERMILLION, "-"),
+    "TISM, all tasks": (VERMILLION, "--"),
+    "tangermeme, plain": (GREY, "-"),
+    "tangermeme, fast": (GREY, "--"),
+    "captum, one task": (ORANGE, ":"),
+    "Yuzu": (GREEN, "-"),
 }
 # Near the colours above, but of four lightnesses that stay apart in grey: T, C, A, G.
 BASE_COLOURS = {"A": "#12A57A", "C": "#0060A8", "G": ORANGE, "T": "#882255"}
@@ -755,3 +766,119 @@ def _draw_sites(ax: Axes, sites: pd.DataFrame, pairs: pd.DataFrame, length: int)
     handles["planted"] = Patch(facecolor=BLUE, edgecolor=BLUE)
     handles["arisen by chance"] = Patch(facecolor="white", edgecolor=BLUE)
     ax.figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=4)
+
+
+def plot_times(
+    rows: pd.DataFrame, x: str, *, xlabel: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Seconds of each method on two logarithmic axes; hollow where they are extrapolated.
+
+    rows : of one network, with columns method, seconds, low, high, share and `x`
+    """
+    ax = _axes(ax)
+    for method, row in rows.groupby("method", sort=False):
+        colour, style = METHOD_STYLES.get(method, (GREY, "-"))
+        ax.plot(row[x], row["seconds"], style, color=colour, linewidth=1.5, label=method)
+        ax.vlines(row[x], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
+        for measured, face in ((row["share"] >= 0.999, colour), (row["share"] < 0.999, "white")):
+            some = row[measured]
+            ax.plot(some[x], some["seconds"], "o", color=colour, mfc=face, markersize=5)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="seconds", title=title)
+    ticks = sorted(rows[x].unique())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    return ax
+
+
+def legend_below(axes: Sequence[Axes]) -> None:
+    """One legend for all panels of a figure, below them."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
+
+
+def plot_batch_sizes(rows: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Time at each batch size that was tried, relative to the method's best.
+
+    rows : of one job, with columns method, batch_size and seconds
+    """
+    ax = _axes(ax)
+    for method, row in rows.dropna(subset="batch_size").groupby("method", sort=False):
+        colour, style = METHOD_STYLES.get(method, (GREY, "-"))
+        relative = row["seconds"] / rows.loc[rows["method"] == method, "seconds"].min()
+        ax.plot(row["batch_size"], relative, style, marker="o", ms=4, color=colour, label=method)
+    ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="time / best time", title=title)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    ax.minorticks_off()
+    return ax
+
+
+def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Forward-equivalents measured against counted, with the diagonal.
+
+    table : columns method, counted, measured, low and high
+    """
+    ax = _axes(ax)
+    both = table[["counted", "measured"]]
+    limits = both.min().min() / 1.5, both.max().max() * 1.5
+    ax.plot(limits, limits, color=GREY, linewidth=1)
+    for method, row in table.groupby("method", sort=False):
+        colour, _ = METHOD_STYLES[method]
+        ax.vlines(row["counted"], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
+        ax.plot(row["counted"], row["measured"], "o", color=colour, ms=5, label=method)
+    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    ax.set(xlabel="counted forward-equivalents a sequence", ylabel="measured")
+    ax.legend(fontsize=9)
+    return ax
+
+
+def plot_cost_map(
+    lengths: Any, tasks: Any, ratio: Any, *, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """How many times TISM is cheaper than exact windowed ISM, with contours.
+
+    lengths, tasks : the axes, both logarithmic
+    ratio : (tasks, lengths); below 1 exact ISM is the cheaper one
+    """
+    ax = _axes(ax)
+    shown = np.log10(_array(ratio))
+    most = np.abs(shown).max()
+    mesh = ax.pcolormesh(
+        lengths, tasks, shown, cmap="RdBu_r", vmin=-most, vmax=most, shading="gouraud",
+        rasterized=True,
+    )  # fmt: skip
+    lines = ax.contour(lengths, tasks, _array(ratio), [0.1, 1, 10, 50], colors="black")
+    ax.clabel(lines, fmt={0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}, fontsize=9)
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label="windowed ISM / TISM")
+    bar.locator = MaxNLocator(integer=True)
+    bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")
+    bar.update_ticks()
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="tasks", title=title)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return ax
+
+
+def plot_speed_ups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How many times TISM is faster than ISM, by length, with quartiles.
+
+    table : columns comparison ("plain ISM / TISM, one task"), length, ratio, low and high
+    """
+    ax = _axes(ax)
+    for name, row in table.groupby("comparison", sort=False):
+        colour = SKY if name.startswith("windowed") else BLUE
+        style = "-" if name.endswith("one task") else "--"
+        ax.plot(row["length"], row["ratio"], style, marker="o", ms=5, color=colour, label=name)
+        ax.fill_between(row["length"], row["low"], row["high"], color=colour, alpha=0.25, lw=0)
+    ax.axhline(1, color=GREY, linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ticks = sorted(table["length"].unique())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return ax
