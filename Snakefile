@@ -24,7 +24,6 @@ keys = {name: run.key for name, run in runs.items()}
 chapters = compendium.chapters()
 results = os.path.relpath(results_folder(profile.name))
 tables = [f"{results}/{name}" for name in robustness.table_names(profile)]
-reads_tables = {"05_robustness", "10_scorecard"}
 last = "10_scorecard"  # reads what the other chapters wrote
 tism = f"{sys.executable} -m tism.compendium"
 on_gpu = default_device() != "cpu"
@@ -34,7 +33,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 
 def cores(wildcards):
-    """One; all for what times itself, and where there is a GPU, which one job at a time is to use."""
+    """One; all for what times itself, and where there is a GPU, which only one job may use."""
     alone = on_gpu or getattr(wildcards, "chapter", None) in compendium.UNTRAINED
     return workflow.cores if alone and workflow.cores else 1
 
@@ -44,11 +43,11 @@ def trained(names):
 
 
 def before(wildcards):
-    """What a chapter needs: the baselines, so that two chapters do not train one; tables; others."""
+    """What a chapter needs: the baselines, so that no two chapters train one; tables; chapters."""
     if wildcards.chapter < compendium.TRAINING_CHAPTER:
         return []
     needed = trained(f"{dataset}_baseline_0" for dataset in profile.datasets)
-    if wildcards.chapter in reads_tables:
+    if wildcards.chapter in compendium.READS:
         needed += tables
     if wildcards.chapter == last:
         needed += [f"{results}/notebooks/{name}.ipynb" for name in chapters if name != last]
@@ -136,7 +135,7 @@ rule chapter:
     log:
         f"{results}/logs/{{chapter}}.log",
     params:
-        key=lambda wildcards: compendium.chapter_key(wildcards.chapter, profile),
+        key=lambda wildcards: compendium.chapter_key(wildcards.chapter, profile, tables=None),
     threads: cores
     resources:
         mem_mb=8000,

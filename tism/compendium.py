@@ -50,6 +50,17 @@ RECORDED_PROFILE = "yeast"
 UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
 TRAINING_CHAPTER = "03_train_model"
 ROBUSTNESS = "robustness"
+READS = {  # chapters that read tables which others wrote
+    "05_robustness": ("models.csv", "initialisations.csv"),
+    "10_scorecard": (
+        "models.csv",
+        "initialisations.csv",
+        "concordance.csv",
+        "regions.csv",
+        "associations.csv",
+        "runtime.csv",
+    ),
+}
 
 
 def chapters() -> list[str]:
@@ -57,8 +68,14 @@ def chapters() -> list[str]:
     return sorted(path.stem for path in (repository() / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def chapter_key(name: str, profile: Profile, notebook: dict | None = None) -> str:
-    """What a chapter's outputs depend on: its code, the profile, the data and the versions."""
+def chapter_key(
+    name: str, profile: Profile, notebook: dict | None = None, *, tables: str | None = "fresh"
+) -> str:
+    """What a chapter's outputs depend on: its code, the profile, the data and the versions.
+
+    tables : of `READS`: "fresh", as the chapter finds them; "recorded", those in data/results; or
+        None to leave them out
+    """
     notebook = notebook or _read_notebook(repository() / "notebooks" / f"{name}.ipynb")
     code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     if name in UNTRAINED:
@@ -76,8 +93,17 @@ def chapter_key(name: str, profile: Profile, notebook: dict | None = None) -> st
             },
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+            **_tables_read(name, profile, tables),
         }
     )
+
+
+def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, Any]:
+    if name not in READS or tables is None:
+        return {}
+    recorded = tables == "recorded"
+    paths = [robustness.find_table(profile.name, t, recorded=recorded) for t in READS[name]]
+    return {"tables": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
 
 
 def _read_notebook(path: Path) -> dict:
@@ -302,6 +328,8 @@ def record_chapter(name: str, profile: str) -> None:
         raise ValueError(f"{name} was edited after it was run: run it again, then record it")
     path = repository() / "notebooks" / f"{name}.ipynb"
     write_text(path, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+    if name in READS:
+        _record_tables(ROBUSTNESS, profile)
     _record_tables(name, profile)
 
 
@@ -342,7 +370,7 @@ def stale_records() -> list[str]:
         notebook = _read_notebook(repository() / "notebooks" / f"{name}.ipynb")
         made = notebook["metadata"].get("tism")
         if made is None or made["key"] != chapter_key(
-            name, load_profile(made["profile"]), notebook
+            name, load_profile(made["profile"]), notebook, tables="recorded"
         ):
             stale.append(f"notebooks/{name}.ipynb")
     for path in sorted((repository() / "data" / "results").glob("*/provenance.json")):

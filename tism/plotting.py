@@ -30,6 +30,7 @@ from matplotlib.ticker import (
 )
 from pandas.io.formats.style import Styler
 
+from tism.replicates import means
 from tism.sequence import ALPHABET
 
 if TYPE_CHECKING:
@@ -525,6 +526,119 @@ def plot_points_with_intervals(
     ax.grid(axis="x", color="#dddddd", linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
+
+
+def plot_replicates(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    series: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    scale: str = "log",
+    paper: Mapping[float, float] | None = None,
+    marks: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Networks against a setting: a dot each, a line through the means, their t intervals.
+
+    series : column that separates the lines
+    scale : of the x axis; "symlog" shows zero too
+    paper : x to published y, hollow diamonds
+    marks : name to x of vertical lines
+    """
+    ax = _axes(ax, height=3.4)
+    for (name, rows), colour in zip(table.groupby(series, sort=False), _CYCLE, strict=False):
+        mean = means(rows, y, [x]).sort_values(x)
+        reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).fillna(0).T
+        ax.plot(rows[x], rows[y], ".", color=colour, alpha=0.45, markersize=6)
+        ax.errorbar(mean[x], mean["value"], reach, color=colour, label=name, capsize=2, lw=1.6)
+    if paper:
+        ax.plot([*paper], [*paper.values()], "D", color="black", mfc="white", ms=7, label="paper")
+    ax.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
+    ticks = sorted(table[x].unique())
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    for row, (name, position) in enumerate((marks or {}).items()):
+        _mark(ax, name, np.atleast_1d(position), row)
+    return ax
+
+
+def plot_kinds(
+    networks: pd.DataFrame,
+    summary: pd.DataFrame,
+    measure: str = "value",
+    *,
+    xlabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Kinds of network, the first of `summary` on top: small dots the networks, a dot the mean.
+
+    networks : columns kind and `measure`
+    summary : columns kind, value, low, high and, for hollow diamonds, paper
+    """
+    ax = plot_points_with_intervals(
+        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel, ax=ax
+    )
+    rows = dict(zip(summary["kind"], np.arange(len(summary))[::-1], strict=True))
+    known = networks[networks["kind"].isin(rows)]
+    ax.plot(known[measure], known["kind"].map(rows) - 0.22, ".", color=GREY, markersize=5)
+    return ax
+
+
+def plot_scatter_by(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two columns against each other, a colour and a marker for each value of a third."""
+    ax = _axes(ax, height=3.6)
+    looks = zip(_CYCLE, "osD^vP*X", strict=True)
+    for (name, rows), (colour, marker) in zip(table.groupby(by, sort=False), cycle(looks)):
+        ax.plot(
+            rows[x], rows[y], marker, color=colour, markersize=5, alpha=0.7, lw=0, label=str(name)
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
+def plot_verdicts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Bars of how many claims have which verdict (`tism.scorecard.count_verdicts`)."""
+    ax = _axes(ax, height=0.5 * len(counts) + 1.4)
+    left, rows = np.zeros(len(counts)), np.arange(len(counts))[::-1]
+    looks = {
+        "holds": (GREEN, ""),
+        "holds not": (VERMILLION, "//"),
+        "undecided": (ORANGE, ".."),
+        "not measured": ("#dddddd", ""),
+    }
+    for verdict, (colour, hatch) in looks.items():
+        width = counts[verdict].to_numpy()
+        ax.barh(
+            rows, width, left=left, color=colour, hatch=hatch, ec="white", lw=0, label=verdict
+        )
+        for row, start, n in zip(rows, left, width, strict=True):
+            if n:
+                ax.text(start + n / 2, row, str(n), ha="center", va="center", fontsize=9)
+        left += width
+    ax.set_yticks(rows, counts["dataset"])
+    ax.set(xlabel="claims", xlim=(0, left.max()))
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return ax
+
+
+def long_form(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row a value of several columns: `measure`, its name, and `value` beside the rest."""
+    rest = [name for name in table if name not in columns]
+    long = table.melt(rest, list(columns), "measure", "value")
+    return long.assign(measure=long["measure"].map(columns))
 
 
 def panels(count: int, *, height: float = 3.3, columns: int = 2) -> list[Axes]:

@@ -513,17 +513,35 @@ def _read_text(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
-    """A table of a profile: the one in results/<profile>, else the one in data/results/<profile>.
+def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | None:
+    """The table in results/<profile>, else the one in data/results/<profile>, or None.
 
-    An empty `control` is an empty string. Raises FileNotFoundError where there is neither.
+    recorded : only the second
     """
-    fresh, recorded = results_folder(profile) / name, data_root() / "results" / profile / name
-    for path in (fresh, recorded):
-        if path.exists():
-            table = pd.read_csv(path, dtype={"control": str})
-            return table.fillna({"control": ""} if "control" in table else {})
-    raise FileNotFoundError(f"profile {profile} has no {name}: neither {fresh} nor {recorded}")
+    places = (results_folder(profile), data_root() / "results" / profile)
+    found = (folder / name for folder in places[recorded:])
+    return next((path for path in found if path.exists()), None)
+
+
+def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
+    """What `find_table` finds, an empty `control` as an empty string; or FileNotFoundError."""
+    path = find_table(profile, name)
+    if path is None:
+        raise FileNotFoundError(f"profile {profile} has no {name}, neither fresh nor recorded")
+    table = pd.read_csv(path, dtype={"control": str})
+    return table.fillna({"control": ""} if "control" in table else {})
+
+
+def make_tables(profile: Profile, *, progress: bool = True) -> None:
+    """Train, score and compare the networks of a profile, if it has no tables of them yet."""
+    if all(find_table(profile.name, name) for name in table_names(profile)):
+        return
+    for run in list_runs(profile):
+        if not rows_of_run(run).exists():
+            score_run(run, progress=progress)
+    write_models(profile)
+    if INITIALISATIONS in table_names(profile):
+        write_initialisations(profile, progress=progress)
 
 
 def of_experiment(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
