@@ -621,9 +621,7 @@ def plot_verdicts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     }
     for verdict, (colour, hatch) in looks.items():
         width = counts[verdict].to_numpy()
-        ax.barh(
-            rows, width, left=left, color=colour, hatch=hatch, ec="white", lw=0, label=verdict
-        )
+        ax.barh(rows, width, left=left, color=colour, hatch=hatch, ec="white", lw=0, label=verdict)
         for row, start, n in zip(rows, left, width, strict=True):
             if n:
                 ax.text(start + n / 2, row, str(n), ha="center", va="center", fontsize=9)
@@ -940,9 +938,12 @@ def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     limits = both.min().min() / 1.5, both.max().max() * 1.5
     ax.plot(limits, limits, color=GREY, linewidth=1)
     for method, row in table.groupby("method", sort=False):
-        colour, _ = METHOD_STYLES[method]
+        colour, line = METHOD_STYLES[method]
+        face = colour if line == "-" else "white"
         ax.vlines(row["counted"], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
-        ax.plot(row["counted"], row["measured"], "o", color=colour, ms=5, label=method)
+        ax.plot(
+            row["counted"], row["measured"], "o", color=colour, mfc=face, ms=6, label=method
+        )
     ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
     ax.set(xlabel="counted forward-equivalents a sequence", ylabel="measured")
     ax.legend(fontsize=9)
@@ -964,8 +965,15 @@ def plot_cost_map(
         lengths, tasks, shown, cmap="RdBu_r", vmin=-most, vmax=most, shading="gouraud",
         rasterized=True,
     )  # fmt: skip
-    lines = ax.contour(lengths, tasks, _array(ratio), [0.1, 1, 10, 50], colors="black")
-    ax.clabel(lines, fmt={0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}, fontsize=9)
+    levels = {0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}
+    ax.contour(lengths, tasks, _array(ratio), list(levels), colors="black", linewidths=1)
+    column = -np.log(_array(ratio)[:, 0])  # rises with the tasks
+    for level, text in levels.items():
+        if column[0] < -np.log(level) < column[-1]:
+            place = np.exp(np.interp(-np.log(level), column, np.log(_array(tasks))))
+            ax.annotate(
+                text, (lengths[0], place), xytext=(4, 2), textcoords="offset points", fontsize=9
+            )
     bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label="windowed ISM / TISM")
     bar.locator = MaxNLocator(integer=True)
     bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")

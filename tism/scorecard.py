@@ -15,6 +15,7 @@ Intervals are over loci where one network is judged, over networks (t, Holm, jac
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,9 +138,7 @@ def _difference(
 
 
 def _fraction(measure: str, share: float, reference: float) -> Measure:
-    return lambda evidence: _difference(
-        evidence, "fraction", measure, "fraction", share, reference
-    )
+    return lambda evidence: _difference(evidence, "fraction", measure, "fraction", share, reference)
 
 
 def _ablation(variant: str, measure: str = "tism_all") -> Measure:
@@ -284,13 +283,26 @@ RUN_TIMES: dict[str, Measure] = {
 
 
 def read_claims() -> pd.DataFrame:
-    """data/claims.csv, with the paper's number where it has one, as `paper_value`."""
+    """data/claims.csv, with the paper's number where it has one, as `paper_value`.
+
+    A number is an id of data/paper_numbers.csv, or two of them with " - " or " / " between.
+    """
     claims = pd.read_csv(repository() / "data" / "claims.csv", dtype={"paper_number": str})
     numbers = paper_numbers()
-    claims["paper_value"] = [numbers[n] if n == n else float("nan") for n in claims["paper_number"]]
+    claims["paper_value"] = [_paper_value(text, numbers) for text in claims["paper_number"]]
     claims["at_least"] = claims["at_least"].fillna(-np.inf)
     claims["at_most"] = claims["at_most"].fillna(np.inf)
     return claims
+
+
+def _paper_value(text: Any, numbers: dict[str, float]) -> float:
+    if not isinstance(text, str):
+        return float("nan")
+    for sign, combine in ((" - ", operator.sub), (" / ", operator.truediv)):
+        first, found, second = text.partition(sign)
+        if found:
+            return combine(numbers[first], numbers[second])
+    return numbers[text]
 
 
 def judge(estimate: Estimate, at_least: float, at_most: float) -> str:
