@@ -15,7 +15,6 @@ from tism.external import (
     CalderonCNN,
     WeightFileError,
     deepstarr,
-    load_calderon,
     load_external,
     load_keras,
     mpra_dragonn,
@@ -118,7 +117,9 @@ def test_calderon_reads_both_strands_and_is_free_of_its_batch():
     torch.testing.assert_close(predict(model, one_hot), together)
 
 
-@pytest.mark.parametrize(("build", "length", "tasks"), [(deepstarr, 249, 2), (mpra_dragonn, 145, 12)])
+@pytest.mark.parametrize(
+    ("build", "length", "tasks"), [(deepstarr, 249, 2), (mpra_dragonn, 145, 12)]
+)
 def test_windows_follow_the_networks(build, length, tasks):
     torch.manual_seed(0)
     model = build()
@@ -155,7 +156,7 @@ def effect(model, motif: str, n: int = 60) -> dict[str, float]:
 
 def test_deepstarr_predicts_its_sample_files():
     model = external("deepstarr")
-    from tism.mutagenesis import deepstarr_sequences
+    from tism.concordance import deepstarr_sequences
 
     table = deepstarr_sequences().iloc[::10]
     predicted = predict(model.model, one_hot_encode(table["sequence"]))

@@ -6,6 +6,7 @@ nothing in a file is ever executed; Keras is not needed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import zipfile
@@ -63,6 +64,14 @@ class ExternalModel:
     model: nn.Module
     length: int
     tasks: tuple[str, ...]
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of the weights: what its scores depend on."""
+        state = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            state.update(tensor.cpu().contiguous().numpy().tobytes())
+        return state.hexdigest()
 
     def task_numbers(self, names: str) -> list[int]:
         """Numbers of tasks named in one string: "all", a name, or several separated by ";"."""
