@@ -12,6 +12,7 @@ from tism.data.kircher import Locus
 from tism.external import CalderonCNN, ExternalModel
 from tism.mutagenesis import (
     METHODS,
+    N_RESAMPLES,
     MeanTask,
     compare_with_measured,
     convergence_deltas,
@@ -23,6 +24,7 @@ from tism.mutagenesis import (
     motif_recovery,
     predicted_effects,
     removal_effect,
+    resampled_correlations,
     score_loci,
     summarise_loci,
     tile_starts,
@@ -60,7 +62,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def test_tiles_cover_the_element_to_its_end():
-    assert tile_starts(100, 30, 24).tolist() == [0, 24, 48, 70]
+    assert tile_starts(43, 30).tolist() == [0, 5, 10, 13]
     assert tile_starts(30, 30).tolist() == [0]
     assert tile_starts(31, 30).tolist() == [0, 1]
 
@@ -69,7 +71,7 @@ def test_every_position_is_read_from_the_tile_that_shows_most_of_both_sides(exte
     locus = make_locus(75)
     found = predicted_effects(external, locus, {"ISM": ism})["ISM"]
 
-    starts = [0, 24, 45]
+    starts = [*range(0, 45, 5), 45]
     for position in range(75):
         start = min(starts, key=lambda s: abs(s + 14.5 - position))
         tile = locus.one_hot[:, :, start : start + WINDOW]
@@ -145,6 +147,22 @@ def test_intervals_are_over_blocks_of_positions():
     naive = 2 * 1.96 * (1 - r**2) / np.sqrt(600)  # as if substitutions were independent
     assert low < r < high
     assert high - low > 1.5 * naive
+
+
+def test_resampled_correlations_are_those_of_the_drawn_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    values, effect = rng.normal(3, 2, (2, 60)), rng.normal(5, 1, 60)
+    blocks = np.repeat([7, 3, 9], 20)
+    found = resampled_correlations(values, effect, blocks)
+
+    drawn = np.random.default_rng(0).multinomial(3, np.full(3, 1 / 3), N_RESAMPLES)
+    for sample in (0, 1, 2):
+        counts = dict(zip((3, 7, 9), drawn[sample], strict=True))  # labels in ascending order
+        rows = np.concatenate(
+            [np.flatnonzero(blocks == k) for k, n in counts.items() for _ in range(n)]
+        )
+        expected = [np.corrcoef(value[rows], effect[rows])[0, 1] for value in values]
+        np.testing.assert_allclose(found[sample], expected)
 
 
 def test_tables_name_their_rows(external):

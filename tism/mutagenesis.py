@@ -28,9 +28,11 @@ from tism.taylor import centre, gradient_times_input, mean_effect, tism_from_gra
 
 Method = Callable[[nn.Module, Tensor], Tensor]
 
-TILE_STEP = 24  # bp between tiles of an element longer than the model's input
+TILES = 6  # tiles of an element longer than the model's input move by 1 / TILES of that input
 BLOCK = 20  # bp; beyond that the measured effects of positions no longer correlate
+N_RESAMPLES = 1000
 N_SHUFFLES = 20
+_TAILS = (0.025, 0.975)
 
 
 class MeanTask(nn.Module):
@@ -147,10 +149,10 @@ METHODS: dict[str, Method] = {
 }
 
 
-def tile_starts(length: int, window: int, step: int = TILE_STEP) -> np.ndarray:
-    """Starts of windows over an element: every `step` bp, and one that ends with the element."""
+def tile_starts(length: int, window: int) -> np.ndarray:
+    """Starts of windows over an element: each a sixth of a window on, and one that ends with it."""
     last = max(0, length - window)
-    return np.unique(np.append(np.arange(0, last, step), last))
+    return np.unique(np.append(np.arange(0, last, max(1, window // TILES)), last))
 
 
 def predicted_effects(
@@ -207,7 +209,7 @@ def _remembered_effect(external: ExternalModel, locus: Locus, name: str, method:
         "sequence": locus.sequence,
         "tasks": locus.tasks[external.name],
         "method": name,
-        "settings": [TILE_STEP, N_SHUFFLES],
+        "settings": [TILES, N_SHUFFLES],
         "version": versions.SCORING,
     }
     return remembered(
@@ -226,55 +228,63 @@ def compare_with_measured(
     bootstrap over blocks of 20 bp, since the three substitutions of a position and the positions of
     a motif are not independent. Differences (ISM minus method) are resampled together.
 
+    predicted : by method, (4, length) each; "ISM" among them
+
     Returns a table of method, pearson, spearman, sign_agreement, low, high, n_variants, and one of
     method, difference, low, high.
     """
     measured = ~locus.effect.isnan()
     effect = locus.effect[measured].numpy()
+    values = {name: scores[measured].double().numpy() for name, scores in predicted.items()}
     blocks = (torch.arange(locus.effect.shape[1]) // BLOCK).expand(4, -1)[measured].numpy()
     significant = locus.significant[measured].numpy()
-    values = {name: scores[measured].double().numpy() for name, scores in predicted.items()}
-    rows = []
-    for name, value in values.items():
-        own, low, high = _interval(value, effect, blocks)
-        rho = stats.spearmanr(value, effect).statistic if np.ptp(value) else float("nan")
+    own = pearson(np.stack(list(values.values())), np.tile(effect, (len(values), 1)), 1).numpy()
+    drawn = resampled_correlations(np.stack(list(values.values())), effect, blocks)
+    rows, paired = [], []
+    for number, (name, value) in enumerate(values.items()):
+        low, high = np.nanquantile(drawn[:, number], _TAILS)
         agree = np.sign(value[significant]) == np.sign(effect[significant])
-        rows.append(
-            {
-                "method": name,
-                "pearson": own,
-                "spearman": float(rho),
-                "sign_agreement": float(agree.mean()) if agree.size else float("nan"),
-                "low": low,
-                "high": high,
-                "n_variants": len(effect),
-            }
-        )
-    paired = [
-        dict(zip(("method", "difference", "low", "high"), (name, *interval), strict=True))
-        for name, value in values.items()
-        if name != "ISM" and "ISM" in values
-        for interval in [_interval(values["ISM"], effect, blocks, minus=value)]
-    ]
+        rho = stats.spearmanr(value, effect).statistic if np.ptp(value) else float("nan")
+        row = {"method": name, "pearson": own[number], "spearman": float(rho)}
+        row["sign_agreement"] = float(agree.mean()) if agree.size else float("nan")
+        rows.append(row | {"low": low, "high": high, "n_variants": len(effect)})
+    exact = list(values).index("ISM")
+    for number, name in enumerate(values):
+        if number != exact:
+            low, high = np.nanquantile(drawn[:, exact] - drawn[:, number], _TAILS)
+            difference = own[exact] - own[number]
+            paired.append({"method": name, "difference": difference, "low": low, "high": high})
     return pd.DataFrame(rows), pd.DataFrame(paired)
 
 
-def _interval(
-    value: np.ndarray, effect: np.ndarray, blocks: np.ndarray, minus: np.ndarray | None = None
-) -> tuple[float, float, float]:
-    """Pearson with `effect`, less that of `minus`, and its interval over blocks."""
+def resampled_correlations(
+    values: np.ndarray, effect: np.ndarray, blocks: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Pearson of each row of `values` with `effect` in bootstrap samples of whole blocks.
 
-    def statistic(rows: np.ndarray) -> float:
-        rows = rows.astype(int)
-        r = _pearson(value[rows], effect[rows])
-        return r if minus is None else r - _pearson(minus[rows], effect[rows])
+    values : (methods, n); effect : (n,); blocks : (n,) labels
 
-    summary = summarise(np.arange(len(effect), dtype=float), blocks, statistic)
-    return summary.value, summary.low, summary.high
+    A correlation needs sums alone, so a sample is a weighting of the sums of the blocks, and all
+    methods see the same samples. Returns (N_RESAMPLES, methods).
+    """
+    _, block = np.unique(blocks, return_inverse=True)
+    values = values - values.mean(1, keepdims=True)
+    values /= np.maximum(values.std(1, keepdims=True), np.finfo(float).tiny)
+    effect = (effect - effect.mean()) / effect.std()
+    n_blocks = block.max() + 1
+    drawn = np.random.default_rng(seed).multinomial(
+        n_blocks, np.full(n_blocks, 1 / n_blocks), N_RESAMPLES
+    )
 
+    def mean(products: np.ndarray) -> np.ndarray:
+        sums = np.stack([np.bincount(block, row, n_blocks) for row in np.atleast_2d(products)])
+        return drawn @ sums.T / (drawn @ np.bincount(block, minlength=n_blocks))[:, None]
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else float("nan")
+    a, b = mean(values), mean(effect)
+    covariance = mean(values * effect) - a * b
+    spread = (mean(values**2) - a**2) * (mean(effect**2) - b**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip(covariance / np.sqrt(spread), -1, 1)
 
 
 def measured_tables(
