@@ -31,6 +31,18 @@ from tism.metrics import (
 from tism.sequence import decode, one_hot_encode
 from tism.taylor import centre
 
+COMPARED = (  # method, convention
+    ("TISM", "all entries"),
+    ("TISM", "substitutions"),
+    ("TISM", "centred"),
+    ("TISM", "mean effect"),
+    ("gradient", "all entries"),
+    ("gradient", "substitutions"),
+    ("gradient x input", "mean effect"),
+    ("corrected gradient", "all entries"),
+    ("corrected gradient", "substitutions"),
+    ("corrected gradient", "centred"),
+)
 _AT_ONCE = 100
 _STARR_COLUMNS = {
     "seqnames": "chrom",
@@ -135,7 +147,7 @@ def window_correlations(
         f"concordance/{external.name}_{digest(content)}",
         lambda: _window_correlations(external, windows),
     )
-    return {tuple(key.split(", ")): r.numpy() for key, r in found.items()}
+    return {pair: found[", ".join(pair)].numpy() for pair in COMPARED}
 
 
 def _window_correlations(external: ExternalModel, windows: Windows) -> dict[str, Tensor]:
