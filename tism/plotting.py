@@ -43,6 +43,7 @@ COLOURS = {
     "gradient": ORANGE,
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
+    "DeepLIFT/SHAP": SKY,
 }
 # Near the colours above, but of four lightnesses that stay apart in grey: T, C, A, G.
 BASE_COLOURS = {"A": "#12A57A", "C": "#0060A8", "G": ORANGE, "T": "#882255"}
