@@ -33,6 +33,7 @@ from filelock import FileLock
 
 from tism import robustness, versions
 from tism.checkpoint import replacing, write_text
+from tism.data.download import checksum_of
 from tism.experiment import (
     Experiment,
     Profile,
@@ -94,6 +95,7 @@ def chapter_key(
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
             **_tables_read(name, profile, tables),
+            **_read_beside(profile.chapters.get(name, {})),
         }
     )
 
@@ -103,7 +105,18 @@ def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, A
         return {}
     recorded = tables == "recorded"
     paths = [robustness.find_table(profile.name, t, recorded=recorded) for t in READS[name]]
-    return {"tables": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
+    return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
+
+
+def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
+    """Checksums of what a chapter reads beside the data sets: `sources` and `tables` of its own."""
+    found = {}
+    if "sources" in settings:
+        found["sources"] = checksum_of(settings["sources"])
+    if "tables" in settings:
+        folder = repository() / "data"
+        found["tables"] = [digest((folder / t).read_text()) for t in settings["tables"]]
+    return found
 
 
 def _read_notebook(path: Path) -> dict:
@@ -335,6 +348,7 @@ def record_chapter(name: str, profile: str) -> None:
 
 def _record_tables(chapter: str, profile: str) -> None:
     fresh, recorded = results_folder(profile), repository() / "data" / "results" / profile
+    shared = recorded.parent  # of tables named external/..., which are no profile's own
     provenance = fresh / "provenance.json"
     if not provenance.exists():
         return
@@ -344,7 +358,7 @@ def _record_tables(chapter: str, profile: str) -> None:
     kept = {k: v for k, v in kept.items() if v["chapter"] != chapter}
     for name, entry in entries.items():
         if entry["chapter"] == chapter:
-            with replacing(recorded / name) as temporary:
+            with replacing((shared if "/" in name else recorded) / name) as temporary:
                 shutil.copyfile(fresh / name, temporary)
             kept[name] = entry
     write_text(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")

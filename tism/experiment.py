@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -282,17 +283,28 @@ def score(model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: boo
 
 def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
     key = digest([_fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
-    stem = work_folder("cache") / "scores" / key
+    device = default_device()
+    return remembered(
+        f"scores/{key}",
+        lambda: {
+            "ism": ism(model, one_hot, device=device),
+            "gradient": input_gradient(model, one_hot, device=device),
+            "predicted": predict(model, one_hot, device=device),
+        },
+    )
+
+
+def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that the cache holds under a name, or computed now and kept there.
+
+    name : relative, ending in a digest of all that the tensors depend on
+    """
+    stem = work_folder("cache") / name
     if stem.with_name(stem.name + ".json").exists():
         return load_checkpoint(stem)[0]
-    device = default_device()
-    part = {
-        "ism": ism(model, one_hot, device=device),
-        "gradient": input_gradient(model, one_hot, device=device),
-        "predicted": predict(model, one_hot, device=device),
-    }
-    save_checkpoint(stem, part, {"shape": list(one_hot.shape)})
-    return part
+    tensors = compute()
+    save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
+    return tensors
 
 
 def _fingerprint(model: nn.Module, one_hot: Tensor) -> str:

@@ -45,6 +45,7 @@ COLOURS = {
     "gradient": ORANGE,
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
+    "DeepLIFT/SHAP": SKY,
 }
 METHOD_STYLES = {
     "ISM": (BLUE, "-"),
