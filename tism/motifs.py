@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,12 @@ from tism.taylor import hypothetical
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tism.data.dataset import Dataset
+
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
+MATCH_COLUMNS = [
+    *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "frequencies")
+]
 _BLOCK = 1024
 
 
@@ -152,27 +157,111 @@ def match_motifs(
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
     least_bits : flanks of a found motif with less information than this are cut off
 
-    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value. The
-    p-value is that of the best match times the number of known motifs (Bonferroni), at most 1.
+    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value and
+    frequencies, the trimmed matrix on the strand of the known motif. The p-value is that of the
+    best match times the number of known motifs (Bonferroni), at most 1.
     """
     import pandas as pd
 
-    columns = ["sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value"]
     if not found:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=MATCH_COLUMNS)
     from memelite import tomtom
 
     trimmed = [trim(motif.frequencies, least_bits) for motif in found]
-    p_values = tomtom(trimmed, list(known["frequencies"]), n_jobs=1)[0]
-    best = np.asarray(p_values).argmin(1)
+    p_values, _, _, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
+    best = p_values.argmin(1)
+    each = np.arange(len(found))
     rows = known.iloc[best][["dataset", "matrix_id", "name"]].reset_index(drop=True)
-    lowest = np.asarray(p_values).min(1) * len(known)
+    turned = strands[each, best] == 1
     return rows.assign(
         sign=[motif.sign for motif in found],
         n_seqlets=[motif.n_seqlets for motif in found],
         width=[motif.shape[1] for motif in trimmed],
-        p_value=lowest.clip(max=1.0),
-    )[columns]
+        p_value=(p_values[each, best] * len(known)).clip(max=1.0),
+        frequencies=[m[::-1, ::-1] if t else m for m, t in zip(trimmed, turned, strict=True)],
+    )[MATCH_COLUMNS]
+
+
+def motif_report(store: ScoreStore, tasks: Mapping[int, str], **options: Any) -> pd.DataFrame:
+    """What TF-MoDISco finds in the maps of these tasks, with the known motif most like each.
+
+    tasks : the model's number of each task and its name
+    options : of `find_motifs`
+
+    Returns the rows of `match_motifs` with a column `task` before them.
+    """
+    import pandas as pd
+
+    known, reports = known_motifs(), []
+    for task, name in tasks.items():
+        matches = match_motifs(find_motifs(*contributions(store, task), **options), known)
+        matches.insert(0, "task", name)
+        reports.append(matches)
+    return pd.concat(reports, ignore_index=True)
+
+
+def expected_motifs(dataset: Dataset, tasks: Sequence[int]) -> pd.DataFrame:
+    """The known motifs that should be found for these tasks: rows of `known_motifs`.
+
+    Simulated: those with an effect in one of the tasks. Yeast: the matrices of the tasks' own
+    proteins. Otherwise none.
+    """
+    known = known_motifs()
+    names: list[str] = []
+    if dataset.name == "simulated":
+        active = dataset.truth.effects[:, list(tasks)].any(1)
+        names = [name for name, acts in zip(dataset.truth.motif_names, active, strict=True) if acts]
+    elif dataset.name == "yeast":
+        names = [dataset.tasks[task].upper() for task in tasks]
+    return known[(known["dataset"] == dataset.name) & known["name"].isin(names)]
+
+
+def recovery_table(
+    reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame, *, significant: float = 0.05
+) -> pd.DataFrame:
+    """One row an expected motif: by method, the sites of its patterns and their best p-value.
+
+    reports : method to `motif_report`; a pattern counts for the known motif that it is most like,
+        if its p-value is below `significant`
+    """
+    table = expected[["matrix_id", "name"]].reset_index(drop=True)
+    for method, report in reports.items():
+        hits = report[report["p_value"] < significant].groupby("matrix_id")
+        table[f"{method} sites"] = table["matrix_id"].map(hits["n_seqlets"].sum()).fillna(0)
+        table[f"{method} sites"] = table[f"{method} sites"].astype(int)
+        table[f"{method} p"] = table["matrix_id"].map(hits["p_value"].min()).astype(float)
+    return table
+
+
+def motif_logos(
+    reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame, *, most: int = 6
+) -> dict[str, np.ndarray]:
+    """Letter heights (bits) of the expected motifs and of the largest pattern like each, by method.
+
+    Of the expected motifs, the `most` with the most sites. Where a method found none, zeros.
+    """
+    counts = sum(
+        report.groupby("matrix_id")["n_seqlets"].sum().reindex(expected["matrix_id"]).fillna(0)
+        for report in reports.values()
+    )
+    logos = {}
+    for matrix_id in counts.sort_values(ascending=False, kind="stable").index[:most]:
+        motif = expected.set_index("matrix_id").loc[matrix_id]
+        logos[f"{motif['name']}, JASPAR"] = letter_heights(motif["frequencies"])
+        for method, report in reports.items():
+            like = report[report["matrix_id"] == matrix_id]
+            title, heights = f"{motif['name']}, {method}: none", np.zeros((4, 1))
+            if len(like):
+                largest = like.loc[like["n_seqlets"].idxmax()]
+                title = f"{motif['name']}, {method}: {largest['n_seqlets']} sites"
+                heights = letter_heights(largest["frequencies"])
+            logos[title] = heights
+    return logos
+
+
+def letter_heights(frequencies: Any) -> np.ndarray:
+    """(4, width) letter heights of a sequence logo: frequency times information, in bits."""
+    return np.asarray(frequencies, float) * information(frequencies).clip(min=0)
 
 
 def trim(frequencies: Any, least_bits: float) -> np.ndarray:
