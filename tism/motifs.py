@@ -22,6 +22,7 @@ UNIFORM = (0.25, 0.25, 0.25, 0.25)
 MATCH_COLUMNS = [
     *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "frequencies")
 ]
+LEAST_EFFECT = 0.5
 _BLOCK = 1024
 
 
@@ -203,13 +204,13 @@ def motif_report(store: ScoreStore, tasks: Mapping[int, str], **options: Any) ->
 def expected_motifs(dataset: Dataset, tasks: Sequence[int]) -> pd.DataFrame:
     """The known motifs that should be found for these tasks: rows of `known_motifs`.
 
-    Simulated: those with an effect in one of the tasks. Yeast: the matrices of the tasks' own
-    proteins. Otherwise none.
+    Simulated: those with an effect of at least half a logit in one of the tasks. Yeast: the
+    matrices of the tasks' own proteins. Otherwise none.
     """
     known = known_motifs()
     names: list[str] = []
     if dataset.name == "simulated":
-        active = dataset.truth.effects[:, list(tasks)].any(1)
+        active = (abs(dataset.truth.effects[:, list(tasks)]) >= LEAST_EFFECT).any(1)
         names = [name for name, acts in zip(dataset.truth.motif_names, active, strict=True) if acts]
     elif dataset.name == "yeast":
         names = [dataset.tasks[task].upper() for task in tasks]
