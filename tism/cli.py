@@ -128,13 +128,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="WHERE:FUNCTION")
+    model.add_argument(
+        "--model", required=True, metavar="WHERE:FUNCTION", help="function that returns the module"
+    )
     model.add_argument(
         "--model-args", type=_keywords, default={}, metavar="JSON",
         help="keyword arguments of that function, such as '{\"n_tasks\": 12}'",
     )  # fmt: skip
     model.add_argument("--weights", type=Path, metavar="FILE", help="its state dict, safetensors")
-    model.add_argument("--output-fn", metavar="WHERE:FUNCTION")
+    model.add_argument(
+        "--output-fn", metavar="WHERE:FUNCTION", help="what it returns to (n, tasks)"
+    )
     data = parser.add_argument_group("sequences")
     rows = data.add_mutually_exclusive_group(required=True)
     rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, plain or gzipped")

@@ -163,9 +163,9 @@ def variant_table(store: ScoreStore) -> pd.DataFrame:
     """The variants of a complete store, one row each, with an `effect_<task>` column a task."""
     if store.identity["kind"] != VARIANTS:
         raise StoreError(f"{store.path}: holds maps of sequences, not effects of variants")
-    table = store.regions
+    table, effects = store.regions, store.read().numpy()
     for column, task in enumerate(store.identity["tasks"]):
-        table[f"effect_{task}"] = store.read()[:, column].numpy()
+        table[f"effect_{task}"] = effects[:, column]
     return table
 
 
