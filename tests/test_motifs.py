@@ -139,7 +139,10 @@ def test_motifs_are_matched_on_either_strand(known):
     matrix = known.set_index("name")["frequencies"]["CTCF"]
     flanked = np.concatenate([np.full((4, 6), 0.25), matrix, np.full((4, 3), 0.25)], 1)
     found = [FoundMotif(1, 50, m, m) for m in (flanked, flanked[::-1, ::-1])]
+    found += [FoundMotif(1, 9, m, m) for m in (matrix[:, 3:], matrix[::-1, :2:-1])]
     report = match_motifs(found, known)
+    assert report["offset"].tolist() == [0, 0, 3, 3]
+    report = report[:2]
     assert report["name"].tolist() == ["CTCF", "CTCF"]
     assert report["matrix_id"].str.startswith("MA0139").all()
     for frequencies in report["frequencies"]:

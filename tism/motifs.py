@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
 MATCH_COLUMNS = [
-    *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "frequencies")
+    *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name"),
+    *("p_value", "offset", "frequencies"),
 ]
 LEAST_EFFECT = 0.5
 _BLOCK = 1024
@@ -158,9 +159,10 @@ def match_motifs(
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
     least_bits : flanks of a found motif with less information than this are cut off
 
-    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value and
-    frequencies, the trimmed matrix on the strand of the known motif. The p-value is that of the
-    best match times the number of known motifs (Bonferroni), at most 1.
+    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, offset
+    and frequencies. The p-value is that of the best match times the number of known motifs
+    (Bonferroni), at most 1; frequencies is the trimmed matrix on the strand of the known motif, in
+    which it begins at column `offset`.
     """
     import pandas as pd
 
@@ -169,16 +171,20 @@ def match_motifs(
     from memelite import tomtom
 
     trimmed = [trim(motif.frequencies, least_bits) for motif in found]
-    p_values, _, _, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
+    p_values, _, offsets, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
     best = p_values.argmin(1)
     each = np.arange(len(found))
-    rows = known.iloc[best][["dataset", "matrix_id", "name"]].reset_index(drop=True)
+    rows = known.iloc[best].reset_index(drop=True)
     turned = strands[each, best] == 1
+    width = np.array([motif.shape[1] for motif in trimmed])
+    begin = offsets[each, best].astype(int)
+    from_end = rows["frequencies"].map(lambda m: m.shape[1]).to_numpy() - begin - width
     return rows.assign(
         sign=[motif.sign for motif in found],
         n_seqlets=[motif.n_seqlets for motif in found],
-        width=[motif.shape[1] for motif in trimmed],
+        width=width,
         p_value=(p_values[each, best] * len(known)).clip(max=1.0),
+        offset=np.where(turned, from_end, begin),
         frequencies=[m[::-1, ::-1] if t else m for m, t in zip(trimmed, turned, strict=True)],
     )[MATCH_COLUMNS]
 
@@ -239,7 +245,8 @@ def motif_logos(
 ) -> dict[str, np.ndarray]:
     """Letter heights (bits) of the expected motifs and of the largest pattern like each, by method.
 
-    Of the expected motifs, the `most` with the most sites. Where a method found none, zeros.
+    Of the expected motifs, the `most` with the most sites; a motif and its patterns are aligned.
+    Where a method found none, zeros.
     """
     counts = sum(
         report.groupby("matrix_id")["n_seqlets"].sum().reindex(expected["matrix_id"]).fillna(0)
@@ -248,15 +255,18 @@ def motif_logos(
     logos = {}
     for matrix_id in counts.sort_values(ascending=False, kind="stable").index[:most]:
         motif = expected.set_index("matrix_id").loc[matrix_id]
-        logos[f"{motif['name']}, JASPAR"] = letter_heights(motif["frequencies"])
+        rows = {f"{motif['name']}, JASPAR": (motif["frequencies"], 0)}
         for method, report in reports.items():
             like = report[report["matrix_id"] == matrix_id]
-            title, heights = f"{motif['name']}, {method}: none", np.zeros((4, 1))
+            title, drawn = f"{motif['name']}, {method}: none", (np.full((4, 1), 0.25), 0)
             if len(like):
                 largest = like.loc[like["n_seqlets"].idxmax()]
                 title = f"{motif['name']}, {method}: {largest['n_seqlets']} sites"
-                heights = letter_heights(largest["frequencies"])
-            logos[title] = heights
+                drawn = largest["frequencies"], largest["offset"]
+            rows[title] = drawn
+        first = min(offset for _, offset in rows.values())
+        for title, (frequencies, offset) in rows.items():
+            logos[title] = np.pad(letter_heights(frequencies), ((0, 0), (offset - first, 0)))
     return logos
 
 
