@@ -17,6 +17,7 @@ from tism.motifs import (
     find_motifs,
     information,
     known_motifs,
+    letter_heights,
     match_motifs,
     modisco_window,
     motif_logos,
@@ -138,15 +139,17 @@ def test_too_few_sites_make_no_motif(known):
 def test_motifs_are_matched_on_either_strand(known):
     matrix = known.set_index("name")["frequencies"]["CTCF"]
     flanked = np.concatenate([np.full((4, 6), 0.25), matrix, np.full((4, 3), 0.25)], 1)
-    found = [FoundMotif(1, 50, m, m) for m in (flanked, flanked[::-1, ::-1])]
-    found += [FoundMotif(1, 9, m, m) for m in (matrix[:, 3:], matrix[::-1, :2:-1])]
-    report = match_motifs(found, known)
-    assert report["offset"].tolist() == [0, 0, 3, 3]
+    found = [
+        FoundMotif(1, n, m, letter_heights(m))
+        for n, m in [(50, flanked), (50, flanked[::-1, ::-1]), (9, matrix[:, 4:])]
+    ]
+    report = match_motifs(found, known, least_share=0.01)
+    assert report["offset"].tolist() == [0, 0, 4]
     report = report[:2]
     assert report["name"].tolist() == ["CTCF", "CTCF"]
     assert report["matrix_id"].str.startswith("MA0139").all()
     for frequencies in report["frequencies"]:
-        np.testing.assert_array_equal(frequencies, trim(matrix, 0.25))
+        np.testing.assert_array_equal(frequencies, matrix)
     assert (report["p_value"] < 1e-6).all()
     table = recovery_table({"TISM": report}, known[known["name"].isin(["CTCF", "ETS1"])])
     assert dict(zip(table["name"], table["TISM sites"], strict=True)) == {"CTCF": 100, "ETS1": 0}
@@ -174,8 +177,9 @@ def test_information_and_trimming():
         [[0.25, 1, 0.25, 0.5], [0.25, 0, 0.25, 0.5], [0.25, 0, 0.25, 0], [0.25, 0, 0.25, 0]]
     )
     np.testing.assert_allclose(information(matrix), [0, 2, 0, 1])
-    np.testing.assert_array_equal(trim(matrix, 0.25), matrix[:, 1:])
-    np.testing.assert_array_equal(trim(matrix[:, :1], 0.25), matrix[:, :1])
+    found = FoundMotif(1, 20, matrix, np.array([[0.1, 0.5, 0.1, -0.2], [0.04, 0, 0, 0.3]]))
+    np.testing.assert_array_equal(trim(found), matrix[:, 1:])
+    np.testing.assert_array_equal(trim(found, 0.2), matrix)
 
 
 def test_expected_motifs(known):

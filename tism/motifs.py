@@ -23,7 +23,7 @@ MATCH_COLUMNS = [
     *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name"),
     *("p_value", "offset", "frequencies"),
 ]
-LEAST_EFFECT = 0.5
+LEAST_EFFECT, LEAST_SHARE = 0.5, 0.3
 _BLOCK = 1024
 
 
@@ -152,12 +152,12 @@ def known_motifs() -> pd.DataFrame:
 
 
 def match_motifs(
-    found: Sequence[FoundMotif], known: pd.DataFrame, *, least_bits: float = 0.25
+    found: Sequence[FoundMotif], known: pd.DataFrame, *, least_share: float = LEAST_SHARE
 ) -> pd.DataFrame:
     """The known motif most like each found one, by Tomtom (memelite).
 
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
-    least_bits : flanks of a found motif with less information than this are cut off
+    least_share : where a found motif is cut off on either side; see `trim`
 
     Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, offset
     and frequencies. The p-value is that of the best match times the number of known motifs
@@ -170,7 +170,7 @@ def match_motifs(
         return pd.DataFrame(columns=MATCH_COLUMNS)
     from memelite import tomtom
 
-    trimmed = [trim(motif.frequencies, least_bits) for motif in found]
+    trimmed = [trim(motif, least_share) for motif in found]
     p_values, _, offsets, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
     best = p_values.argmin(1)
     each = np.arange(len(found))
@@ -275,12 +275,15 @@ def letter_heights(frequencies: Any) -> np.ndarray:
     return np.asarray(frequencies, float) * information(frequencies).clip(min=0)
 
 
-def trim(frequencies: Any, least_bits: float) -> np.ndarray:
-    """A (4, width) matrix without the flanks that hold less than `least_bits` a position."""
-    frequencies = np.asarray(frequencies, float)
-    bits = information(frequencies)
-    kept = np.flatnonzero(bits >= least_bits)
-    return frequencies[:, kept[0] : kept[-1] + 1] if kept.size else frequencies
+def trim(motif: FoundMotif, least_share: float = LEAST_SHARE) -> np.ndarray:
+    """(4, width) frequencies between the outermost positions that contribute.
+
+    least_share : of the largest contribution of a position (sum of magnitudes over the bases), the
+        rule and the value of modisco-lite's report
+    """
+    height = np.abs(motif.contributions).sum(0)
+    kept = np.flatnonzero(height >= least_share * height.max())
+    return motif.frequencies[:, kept[0] : kept[-1] + 1]
 
 
 def information(frequencies: Any) -> np.ndarray:
