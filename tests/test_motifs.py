@@ -17,7 +17,6 @@ from tism.motifs import (
     find_motifs,
     information,
     known_motifs,
-    letter_heights,
     match_motifs,
     modisco_window,
     motif_logos,
@@ -139,11 +138,13 @@ def test_too_few_sites_make_no_motif(known):
 def test_motifs_are_matched_on_either_strand(known):
     matrix = known.set_index("name")["frequencies"]["CTCF"]
     flanked = np.concatenate([np.full((4, 6), 0.25), matrix, np.full((4, 3), 0.25)], 1)
+    core = np.pad(np.ones(matrix.shape), ((0, 0), (6, 3)))
     found = [
-        FoundMotif(1, n, m, letter_heights(m))
-        for n, m in [(50, flanked), (50, flanked[::-1, ::-1]), (9, matrix[:, 4:])]
+        FoundMotif(1, 50, flanked, core),
+        FoundMotif(1, 50, flanked[::-1, ::-1], core[::-1, ::-1]),
+        FoundMotif(1, 9, matrix[:, 4:], core[:, 10:-3]),
     ]
-    report = match_motifs(found, known, least_share=0.01)
+    report = match_motifs(found, known, flank=0)
     assert report["offset"].tolist() == [0, 0, 4]
     report = report[:2]
     assert report["name"].tolist() == ["CTCF", "CTCF"]
@@ -178,8 +179,9 @@ def test_information_and_trimming():
     )
     np.testing.assert_allclose(information(matrix), [0, 2, 0, 1])
     found = FoundMotif(1, 20, matrix, np.array([[0.1, 0.5, 0.1, -0.2], [0.04, 0, 0, 0.3]]))
-    np.testing.assert_array_equal(trim(found), matrix[:, 1:])
-    np.testing.assert_array_equal(trim(found, 0.2), matrix)
+    np.testing.assert_array_equal(trim(found, flank=0), matrix[:, 1:])
+    np.testing.assert_array_equal(trim(found, 0.2, flank=0), matrix)
+    np.testing.assert_array_equal(trim(found), matrix)
 
 
 def test_expected_motifs(known):

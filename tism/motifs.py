@@ -23,7 +23,8 @@ MATCH_COLUMNS = [
     *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name"),
     *("p_value", "offset", "frequencies"),
 ]
-LEAST_EFFECT, LEAST_SHARE = 0.5, 0.3
+LEAST_EFFECT = 0.5  # logits
+LEAST_SHARE, TRIM_FLANK = 0.3, 4
 _BLOCK = 1024
 
 
@@ -152,12 +153,12 @@ def known_motifs() -> pd.DataFrame:
 
 
 def match_motifs(
-    found: Sequence[FoundMotif], known: pd.DataFrame, *, least_share: float = LEAST_SHARE
+    found: Sequence[FoundMotif], known: pd.DataFrame, *, flank: int = TRIM_FLANK
 ) -> pd.DataFrame:
     """The known motif most like each found one, by Tomtom (memelite).
 
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
-    least_share : where a found motif is cut off on either side; see `trim`
+    flank : bases kept on either side of a found motif's core; see `trim`
 
     Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, offset
     and frequencies. The p-value is that of the best match times the number of known motifs
@@ -170,7 +171,7 @@ def match_motifs(
         return pd.DataFrame(columns=MATCH_COLUMNS)
     from memelite import tomtom
 
-    trimmed = [trim(motif, least_share) for motif in found]
+    trimmed = [trim(motif, flank=flank) for motif in found]
     p_values, _, offsets, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
     best = p_values.argmin(1)
     each = np.arange(len(found))
@@ -275,15 +276,17 @@ def letter_heights(frequencies: Any) -> np.ndarray:
     return np.asarray(frequencies, float) * information(frequencies).clip(min=0)
 
 
-def trim(motif: FoundMotif, least_share: float = LEAST_SHARE) -> np.ndarray:
-    """(4, width) frequencies between the outermost positions that contribute.
+def trim(
+    motif: FoundMotif, least_share: float = LEAST_SHARE, flank: int = TRIM_FLANK
+) -> np.ndarray:
+    """(4, width) frequencies between the outermost positions that contribute, and `flank` beside.
 
-    least_share : of the largest contribution of a position (sum of magnitudes over the bases), the
-        rule and the value of modisco-lite's report
+    least_share : of the largest contribution of a position (sum of magnitudes over the bases);
+        share and flank are those with which modisco-lite's report cuts its logos
     """
     height = np.abs(motif.contributions).sum(0)
     kept = np.flatnonzero(height >= least_share * height.max())
-    return motif.frequencies[:, kept[0] : kept[-1] + 1]
+    return motif.frequencies[:, max(0, kept[0] - flank) : kept[-1] + 1 + flank]
 
 
 def information(frequencies: Any) -> np.ndarray:
