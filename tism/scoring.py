@@ -32,8 +32,8 @@ _PROBE_TOLERANCE = 0.01  # devices and library versions round differently; anoth
 class Method:
     """A way to score: a row of `METHODS`.
 
-    scores : (model, one_hot, tasks, *, start, stop, output_fn, batch_size, device) to
-        (n, n_tasks, 4, stop - start)
+    scores : maps model, one_hot and tasks, and by keyword start, stop, output_fn, batch_size and
+        device, as in `tism.ism`, to (n, n_tasks, 4, stop - start)
     is_effect : whether a score is the effect of a substitution, as a variant needs it
     about : one line of help
     """
