@@ -2,6 +2,7 @@
 
 from tism.gradient import input_gradient, tism
 from tism.ism import ism
+from tism.layerwise import depths, layerwise_tism
 from tism.model import build_model
 from tism.sequence import one_hot_encode, reverse_complement
 from tism.taylor import (
@@ -17,10 +18,12 @@ __version__ = "0.1.0"
 __all__ = [
     "build_model",
     "centre",
+    "depths",
     "gradient_times_input",
     "hypothetical",
     "input_gradient",
     "ism",
+    "layerwise_tism",
     "mean_effect",
     "one_hot_encode",
     "reverse_complement",
