@@ -1,5 +1,6 @@
 """Exact and Taylor-approximated in silico saturation mutagenesis for PyTorch models of DNA."""
 
+from tism.estimators import Budgeted, budgeted_ism
 from tism.gradient import input_gradient, tism
 from tism.ism import ism
 from tism.layerwise import depths, layerwise_tism
@@ -16,6 +17,8 @@ from tism.taylor import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budgeted",
+    "budgeted_ism",
     "build_model",
     "centre",
     "depths",

@@ -78,7 +78,12 @@ def ism(
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         scores = None
         if _worth_a_trial(engine, one_hot, window, predict.device):
-            scores = _try_windowed(engine, predict, one_hot, tasks, window, batch_size, progress)
+
+            def by_windows() -> Tensor:
+                plan = plan_windows(engine, predict, one_hot, window, batch_size)
+                return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
+
+            scores = _try(engine, predict, by_windows)
         if scores is None:
             batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
             scores = _full_ism(predict, one_hot, tasks, window, batch_size, progress)
@@ -134,19 +139,10 @@ def _worth_a_trial(engine: str, one_hot: Tensor, window: range, device: torch.de
     return engine == "windowed" or (engine == "auto" and rows > two_batches)
 
 
-def _try_windowed(
-    engine: str,
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    window: range,
-    batch_size: int | None,
-    progress: bool,
-) -> Tensor | None:
-    """Scores by windows; where they fail, ValueError from "windowed" and None from "auto"."""
+def _try(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
+    """What windows give; where they fail, ValueError from "windowed" and None from "auto"."""
     try:
-        plan = plan_windows(engine, predict, one_hot, window, batch_size)
-        return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
+        return run()
     except Untraceable as error:
         if engine == "windowed":
             message = f'engine="windowed" cannot follow the model: {error}'
@@ -160,6 +156,24 @@ def _try_windowed(
         _said.add((type(predict.model), reason))
         _log.info('engine="auto" runs %s in full: %s', type(predict.model).__name__, reason)
     return None
+
+
+def plan_of_engine(
+    engine: str, predict: Predictor, one_hot: Tensor, passes: float, batch_size: int | None
+) -> Plan | None:
+    """How to run some substitutions on windows, or None where that is not asked, or not possible.
+
+    passes : forward passes in all; "auto" takes no trial for two batches
+    """
+    _check_engine(engine)
+    two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
+    if engine == "full" or (engine == "auto" and passes <= two_batches):
+        return None
+    return _try(
+        engine,
+        predict,
+        lambda: plan_windows(engine, predict, one_hot, range(one_hot.shape[2]), batch_size),
+    )
 
 
 def plan_windows(

@@ -184,12 +184,15 @@ class Dataflow(Recording):
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
         """Follow which module is running."""
-        enter = nn.modules.module.register_module_forward_pre_hook(
-            lambda module, _: self.inside.append(module)
-        )
-        leave = nn.modules.module.register_module_forward_hook(
-            lambda *_: self.inside.pop() and None
-        )
+
+        def entered(module: nn.Module, _: Any) -> None:
+            self.inside.append(module)
+
+        def left(*_: Any) -> None:
+            self.inside.pop()
+
+        enter = nn.modules.module.register_module_forward_pre_hook(entered)
+        leave = nn.modules.module.register_module_forward_hook(left)
         try:
             yield
         finally:

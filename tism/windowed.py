@@ -247,12 +247,14 @@ class Work(TorchDispatchMode):
 class Plan(NamedTuple):
     """How a model is best run on windows.
 
-    gain : predicted cost of the full engine over that of windows
+    gain : predicted cost of the full engine over that of windows, in batches of one size
+    price : predicted cost of a substitution in forward passes, each in batches of its own size
     batch_size, sequences : substitutions at once; references whose activations are kept at once
     """
 
     prepared: dict[int, dict]
     gain: float
+    price: float
     batch_size: int
     sequences: int
 
@@ -292,8 +294,9 @@ def make_plan(
     chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
     alike = 2 * full_batch_size  # kernels weigh alike on both sides, as in batches of some size
     gain = full.cost(1 + rows, len(parts), alike) / work.cost(rows, 1, alike)
+    price = work.cost(rows, 1, chosen) / full.cost(1 + rows, len(parts), full_batch_size)
     return Plan(
-        windows.prepared, gain, chosen, max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
+        windows.prepared, gain, price, chosen, max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
     )
 
 
