@@ -83,13 +83,14 @@ def layerwise_tism(
     """
     one_hot = validate_one_hot(one_hot)
     same = {"output_fn": output_fn, "batch_size": batch_size, "device": device}
-    if depth in (0, "input"):
-        return tism(model, one_hot, tasks, **same, progress=progress)
-    if isinstance(depth, int) and depth == -1:
+    if type(depth) is int and depth == -1:
         return ism(model, one_hot, tasks, **same, progress=progress)
-    with evaluating(model, output_fn, device) as predict, following():
-        stage = find_stage(stages(predict, one_hot[:1]), depth)
-        return _layerwise(predict, one_hot, tasks, stage, batch_size, progress)
+    if depth != "input" and (depth != 0 or type(depth) is not int):
+        with evaluating(model, output_fn, device) as predict, following():
+            stage = find_stage(stages(predict, one_hot[:1]), depth)
+            if stage.call >= 0:
+                return _layerwise(predict, one_hot, tasks, stage, batch_size, progress)
+    return tism(model, one_hot, tasks, **same, progress=progress)
 
 
 def depths(
