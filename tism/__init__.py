@@ -5,6 +5,7 @@ from tism.gradient import input_gradient, tism
 from tism.ism import ism
 from tism.layerwise import depths, layerwise_tism
 from tism.model import build_model
+from tism.reliability import Reliability, reliability
 from tism.sequence import one_hot_encode, reverse_complement
 from tism.taylor import (
     centre,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budgeted",
+    "Reliability",
     "budgeted_ism",
     "build_model",
     "centre",
@@ -29,6 +31,7 @@ __all__ = [
     "layerwise_tism",
     "mean_effect",
     "one_hot_encode",
+    "reliability",
     "reverse_complement",
     "tism",
     "tism_from_gradient",

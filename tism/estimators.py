@@ -259,7 +259,7 @@ def update(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
     base, effects : (n, tasks, 4, length); effects count where `exact`, (n, 4, length)
     """
     exact = exact[:, None]
-    line = base * _slope(base, effects * exact, exact)
+    line = base * slope(base, effects * exact, exact)
     size = expected_size(torch.where(exact, effects, line), _OWN)
     error = torch.where(exact, (effects - line) / size, 0.0).sum(2)
     count = nearby(exact.to(base.dtype).sum(2)) + _SHIFT_PRIOR
@@ -267,7 +267,7 @@ def update(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
     return torch.where(exact, effects, line + size * shift)
 
 
-def _slope(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
+def slope(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
     """(n, tasks, 1, 1): of the exact effects on the base, through 0, shrunk towards 1."""
     square = (base * exact).square().sum((2, 3), keepdim=True)
     product = (base * effects).sum((2, 3), keepdim=True)

@@ -1,0 +1,198 @@
+"""How well TISM agrees with ISM on one profile, from a few exact substitutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tism.estimators import exact_effects, expected_size, slope
+from tism.execution import (
+    OutputFn,
+    Tasks,
+    choose_batch_size,
+    evaluating,
+    in_batches,
+    progress_bar,
+)
+from tism.gradient import tism
+from tism.ism import plan_of_engine
+from tism.sequence import validate_one_hot
+
+_RELIABLE = 0.7  # the paper's mean over regions and cell types
+# Fitted by `tism.estimation.fit_reliability` to networks that no chapter evaluates: mean and
+# standard deviation of atanh(r) from profile to profile, factor and floor of the sampling error,
+# and how many of these errors an interval of 90 % reaches.
+_PRIOR_MEAN, _PRIOR_DEVIATION = 1.2, 0.4
+_FACTOR, _FLOOR, _REACH = 1.0, 0.05, 1.645
+
+
+class Reliability(NamedTuple):
+    """Result of `reliability`; every field has a value for each sequence and task.
+
+    r : (n, n_tasks) estimated Pearson correlation of TISM with ISM over all 4 * length entries
+    low, high : (n, n_tasks) interval that holds the correlation of 90 % of profiles
+    word : n lists of n_tasks words: "reliable" where the interval is above 0.7, "unreliable" where
+        it is below, "unclear" between, "undefined" where TISM or ISM is constant
+    """
+
+    r: Tensor
+    low: Tensor
+    high: Tensor
+    word: list[list[str]]
+
+
+def reliability(
+    model: nn.Module,
+    one_hot: Any,
+    tasks: Tasks = None,
+    *,
+    m: int = 60,
+    seed: int = 0,
+    engine: str = "auto",
+    output_fn: OutputFn | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Reliability:
+    """Can TISM be trusted on this sequence? Its correlation with ISM, from m exact substitutions.
+
+    Substitutions are drawn with probabilities that grow with the effects that TISM expects in their
+    surroundings, and weighted by the inverse of these probabilities, in a regression estimator
+    (Särndal, Swensson and Wretman 1992, chapter 6) of the moments that make up a correlation. The
+    estimate is shrunk towards, and its interval calibrated on, other networks and sequences.
+
+    m : substitutions drawn from each sequence, for all tasks; with all of them r is exact
+    seed : of the draw
+
+    Other arguments as in `tism.ism`. Costs TISM and m exact substitutions a sequence.
+    Raises TypeError or ValueError naming the argument that is wrong.
+
+    >>> import torch, tism
+    >>> model = tism.build_model("baseline", length=20, n_tasks=2, width=4, seed=0)
+    >>> sequence = tism.one_hot_encode("ACGTACGTTTGACCATGACA")
+    >>> tism.reliability(model, sequence, m=20).r.shape
+    torch.Size([1, 2])
+    """
+    one_hot = validate_one_hot(one_hot)
+    _check_m(m, one_hot)
+    first = tism(model, one_hot, tasks, output_fn=output_fn, batch_size=batch_size, device=device)
+    parts: list[tuple[Tensor, ...]] = []
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(model, output_fn, device) as predict, torch.no_grad():
+        plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
+
+        def step(start: int, stop: int) -> None:
+            some = one_hot[start:stop].cpu()
+            drawn, probability = draw(first[start:stop], some == 0, m, generator)
+            effects = torch.zeros_like(first[start:stop])
+            found = exact_effects(predict, some, tasks, plan, batch_size)(drawn)
+            effects.movedim(1, -1)[drawn] = found.to(effects.dtype)
+            parts.append(estimate(first[start:stop], effects, drawn, probability))
+
+        at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
+        with progress_bar(len(one_hot), progress, "reliability") as report:
+            in_batches(len(one_hot), plan.sequences if plan else at_once, step, report=report)
+    return calibrated(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _check_m(m: Any, one_hot: Tensor) -> None:
+    if isinstance(m, bool) or not hasattr(m, "__index__"):
+        raise TypeError(f"m must be an int, got {m!r}")
+    most = int((one_hot == 0).sum((1, 2)).min())
+    if not 10 <= m <= most:
+        raise ValueError(f"m must be from 10 to {most} substitutions of a sequence, got {m}")
+
+
+def draw(
+    base: Tensor, substituted: Tensor, m: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """m substitutions of each sequence, and the probability that each had to be among them.
+
+    base : (n, tasks, 4, length) estimate of the effects
+    substituted : (n, 4, length) what may be drawn
+
+    Systematic sampling in random order with probabilities in proportion to the expected size of an
+    effect; tasks share the draw. Returns (n, 4, length) bool and float64.
+    """
+    square = expected_size(base, own=0.5).double().square() * substituted[:, None]
+    size = (square / square.sum((2, 3), keepdim=True)).mean(1).sqrt().flatten(1)
+    probability = _in_proportion(size, m)
+    order = torch.rand(size.shape, generator=generator).argsort(1)
+    begin = torch.rand(len(size), 1, generator=generator, dtype=torch.float64)
+    passed = (probability.gather(1, order).cumsum(1) + begin).clamp(max=m + begin).floor()
+    hit = passed.diff(dim=1, prepend=torch.zeros_like(begin)) > 0
+    drawn = torch.zeros_like(hit).scatter_(1, order, hit)
+    return drawn.view_as(substituted), probability.view(substituted.shape)
+
+
+def _in_proportion(size: Tensor, m: int) -> Tensor:
+    """Probabilities in proportion to the sizes of a row, at most 1 each, m in all."""
+    certain = torch.zeros_like(size, dtype=torch.bool)
+    while True:
+        rest = size.masked_fill(certain, 0)
+        share = (m - certain.sum(1, keepdim=True)) / rest.sum(1, keepdim=True).clamp(min=1e-300)
+        probability = torch.where(certain, 1.0, rest * share)
+        if not (probability > 1).any():
+            return probability
+        certain |= probability >= 1
+
+
+def estimate(
+    base: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(n, tasks): correlation of `base` with ISM, and its sampling error.
+
+    base, effects : (n, tasks, 4, length); effects count where `drawn`, (n, 4, length)
+
+    A sum over all entries is that of the base times a slope, plus the weighted sum of what the
+    drawn effects differ by; the error is that of the correlation linearised in these sums.
+    """
+    drawn, weight = drawn[:, None], torch.where(drawn, 1 / probability, 0.0)[:, None]
+    x, y = base.double(), effects.double()
+    guess = x * slope(x, y * drawn, drawn)
+    n = x[0, 0].numel()
+
+    def mean(of_guess: Tensor, of_effect: Tensor) -> Tensor:
+        both = of_guess + weight * (of_effect - of_guess)
+        return both.sum((2, 3), keepdim=True) / n
+
+    middle = x.mean((2, 3), keepdim=True)
+    level = mean(guess, y)
+    spread = (x - middle).square().mean((2, 3), keepdim=True).sqrt()
+    deviation = (mean(guess.square(), y.square()) - level.square()).clamp(min=0).sqrt()
+    r = mean(guess * (x - middle), y * (x - middle)) / (deviation * spread)
+
+    def influence(values: Tensor) -> Tensor:
+        score = (values - level) / deviation
+        return score * (x - middle) / spread - r / 2 * score.square()
+
+    change = (influence(y) - influence(guess)) * drawn
+    variance = (weight.square() * (1 - probability[:, None]) * change.square()).sum((2, 3)) / n**2
+    return r[:, :, 0, 0], variance.sqrt()
+
+
+def calibrated(r: Tensor, error: Tensor) -> Reliability:
+    """Shrink estimated correlations, (n, tasks), towards the prior; intervals of 90 %."""
+    r = r.clamp(-0.999, 0.999)
+    exact = error == 0
+    variance = (_FACTOR * error / (1 - r.square())).square() + _FLOOR**2
+    trust = _PRIOR_DEVIATION**2 / (_PRIOR_DEVIATION**2 + variance)
+    z = trust * r.atanh() + (1 - trust) * _PRIOR_MEAN
+    half = _REACH * (trust * variance).sqrt()
+    values = (torch.where(exact, r, v.tanh()) for v in (z, z - half, z + half))
+    r, low, high = values
+    return Reliability(r, low, high, [_words(*rows) for rows in zip(low, high, strict=True)])
+
+
+def _words(low: Tensor, high: Tensor) -> list[str]:
+    def word(low: float, high: float) -> str:
+        if math.isnan(low):
+            return "undefined"
+        if low >= _RELIABLE:
+            return "reliable"
+        return "unreliable" if high < _RELIABLE else "unclear"
+
+    return [word(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]
