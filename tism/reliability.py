@@ -22,11 +22,26 @@ from tism.ism import plan_of_engine
 from tism.sequence import validate_one_hot
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
-# Fitted by `tism.estimation.fit_reliability` to networks that no chapter evaluates: mean and
-# standard deviation of atanh(r) from profile to profile, factor and floor of the sampling error,
-# and how many of these errors an interval of 90 % reaches.
-_PRIOR_MEAN, _PRIOR_DEVIATION = 1.2, 0.4
-_FACTOR, _FLOOR, _REACH = 1.0, 0.05, 1.645
+_LARGEST = 0.999  # of an estimated correlation
+
+
+class Calibration(NamedTuple):
+    """Errors of estimated correlations on the scale of atanh, fitted by `tism.estimation`.
+
+    scale, power : their size is scale * (effective number of substitutions) ** power where 60 of
+        753 substitutions are drawn
+    low, middle, high : their quantiles of 5, 50 and 95 %, in units of that size
+    """
+
+    scale: float
+    power: float
+    low: float
+    middle: float
+    high: float
+
+
+CALIBRATION = Calibration(0.40, -0.30, -1.65, 0.23, 2.48)
+_DRAWN, _OF = 60, 753  # to which the scale belongs
 
 
 class Reliability(NamedTuple):
@@ -62,7 +77,7 @@ def reliability(
     Substitutions are drawn with probabilities that grow with the effects that TISM expects in their
     surroundings, and weighted by the inverse of these probabilities, in a regression estimator
     (Särndal, Swensson and Wretman 1992, chapter 6) of the moments that make up a correlation. The
-    estimate is shrunk towards, and its interval calibrated on, other networks and sequences.
+    estimate and its interval are calibrated on other networks and sequences.
 
     m : substitutions drawn from each sequence, for all tasks; with all of them r is exact
     seed : of the draw
@@ -79,7 +94,7 @@ def reliability(
     one_hot = validate_one_hot(one_hot)
     _check_m(m, one_hot)
     first = tism(model, one_hot, tasks, output_fn=output_fn, batch_size=batch_size, device=device)
-    parts: list[tuple[Tensor, ...]] = []
+    parts: list[tuple[Tensor, Tensor]] = []
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
@@ -90,7 +105,8 @@ def reliability(
             effects = torch.zeros_like(first[start:stop])
             found = exact_effects(predict, some, tasks, plan, batch_size)(drawn)
             effects.movedim(1, -1)[drawn] = found.to(effects.dtype)
-            parts.append(estimate(first[start:stop], effects, drawn, probability))
+            r = estimate(first[start:stop], effects, drawn, probability)
+            parts.append((r, error_size(first[start:stop], some == 0, m)))
 
         at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
         with progress_bar(len(one_hot), progress, "reliability") as report:
@@ -140,51 +156,43 @@ def _in_proportion(size: Tensor, m: int) -> Tensor:
         certain |= probability >= 1
 
 
-def estimate(
-    base: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(n, tasks): correlation of `base` with ISM, and its sampling error.
+def estimate(base: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor) -> Tensor:
+    """(n, tasks): correlation of `base` with ISM over all entries, not calibrated.
 
     base, effects : (n, tasks, 4, length); effects count where `drawn`, (n, 4, length)
 
     A sum over all entries is that of the base times a slope, plus the weighted sum of what the
-    drawn effects differ by; the error is that of the correlation linearised in these sums.
+    drawn effects differ by.
     """
     drawn, weight = drawn[:, None], torch.where(drawn, 1 / probability, 0.0)[:, None]
     x, y = base.double(), effects.double()
     guess = x * slope(x, y * drawn, drawn)
-    n = x[0, 0].numel()
 
     def mean(of_guess: Tensor, of_effect: Tensor) -> Tensor:
-        both = of_guess + weight * (of_effect - of_guess)
-        return both.sum((2, 3), keepdim=True) / n
+        return (of_guess + weight * (of_effect - of_guess)).mean((2, 3))
 
-    middle = x.mean((2, 3), keepdim=True)
-    level = mean(guess, y)
-    spread = (x - middle).square().mean((2, 3), keepdim=True).sqrt()
-    deviation = (mean(guess.square(), y.square()) - level.square()).clamp(min=0).sqrt()
-    r = mean(guess * (x - middle), y * (x - middle)) / (deviation * spread)
-
-    def influence(values: Tensor) -> Tensor:
-        score = (values - level) / deviation
-        return score * (x - middle) / spread - r / 2 * score.square()
-
-    change = (influence(y) - influence(guess)) * drawn
-    variance = (weight.square() * (1 - probability[:, None]) * change.square()).sum((2, 3)) / n**2
-    return r[:, :, 0, 0], variance.sqrt()
+    x = x - x.mean((2, 3), keepdim=True)
+    variance = mean(guess.square(), y.square()) - mean(guess, y).square()
+    r = mean(guess * x, y * x) / (variance * x.square().mean((2, 3))).sqrt()
+    return r.clamp(-_LARGEST, _LARGEST).masked_fill(~(variance > 0), float("nan"))
 
 
-def calibrated(r: Tensor, error: Tensor) -> Reliability:
-    """Shrink estimated correlations, (n, tasks), towards the prior; intervals of 90 %."""
-    r = r.clamp(-0.999, 0.999)
-    exact = error == 0
-    variance = (_FACTOR * error / (1 - r.square())).square() + _FLOOR**2
-    trust = _PRIOR_DEVIATION**2 / (_PRIOR_DEVIATION**2 + variance)
-    z = trust * r.atanh() + (1 - trust) * _PRIOR_MEAN
-    half = _REACH * (trust * variance).sqrt()
-    values = (torch.where(exact, r, v.tanh()) for v in (z, z - half, z + half))
-    r, low, high = values
-    return Reliability(r, low, high, [_words(*rows) for rows in zip(low, high, strict=True)])
+def error_size(base: Tensor, substituted: Tensor, m: int, how: Calibration = CALIBRATION) -> Tensor:
+    """(n, tasks): size of the error of atanh(r), larger where TISM rests on few substitutions."""
+    square = base.double().square()
+    number = square.sum((2, 3)).square() / square.square().sum((2, 3))
+    left = 1 / m - 1 / substituted.sum((1, 2), keepdim=True)[:, :, 0]
+    of_drawn = left.clamp(min=0) / (1 / _DRAWN - 1 / _OF)
+    return how.scale * number**how.power * of_drawn.sqrt()
+
+
+def calibrated(r: Tensor, size: Tensor, how: Calibration = CALIBRATION) -> Reliability:
+    """The estimate without its usual error, and the interval of 90 %, from (n, tasks) each."""
+    z = r.atanh()
+    middle, low, high = (
+        (z - quantile * size).tanh() for quantile in (how.middle, how.high, how.low)
+    )
+    return Reliability(middle, low, high, [_words(*ends) for ends in zip(low, high, strict=True)])
 
 
 def _words(low: Tensor, high: Tensor) -> list[str]:
