@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
     high: float
 
 
-CALIBRATION = Calibration(0.40, -0.30, -1.65, 0.23, 2.48)
+CALIBRATION = Calibration(1.46, -0.529, -1.53, 0.331, 2.49)
 _DRAWN, _OF = 60, 753  # to which the scale belongs
 
 
