@@ -74,21 +74,22 @@ def passes(model: nn.Module) -> list[int]:
 def test_the_budget_is_kept(network, sequences, budget):
     rows = passes(network)
     result = budgeted_ism(network, sequences, 0, budget=budget, engine="full")
-    gradient = 4.5 - 1  # is charged 4.5 passes, and one is counted
+    gradient = 4 - 1  # is charged 4 passes, and one is counted
     assert sum(rows) - 1 + gradient * len(sequences) <= budget * len(sequences)
     bought = (result.exact & (sequences == 0)).sum((1, 2))
-    assert (bought == int(budget - 4.5 - 1)).all()
+    assert (bought == int((budget - 4 - 1) / 1.2)).all()
 
 
 def test_windows_buy_more(sequences):
     model = build_model("baseline", length=300, n_tasks=1, width=40, seed=0)
-    index = torch.randint(4, (2, 300), generator=torch.Generator().manual_seed(3))
+    index = torch.randint(4, (16, 300), generator=torch.Generator().manual_seed(3))
     long = nn.functional.one_hot(index, 4).transpose(1, 2).float()
-    full, windowed = (
-        budgeted_ism(model, long, budget=30, engine=engine).exact.sum()
-        for engine in ("full", "windowed")
+    full, windowed, auto = (
+        budgeted_ism(model, long, budget=40, engine=engine).exact.sum()
+        for engine in ("full", "windowed", "auto")
     )
     assert windowed - long.sum() > 2 * (full - long.sum())
+    assert auto == windowed
 
 
 def test_more_budget_is_closer_to_ism_and_none_is_below_tism(network, sequences):

@@ -26,9 +26,10 @@ from tism.ism import by_position, ism, plan_of_engine
 from tism.sequence import validate_one_hot
 from tism.windowed import Plan, Windows
 
-# Forward passes that a gradient takes, in all and for each task, and a reference with its
-# activations kept: measured on a CPU, networks of 64 and 298 kernels, 251 and 1,000 bp.
-_GRADIENT, _GRADIENT_OF_TASK, _KEPT_REFERENCE = 3.0, 1.5, 2.0
+# Forward passes that things take, measured on a CPU: a gradient, in all and for each task; a
+# substituted sequence in full; a reference with its activations kept. In batches of windows: the
+# trial before the first.
+_GRADIENT, _GRADIENT_OF_TASK, _SUBSTITUTED, _KEPT_REFERENCE, _TRIAL = 2.5, 1.5, 1.2, 2.5, 1.5
 _ROUNDS = 4
 _SLOPE_PRIOR = 0.3  # as much as this share of the evidence speaks for a slope of 1
 _SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift
@@ -70,11 +71,11 @@ def budgeted_ism(
 
     budget : forward passes a sequence, from 1 + n_tasks (one gradient) to 3 * length + 1 (ISM).
         A substitution is charged what `engine` is predicted to take for it, a fraction of a pass by
-        windows, so that the result is `ism` itself wherever the budget pays for that
+        windows, and each sequence its share of what a call takes beside, so that several together
+        buy more. Where the budget pays for all substitutions, the result is `ism` itself
     base : "tism", or any first estimate, (n, n_tasks, 4, length), which is not charged: that of
         `layerwise_tism`, or of a cheaper model where this one has no gradient
-    engine : as in `tism.ism`; "full" takes any model. Windows are tried once a call, at some tens
-        of passes, and "auto" does so for more than a few sequences only
+    engine : as in `tism.ism`; "full" takes any model, "auto" what buys more substitutions
 
     Other arguments as in `tism.ism`.
     Raises TypeError or ValueError naming the argument that is wrong.
@@ -90,12 +91,15 @@ def budgeted_ism(
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         n_tasks = _number_of_tasks(predict, one_hot, tasks)
         _check_budget(budget, n_tasks, one_hot.shape[2])
-        shape = (len(one_hot), n_tasks, *one_hot.shape[1:])
+        n, shape = len(one_hot), (len(one_hot), n_tasks, *one_hot.shape[1:])
         base = _check_base(base, shape)
-        plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * budget, batch_size)
+        plan = plan_of_engine(engine, predict, one_hot, n * budget, batch_size)
         most = int((one_hot == 0).sum((1, 2)).max())
-        pays_for_all = budget > 3 * one_hot.shape[2] or _affordable(budget, 0, plan) >= most
-        k = _affordable(budget, n_tasks if base is None else 0, plan)
+        pays_for_all = budget > 3 * one_hot.shape[2] or _affordable(budget, 1, plan, n) >= most
+        left = budget - (_GRADIENT + _GRADIENT_OF_TASK * n_tasks if base is None else 0)
+        if engine == "auto" and _affordable(left, _ROUNDS, plan, n) < _affordable(left):
+            plan = None
+        k = _affordable(left, _ROUNDS, plan, n)
     if pays_for_all:
         scores = ism(model, one_hot, tasks, engine=engine, **same, progress=progress)
         everything = torch.ones(one_hot.shape, dtype=torch.bool)
@@ -135,11 +139,13 @@ def _check_base(base: Any, shape: tuple[int, ...]) -> Tensor | None:
     return base
 
 
-def _affordable(budget: float, n_tasks: int, plan: Plan | None) -> int:
-    """Substitutions that the budget buys beside a gradient of n_tasks tasks; 0 is no gradient."""
-    left = budget - (_GRADIENT + _GRADIENT_OF_TASK * n_tasks if n_tasks else 0)
-    left -= _KEPT_REFERENCE if plan else 1
-    return max(0, math.floor(left / (plan.price if plan else 1)))
+def _affordable(budget: float, rounds: int = 0, plan: Plan | None = None, n: int = 1) -> int:
+    """Substitutions of each of n sequences that a budget buys; without a plan, in full."""
+    if plan is None:
+        return max(0, math.floor((budget - 1) / _SUBSTITUTED))
+    batches = (rounds + _TRIAL) * plan.batch_cost / min(n, plan.sequences)
+    each = plan.row_cost + plan.batch_cost / plan.batch_size
+    return max(0, math.floor((budget - _KEPT_REFERENCE - batches) / each))
 
 
 def _refined(

@@ -9,6 +9,7 @@ activations and the model goes on in full.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,13 +249,15 @@ class Plan(NamedTuple):
     """How a model is best run on windows.
 
     gain : predicted cost of the full engine over that of windows, in batches of one size
-    price : predicted cost of a substitution in forward passes, each in batches of its own size
+    row_cost, batch_cost : predicted cost of a substitution, and of a batch beside its
+        substitutions, in forward passes of the full engine
     batch_size, sequences : substitutions at once; references whose activations are kept at once
     """
 
     prepared: dict[int, dict]
     gain: float
-    price: float
+    row_cost: float
+    batch_cost: float
     batch_size: int
     sequences: int
 
@@ -294,10 +297,11 @@ def make_plan(
     chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
     alike = 2 * full_batch_size  # kernels weigh alike on both sides, as in batches of some size
     gain = full.cost(1 + rows, len(parts), alike) / work.cost(rows, 1, alike)
-    price = work.cost(rows, 1, chosen) / full.cost(1 + rows, len(parts), full_batch_size)
-    return Plan(
-        windows.prepared, gain, price, chosen, max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
-    )
+    forward = full.cost(1 + rows, len(parts), full_batch_size)
+    row_cost = work.cost(rows, 1, math.inf) / forward
+    batch_cost = work.cost(rows, 1, 1) / forward - row_cost
+    kept = max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
+    return Plan(windows.prepared, gain, row_cost, batch_cost, chosen, kept)
 
 
 def _find_fault(predict: Predictor, windows: Windows, mutants: Tensor, sample: tuple) -> None:
