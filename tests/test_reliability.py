@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tism import build_model, ism, reliability, tism
 from tism.metrics import profile_correlation
-from tism.reliability import Calibration, calibrated, draw, error_size, estimate
+from tism.reliability import Calibration, assess, calibrated, draw, error_size
 
 LENGTH = 40
 
@@ -39,15 +39,22 @@ def test_draw_takes_m_with_the_probabilities_it_tells(m):
     assert (drawn[probability == 1]).all()
 
 
-def test_the_estimate_is_exact_when_all_are_drawn_and_near_otherwise():
+@pytest.mark.parametrize(("m", "mean_error"), [(300, 1e-9), (60, 0.06)])
+def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(m, mean_error):
     base, exact, substituted = profiles(200)
+    asked = []
+
+    def effects(chosen: Tensor) -> Tensor:
+        asked.append(chosen)
+        return exact.movedim(1, -1)[chosen]
+
     r = profile_correlation(exact, base)
-    drawn, probability = draw(base, substituted, 300, torch.Generator().manual_seed(2))
-    torch.testing.assert_close(estimate(base, exact, drawn, probability), r, rtol=1e-9, atol=1e-9)
-    drawn, probability = draw(base, substituted, 60, torch.Generator().manual_seed(2))
-    found = estimate(base, exact * drawn[:, None], drawn, probability)
-    assert (found - r).abs().mean() < 0.06
+    one_hot = (~substituted).double()
+    found = assess(base, one_hot, effects, m, torch.Generator().manual_seed(2))
+    assert (found - r).abs().mean() < mean_error
     assert (found - r).mean().abs() < 0.02
+    assert (sum(a.int() for a in asked).amax((1, 2)) == 1).all()
+    assert (sum(a.sum((1, 2)) for a in asked) == m).all()
 
 
 def test_errors_shrink_with_m_and_vanish():

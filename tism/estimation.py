@@ -21,7 +21,7 @@ from tism.gradient import tism
 from tism.ism import ism, predict
 from tism.layerwise import depths, layerwise_tism
 from tism.metrics import pearson, profile_correlation
-from tism.reliability import Calibration, calibrated, draw, error_size, estimate
+from tism.reliability import Calibration, assess, calibrated, effective_number, error_size
 
 BUDGETS = (25, 50, 100)
 _TOP = 20
@@ -267,8 +267,8 @@ def depth_table(networks: Sequence[Trained]) -> pd.DataFrame:
 
 
 def reliability_errors(networks: Sequence[Trained], m: int, seed: int = 0) -> pd.DataFrame:
-    """One row a profile: network (its number), kind, locus, true r, estimated r (not calibrated),
-    and the effective number of substitutions on which TISM rests.
+    """One row a profile: network (its number), kind, locus, true r, found r (not calibrated), the
+    effective number of substitutions on which TISM rests, and what m has to do with the error.
 
     The substitutions are drawn for each task alone, as for `reliability` of one task.
     """
@@ -278,10 +278,9 @@ def reliability_errors(networks: Sequence[Trained], m: int, seed: int = 0) -> pd
         generator = torch.Generator().manual_seed(seed)
         for task in range(exact.shape[1]):
             base, effects = first[:, [task]], exact[:, [task]]
-            substituted = network.one_hot == 0
-            drawn, probability = draw(base, substituted, m, generator)
-            found = estimate(base, effects * drawn[:, None], drawn, probability)
-            unit = error_size(base, substituted, m, Calibration(1, 1, 0, 0, 0))
+            of_chosen = effects.movedim(1, -1).__getitem__
+            found = assess(base, network.one_hot, of_chosen, m, generator)
+            of_drawn = error_size(base, network.one_hot == 0, m, Calibration(1, 0, 0, 0, 0))
             frames.append(
                 pd.DataFrame(
                     {
@@ -290,7 +289,8 @@ def reliability_errors(networks: Sequence[Trained], m: int, seed: int = 0) -> pd
                         "locus": network.loci,
                         "true": profile_correlation(effects, base)[:, 0].numpy(),
                         "found": found[:, 0].numpy(),
-                        "unit": unit[:, 0].numpy(),
+                        "number": effective_number(base)[:, 0].numpy(),
+                        "of_drawn": of_drawn[:, 0].numpy(),
                     }
                 )
             )
@@ -308,17 +308,18 @@ def fit_calibration(errors: pd.DataFrame, weights: dict[str, float] | None = Non
     from scipy.optimize import minimize
 
     z = np.arctanh(errors["found"]) - np.arctanh(errors["true"].clip(-0.999, 0.999))
+    z = z / errors["of_drawn"]
     weight = errors["kind"].map(weights or {}).fillna(1) / errors.groupby("kind")["kind"].transform(
         "size"
     )
-    weight, z, unit = (np.asarray(v, dtype=float) for v in (weight, z, np.log(errors["unit"])))
+    weight, z, number = (np.asarray(v, dtype=float) for v in (weight, z, np.log(errors["number"])))
 
     def loss(constants: np.ndarray) -> float:
-        log_size = constants[0] + constants[1] * unit
+        log_size = constants[0] + constants[1] * number
         return float(np.sum(weight * (log_size + np.abs(z) * np.exp(-log_size))))
 
     constant, power = minimize(loss, [-1.0, -0.3], method="Nelder-Mead").x
-    standard = z / np.exp(constant + power * unit)
+    standard = z / np.exp(constant + power * number)
     order = np.argsort(standard)
     share = np.cumsum(weight[order]) / weight.sum()
     low, middle, high = standard[order][np.searchsorted(share, [0.05, 0.5, 0.95])]
@@ -335,21 +336,19 @@ def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration)
     """
     rows = []
     for m, table in errors.items():
-        size = calibration.scale * torch.tensor((table["unit"] ** calibration.power).to_numpy())
-        found = calibrated(
-            torch.tensor(table["found"].to_numpy())[:, None], size[:, None], calibration
-        )
-        table = table.assign(
-            r=found.r[:, 0],
-            covered=(
-                (found.low <= torch.tensor(table["true"].to_numpy())[:, None])
-                & (found.high >= torch.tensor(table["true"].to_numpy())[:, None])
-            )[:, 0].double(),
-            width=(found.high - found.low)[:, 0],
-        )
+        table = table.assign(**_judged(table, calibration))
         for kind, some in [*table.groupby("kind", sort=False), ("all", table)]:
             rows.append({"network": kind, "m": m, **_reliability_row(some, table["true"].median())})
     return pd.DataFrame(rows)
+
+
+def _judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
+    """Of each profile: the calibrated r, whether its interval holds the true one, its width."""
+    size = calibration.scale * table["number"] ** calibration.power * table["of_drawn"]
+    found, size = (torch.tensor(v.to_numpy())[:, None] for v in (table["found"], size))
+    r, low, high = (v[:, 0].numpy() for v in calibrated(found, size, calibration)[:3])
+    covered = (low <= table["true"]) & (table["true"] <= high)
+    return {"r": r, "covered": covered.astype(float), "width": high - low}
 
 
 def _reliability_row(some: pd.DataFrame, constant: float) -> dict[str, float]:

@@ -29,7 +29,7 @@ from tism.windowed import Plan, Windows
 # Forward passes that things take, measured on a CPU: a gradient, in all and for each task; a
 # substituted sequence in full; a reference with its activations kept. In batches of windows: the
 # trial before the first.
-_GRADIENT, _GRADIENT_OF_TASK, _SUBSTITUTED, _KEPT_REFERENCE, _TRIAL = 2.5, 1.5, 1.2, 2.5, 1.5
+_GRADIENT, _GRADIENT_OF_TASK, _SUBSTITUTED, _KEPT_REFERENCE, _TRIAL = 2.5, 1.5, 1.2, 4.0, 1.5
 _ROUNDS = 4
 _SLOPE_PRIOR = 0.3  # as much as this share of the evidence speaks for a slope of 1
 _SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift

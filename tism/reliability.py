@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tism.estimators import exact_effects, expected_size, slope
+from tism.estimators import exact_effects, expected_size, refine
 from tism.execution import (
     OutputFn,
     Tasks,
@@ -40,7 +41,7 @@ class Calibration(NamedTuple):
     high: float
 
 
-CALIBRATION = Calibration(1.46, -0.529, -1.53, 0.331, 2.49)
+CALIBRATION = Calibration(0.835, -0.411, -1.74, 0.306, 2.54)
 _DRAWN, _OF = 60, 753  # to which the scale belongs
 
 
@@ -74,12 +75,13 @@ def reliability(
 ) -> Reliability:
     """Can TISM be trusted on this sequence? Its correlation with ISM, from m exact substitutions.
 
-    Substitutions are drawn with probabilities that grow with the effects that TISM expects in their
-    surroundings, and weighted by the inverse of these probabilities, in a regression estimator
+    A third of the substitutions are those with the largest effects, as in `budgeted_ism`. The rest
+    are drawn with probabilities that grow with the effects expected around them, and correct by the
+    inverse of these probabilities what the first third let one expect: a difference estimator
     (Särndal, Swensson and Wretman 1992, chapter 6) of the moments that make up a correlation. The
     estimate and its interval are calibrated on other networks and sequences.
 
-    m : substitutions drawn from each sequence, for all tasks; with all of them r is exact
+    m : exact substitutions of each sequence, for all tasks; with all of them r is exact
     seed : of the draw
 
     Other arguments as in `tism.ism`. Costs TISM and m exact substitutions a sequence.
@@ -101,11 +103,8 @@ def reliability(
 
         def step(start: int, stop: int) -> None:
             some = one_hot[start:stop].cpu()
-            drawn, probability = draw(first[start:stop], some == 0, m, generator)
-            effects = torch.zeros_like(first[start:stop])
-            found = exact_effects(predict, some, tasks, plan, batch_size)(drawn)
-            effects.movedim(1, -1)[drawn] = found.to(effects.dtype)
-            r = estimate(first[start:stop], effects, drawn, probability)
+            effects = exact_effects(predict, some, tasks, plan, batch_size)
+            r = assess(first[start:stop], some, effects, m, generator)
             parts.append((r, error_size(first[start:stop], some == 0, m)))
 
         at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
@@ -120,6 +119,25 @@ def _check_m(m: Any, one_hot: Tensor) -> None:
     most = int((one_hot == 0).sum((1, 2)).min())
     if not 10 <= m <= most:
         raise ValueError(f"m must be from 10 to {most} substitutions of a sequence, got {m}")
+
+
+def assess(
+    base: Tensor,
+    one_hot: Tensor,
+    effects: Callable[[Tensor], Tensor],
+    m: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """(n, tasks): correlation of `base` with ISM from m exact effects, not calibrated.
+
+    base : (n, tasks, 4, length)
+    effects : from a choice of substitutions, (n, 4, length), to (chosen, tasks) exact effects
+    """
+    guess, exact, _ = refine(base, one_hot, effects, m // 3)
+    drawn, probability = draw(guess, ~exact, m - m // 3, generator)
+    found = guess.clone()
+    found.movedim(1, -1)[drawn] = effects(drawn).to(base.dtype)
+    return correlation(base, guess, found, drawn, probability)
 
 
 def draw(
@@ -156,17 +174,17 @@ def _in_proportion(size: Tensor, m: int) -> Tensor:
         certain |= probability >= 1
 
 
-def estimate(base: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor) -> Tensor:
-    """(n, tasks): correlation of `base` with ISM over all entries, not calibrated.
+def correlation(
+    base: Tensor, guess: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor
+) -> Tensor:
+    """(n, tasks): correlation of `base` with ISM, over all entries, from `drawn` effects.
 
-    base, effects : (n, tasks, 4, length); effects count where `drawn`, (n, 4, length)
+    base, guess, effects : (n, tasks, 4, length); effects count where `drawn`, (n, 4, length)
 
-    A sum over all entries is that of the base times a slope, plus the weighted sum of what the
-    drawn effects differ by.
+    A sum over ISM is that over the guess, plus the weighted sum of what the drawn effects add.
     """
-    drawn, weight = drawn[:, None], torch.where(drawn, 1 / probability, 0.0)[:, None]
-    x, y = base.double(), effects.double()
-    guess = x * slope(x, y * drawn, drawn)
+    weight = torch.where(drawn, 1 / probability, 0.0)[:, None]
+    x, y, guess = base.double(), effects.double(), guess.double()
 
     def mean(of_guess: Tensor, of_effect: Tensor) -> Tensor:
         return (of_guess + weight * (of_effect - of_guess)).mean((2, 3))
@@ -177,13 +195,17 @@ def estimate(base: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor) 
     return r.clamp(-_LARGEST, _LARGEST).masked_fill(~(variance > 0), float("nan"))
 
 
+def effective_number(base: Tensor) -> Tensor:
+    """(n, tasks): of substitutions that carry the sum of squares; as many where all are alike."""
+    square = base.double().square()
+    return square.sum((2, 3)).square() / square.square().sum((2, 3))
+
+
 def error_size(base: Tensor, substituted: Tensor, m: int, how: Calibration = CALIBRATION) -> Tensor:
     """(n, tasks): size of the error of atanh(r), larger where TISM rests on few substitutions."""
-    square = base.double().square()
-    number = square.sum((2, 3)).square() / square.square().sum((2, 3))
     left = 1 / m - 1 / substituted.sum((1, 2), keepdim=True)[:, :, 0]
     of_drawn = left.clamp(min=0) / (1 / _DRAWN - 1 / _OF)
-    return how.scale * number**how.power * of_drawn.sqrt()
+    return how.scale * effective_number(base) ** how.power * of_drawn.sqrt()
 
 
 def calibrated(r: Tensor, size: Tensor, how: Calibration = CALIBRATION) -> Reliability:
