@@ -1,8 +1,11 @@
 """Exact and Taylor-approximated in silico saturation mutagenesis for PyTorch models of DNA."""
 
+from tism.estimators import Budgeted, budgeted_ism
 from tism.gradient import input_gradient, tism
 from tism.ism import ism
+from tism.layerwise import depths, layerwise_tism
 from tism.model import build_model
+from tism.reliability import Reliability, reliability
 from tism.sequence import one_hot_encode, reverse_complement
 from tism.taylor import (
     centre,
@@ -15,14 +18,20 @@ from tism.taylor import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budgeted",
+    "Reliability",
+    "budgeted_ism",
     "build_model",
     "centre",
+    "depths",
     "gradient_times_input",
     "hypothetical",
     "input_gradient",
     "ism",
+    "layerwise_tism",
     "mean_effect",
     "one_hot_encode",
+    "reliability",
     "reverse_complement",
     "tism",
     "tism_from_gradient",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -143,35 +144,49 @@ def _input_gradient(
     return gradients
 
 
-def _output_with_graph(predict: Predictor, rows: Tensor, repeated: bool) -> Tensor:
-    """Predictions of rows that require a gradient, for one backward pass or for `repeated` ones."""
+def output_with_graph(
+    predict: Predictor,
+    rows: Tensor,
+    repeated: bool,
+    mode: AbstractContextManager | None = None,
+) -> Tensor:
+    """Predictions whose graph serves one backward pass or `repeated` ones, made within `mode`."""
+    mode = mode or nullcontext()
+    own = rows.clone()  # a model may change its input in place; a leaf refuses
     try:
-        with CheapBackward(repeated):
-            return predict(rows.clone())  # a model may change its input in place; a leaf refuses
+        with CheapBackward(repeated), mode:
+            return predict(own)
     except RuntimeError as error:
         if "is a view and is being modified inplace" not in str(error):  # of a cheap function
             raise
-    return predict(rows.clone())
+    own = rows.clone()
+    with mode:
+        return predict(own)
 
 
 def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
     with torch.enable_grad():
         rows = predict.prepare(inputs).clone().requires_grad_()
-        output = _output_with_graph(predict, rows, repeated=not isinstance(tasks, int))
-        chosen = select_tasks(tasks, output.shape[1])
-        if not output.requires_grad:
-            raise ValueError(
-                "the model's output does not depend differentiably on its input (an argmax, "
-                "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
-            )
-        wider = torch.promote_types(torch.float32, output.dtype)
-        gradient = torch.empty((len(rows), len(chosen), *rows.shape[1:]), dtype=wider)
-        for column, task in enumerate(chosen):
-            (by_task,) = torch.autograd.grad(
-                output[:, task].sum(),
-                rows,
-                retain_graph=column + 1 < len(chosen),
-                materialize_grads=True,
-            )
-            gradient[:, column] = by_task
+        output = output_with_graph(predict, rows, repeated=not isinstance(tasks, int))
+        return gradient_by_task(output, rows, tasks)
+
+
+def gradient_by_task(output: Tensor, leaf: Tensor, tasks: Tasks) -> Tensor:
+    """(n, n_tasks, *inner) gradient of (n, tasks) predictions at (n, *inner), on the CPU."""
+    chosen = select_tasks(tasks, output.shape[1])
+    if not output.requires_grad:
+        raise ValueError(
+            "the model's output does not depend differentiably on its input (an argmax, "
+            "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
+        )
+    wider = torch.promote_types(torch.float32, output.dtype)
+    gradient = torch.empty((len(leaf), len(chosen), *leaf.shape[1:]), dtype=wider)
+    for column, task in enumerate(chosen):
+        (by_task,) = torch.autograd.grad(
+            output[:, task].sum(),
+            leaf,
+            retain_graph=column + 1 < len(chosen),
+            materialize_grads=True,
+        )
+        gradient[:, column] = by_task
     return gradient

@@ -28,6 +28,7 @@ from tism.windowed import Plan, Windows, make_plan
 ENGINES = ("auto", "full", "windowed")
 _BATCHES_PER_BLOCK = 32
 _TRIAL_SHARE, _FEWEST_TRIED, _MOST_TRIED = 10_000, 6, 24  # one in 10,000 is tried first
+Substituted = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
 _log = logging.getLogger(__name__)
 _said: set[tuple[type, str]] = set()
 
@@ -77,7 +78,12 @@ def ism(
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         scores = None
         if _worth_a_trial(engine, one_hot, window, predict.device):
-            scores = _try_windowed(engine, predict, one_hot, tasks, window, batch_size, progress)
+
+            def by_windows() -> Tensor:
+                plan = plan_windows(engine, predict, one_hot, window, batch_size)
+                return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
+
+            scores = _try(engine, predict, by_windows)
         if scores is None:
             batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
             scores = _full_ism(predict, one_hot, tasks, window, batch_size, progress)
@@ -133,19 +139,10 @@ def _worth_a_trial(engine: str, one_hot: Tensor, window: range, device: torch.de
     return engine == "windowed" or (engine == "auto" and rows > two_batches)
 
 
-def _try_windowed(
-    engine: str,
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    window: range,
-    batch_size: int | None,
-    progress: bool,
-) -> Tensor | None:
-    """Scores by windows; where they fail, ValueError from "windowed" and None from "auto"."""
+def _try(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
+    """What windows give; where they fail, ValueError from "windowed" and None from "auto"."""
     try:
-        plan = _plan(engine, predict, one_hot, window, batch_size)
-        return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
+        return run()
     except Untraceable as error:
         if engine == "windowed":
             message = f'engine="windowed" cannot follow the model: {error}'
@@ -161,11 +158,29 @@ def _try_windowed(
     return None
 
 
-def _plan(
+def plan_of_engine(
+    engine: str, predict: Predictor, one_hot: Tensor, passes: float, batch_size: int | None
+) -> Plan | None:
+    """How to run some substitutions on windows, or None where that is not asked, or not possible.
+
+    passes : forward passes in all; "auto" takes no trial for two batches
+    """
+    _check_engine(engine)
+    two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
+    if engine == "full" or (engine == "auto" and passes <= two_batches):
+        return None
+    return _try(
+        engine,
+        predict,
+        lambda: plan_windows(engine, predict, one_hot, range(one_hot.shape[2]), batch_size),
+    )
+
+
+def plan_windows(
     engine: str, predict: Predictor, one_hot: Tensor, window: range, batch_size: int | None
 ) -> Plan:
     """How to run on windows, after a trial on substitutions spread over the first sequence."""
-    _, position, base = _on_host(one_hot[:1], window)
+    _, position, base = substitutions_on_host(one_hot[:1], window)
     full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
     rows = max(_FEWEST_TRIED, len(one_hot) * len(position) // _TRIAL_SHARE)
     rows = min(rows, _MOST_TRIED, full_batch_size, len(position))
@@ -177,7 +192,7 @@ def _plan(
     return plan
 
 
-def _on_host(sequences: Tensor, window: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def substitutions_on_host(sequences: Tensor, window: range) -> Substituted:
     """`substitutions` as arrays."""
     return tuple(numbers.numpy() for numbers in substitutions(sequences.cpu(), window))
 
@@ -191,14 +206,10 @@ def _windowed_ism(
     def score(first: int, last: int) -> None:
         nonlocal scores, batch_size
         sequences = predict.prepare(one_hot[first:last])
-        effects, batch_size = _effects(
-            Windows(predict, sequences, plan.prepared),
-            _on_host(one_hot[first:last], window),
-            tasks,
-            batch_size,
-            report,
-        )
-        block_scores = _scores_of_block(effects, sequences, window)
+        windows = Windows(predict, sequences, plan.prepared)
+        substituted = substitutions_on_host(one_hot[first:last], window)
+        effects, batch_size = windowed_effects(windows, substituted, tasks, batch_size, report)
+        block_scores = scores_of_effects(effects, sequences, window)
         if scores is None:
             scores = _allocate(len(one_hot), block_scores)
         scores[first:last] = block_scores
@@ -208,24 +219,42 @@ def _windowed_ism(
     return scores
 
 
-def _effects(
+def windowed_effects(
     windows: Windows,
-    substituted: tuple[np.ndarray, np.ndarray, np.ndarray],
+    substituted: Substituted,
     tasks: Tasks,
     batch_size: int,
     report: Callable[[float], None],
 ) -> tuple[Tensor, int]:
-    """Zeros for the references, then the effects of their substitutions, and the batch size."""
-    n, n_tasks = windows.output.shape
-    chosen = torch.tensor(select_tasks(tasks, n_tasks), device=windows.output.device)
-    order = np.argsort(substituted[1], kind="stable")  # windows of one batch overlap
-    wider = torch.promote_types(torch.float32, windows.output.dtype)
-    effects = windows.output.new_zeros((n + len(order), len(chosen)), dtype=wider)
+    """(substitutions, n_tasks) exact effects, and the batch size that fitted."""
+    chosen = select_tasks(tasks, windows.output.shape[1])
+    index = torch.tensor(chosen, device=windows.output.device)
+    return by_position(
+        lambda *some: windows.effects(*some).index_select(1, index), substituted, batch_size, report
+    )
+
+
+def by_position(
+    compute: Callable[..., Tensor],
+    substituted: Substituted,
+    batch_size: int,
+    report: Callable[[float], None],
+) -> tuple[Tensor, int]:
+    """compute(row, position, base) of all substitutions, those of near positions together.
+
+    Windows of one batch overlap then. Returns (substitutions, tasks) and the batch size that
+    fitted; `report` is told in sequences.
+    """
+    n, order = substituted[0].max() + 1, np.argsort(substituted[1], kind="stable")
+    effects = None
 
     def step(start: int, stop: int) -> None:
+        nonlocal effects
         some = order[start:stop]
-        changes = windows.effects(*(numbers[some] for numbers in substituted))
-        effects[torch.from_numpy(n + some).to(effects.device)] = changes.index_select(1, chosen)
+        result = compute(*(numbers[some] for numbers in substituted))
+        if effects is None:
+            effects = result.new_empty((len(order), result.shape[1]))
+        effects[torch.from_numpy(some).to(result.device)] = result
 
     batch_size = in_batches(
         len(order), batch_size, step, report=lambda rows: report(rows * n / len(order))
@@ -309,8 +338,13 @@ def _predict_mutants(
 
 def _scores_of_block(predicted: Tensor, sequences: Tensor, window: range) -> Tensor:
     """(n, tasks, 4, window) from the predictions of n references and their substitutions."""
-    n = len(sequences)
+    n, row = len(sequences), substitutions(sequences, window)[0]
+    return scores_of_effects(predicted[n:] - predicted[row], sequences, window)
+
+
+def scores_of_effects(effects: Tensor, sequences: Tensor, window: range) -> Tensor:
+    """(n, tasks, 4, window) from the effects of all substitutions, (substitutions, tasks)."""
     row, position, base = substitutions(sequences, window)
-    scores = predicted.new_zeros((n, 4, len(window), predicted.shape[1]))
-    scores[row, base, position - window.start] = predicted[n:] - predicted[row]
+    scores = effects.new_zeros((len(sequences), 4, len(window), effects.shape[1]))
+    scores[row, base, position - window.start] = effects
     return scores.permute(0, 3, 1, 2)

@@ -9,6 +9,7 @@ activations and the model goes on in full.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +47,8 @@ class Recording(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if _name(func) not in _ABOUT:
-            self.calls.append((_name(func), mapped(self._keep, result)))
+        if is_recorded(func):
+            self.calls.append((function_name(func), mapped(self._keep, result)))
         return result
 
     def _keep(self, leaf: Any) -> Any:
@@ -59,11 +60,20 @@ class Recording(TorchFunctionMode):
         return Reference(leaf)
 
 
+class Reached(Exception):
+    """The model has been run as far as was asked."""
+
+    def __init__(self, result: Any):
+        super().__init__()
+        self.result = result
+
+
 class Replay(TorchFunctionMode):
     """Answers the same functions in the same order for windows.
 
     prepared : what rules made of weights, a dict for each call, kept from batch to batch
     truth : a recording of the mutated sequences themselves, to find the call that goes wrong
+    last : the call after which to raise `Reached` with its result
     """
 
     def __init__(
@@ -72,14 +82,16 @@ class Replay(TorchFunctionMode):
         batch: Batch,
         prepared: dict[int, dict],
         truth: Recording | None = None,
+        last: int | None = None,
     ):
         super().__init__()
         self.calls, self.batch, self.prepared, self.truth = recording.calls, batch, prepared, truth
+        self.last = last
         self.at, self.name, self.row_bytes = -1, "the input", 1
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, _name(func)
-        if name in _ABOUT:
+        kwargs, name = kwargs or {}, function_name(func)
+        if not is_recorded(func):
             return func(*args, **kwargs)
         self.at, self.name = self.at + 1, name
         expected, reference = self.calls[self.at] if self.at < len(self.calls) else ("an end", None)
@@ -93,6 +105,8 @@ class Replay(TorchFunctionMode):
         if self.truth is not None:
             self._compare(result)
         self.row_bytes = max([self.row_bytes, *map(self._row_bytes, leaves(result))])
+        if self.at == self.last:
+            raise Reached(result)
         return result
 
     def _row_bytes(self, leaf: Any) -> int:
@@ -114,7 +128,12 @@ def _first_line(error: Exception) -> str:
     return kind + str(error).split("\n")[0]
 
 
-def _name(func: Any) -> str:
+def is_recorded(func: Any) -> bool:
+    """Whether a torch function does more than ask for shape and kind."""
+    return function_name(func) not in _ABOUT
+
+
+def function_name(func: Any) -> str:
     """The bare name of a function or method, or of the property that a getter reads."""
     return func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
 
@@ -157,25 +176,39 @@ class Windows:
         """
         if len(row) == 1:  # alone, a row could not be told from a constant
             return self.effects(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
+        output = self.run(row, position, base, truth)
+        if isinstance(output, Windowed):
+            output = output.whole()
+        wider = torch.promote_types(torch.float32, output.dtype)
+        at = torch.from_numpy(row).to(output.device)
+        return output.to(wider) - self.output.to(wider)[at]
+
+    def run(
+        self,
+        row: np.ndarray,
+        position: np.ndarray,
+        base: np.ndarray,
+        truth: Recording | None = None,
+        last: int | None = None,
+    ) -> Any:
+        """What the model, or its call `last`, returns for two or more substitutions."""
         batch = Batch(row, self.predict.device)
         at, place = batch.index(row), batch.index(position)
         delta = F.one_hot(batch.index(base), 4) - self.sequences[at, :, place]
         held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
         span = position, position + 1
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
-        replay = Replay(self.recording, batch, self.prepared, truth)
+        replay = Replay(self.recording, batch, self.prepared, truth, last)
         self.replay = replay
         try:
             with replay:
-                output = self.predict(mutants)
+                return self.predict(mutants)
+        except Reached as reached:
+            return reached.result
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise Untraceable(f"{replay.name} (call {replay.at}): {_first_line(error)}") from error
-        if isinstance(output, Windowed):
-            output = output.whole()
-        wider = torch.promote_types(torch.float32, output.dtype)
-        return output.to(wider) - self.output.to(wider)[at]
 
 
 class Work(TorchDispatchMode):
@@ -215,12 +248,16 @@ class Work(TorchDispatchMode):
 class Plan(NamedTuple):
     """How a model is best run on windows.
 
-    gain : predicted cost of the full engine over that of windows
+    gain : predicted cost of the full engine over that of windows, in batches of one size
+    row_cost, batch_cost : predicted cost of a substitution, and of a batch beside its
+        substitutions, in forward passes of the full engine
     batch_size, sequences : substitutions at once; references whose activations are kept at once
     """
 
     prepared: dict[int, dict]
     gain: float
+    row_cost: float
+    batch_cost: float
     batch_size: int
     sequences: int
 
@@ -260,9 +297,11 @@ def make_plan(
     chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
     alike = 2 * full_batch_size  # kernels weigh alike on both sides, as in batches of some size
     gain = full.cost(1 + rows, len(parts), alike) / work.cost(rows, 1, alike)
-    return Plan(
-        windows.prepared, gain, chosen, max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
-    )
+    forward = full.cost(1 + rows, len(parts), full_batch_size)
+    row_cost = work.cost(rows, 1, math.inf) / forward
+    batch_cost = work.cost(rows, 1, 1) / forward - row_cost
+    kept = max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
+    return Plan(windows.prepared, gain, row_cost, batch_cost, chosen, kept)
 
 
 def _find_fault(predict: Predictor, windows: Windows, mutants: Tensor, sample: tuple) -> None:

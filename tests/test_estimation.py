@@ -1,0 +1,138 @@
+"""The tables of the estimators: their columns, their measures, their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tism import build_model, ism, tism
+from tism.estimation import (
+    Estimator,
+    Trained,
+    correlation_where,
+    depth_table,
+    estimator_table,
+    estimators,
+    fit_calibration,
+    nested_interval,
+    recall,
+    reliability_errors,
+    reliability_table,
+    trained,
+)
+
+
+@pytest.fixture
+def networks(tiny_dataset) -> list[Trained]:
+    """Two networks of one kind and one of another, on validation regions of 24 bp."""
+    built = [
+        ("one", build_model("cnn0", length=24, n_tasks=4, width=4, seed=0)),
+        ("one", build_model("cnn0", length=24, n_tasks=4, width=4, seed=1)),
+        ("other", build_model("relu", length=24, n_tasks=4, width=4, seed=0)),
+    ]
+    how = {"split": "validation", "n_groups": 2}
+    return [trained(kind, model.double(), tiny_dataset, 6, **how) for kind, model in built]
+
+
+def test_regions_keep_their_tasks_and_order(networks):
+    network = networks[0]
+    (scores,) = network.each(lambda x, tasks: (tism(network.model, x, tasks),))
+    for row in range(6):
+        tasks = network.tasks[row % 2]
+        expected = tism(network.model, network.one_hot[[row]], tasks)[0]
+        torch.testing.assert_close(scores[row], expected)
+
+
+def test_estimator_table(networks):
+    wrong = Estimator(lambda model, x, tasks, _: (-ism(model, x, tasks), x == 1))
+    known = {name: e for name, e in estimators(["pool"]).items() if "windowed" not in name}
+    del known["budgeted"]
+    table = estimator_table(networks, {**known, "wrong": wrong})
+    columns = "network estimator default n_tasks budget cost_measured mean_r low high r_not_exact"
+    assert [*table] == [*columns.split(), "recall20", "share_not_below_tism", "n_profiles"]
+    one = table[table["network"] == "one"].set_index("estimator")
+    assert one.loc["TISM", "share_not_below_tism"] == 1
+    assert one.loc["TISM", "n_profiles"] == 12
+    assert one.loc["wrong", "mean_r"] == pytest.approx(-1)
+    assert one.loc["wrong", "share_not_below_tism"] == 0
+    assert one.loc["wrong", "recall20"] == pytest.approx(1)
+    assert one.loc["layer-wise, pool", "mean_r"] == pytest.approx(1)  # the rest of cnn0 is linear
+    assert (table["low"] <= table["mean_r"] + 1e-9).all()
+    assert (table["high"] >= table["mean_r"] - 1e-9).all()
+    assert (table["cost_measured"] > 0).all()
+    black_box = one.loc["budgeted, black box"].set_index("budget")["mean_r"]
+    assert black_box.loc[100] == pytest.approx(1)  # more than all substitutions
+    assert not table["default"].any()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Budgets that 24 bp can spend."""
+    from tism import estimation
+
+    monkeypatch.setattr(estimation, "_RESAMPLES", 200)
+    monkeypatch.setattr(estimation, "_BATCHES", (8,))
+    budgeted = estimation.budgeted_ism
+    monkeypatch.setattr(
+        estimation,
+        "budgeted_ism",
+        lambda *a, budget, **k: budgeted(*a, budget=min(budget, 73), **k),
+    )
+
+
+def test_depth_table_rises_from_tism_to_ism(networks):
+    table = depth_table(networks[:2])
+    assert table["layer"].tolist()[0] == "input"
+    assert table["depth"].tolist() == list(range(len(table)))
+    assert table["mean_r"].iloc[0] < table["mean_r"].iloc[-1] == pytest.approx(1)
+    assert (table["n_profiles"] == 12).all()
+
+
+def test_reliability_tables(networks):
+    errors = reliability_errors(networks, 30)
+    assert len(errors) == 18
+    calibration = fit_calibration(errors)
+    assert calibration.low < calibration.middle < calibration.high
+    table = reliability_table({30: errors}, calibration)
+    columns = "network m mae mae_constant coverage90 coverage_low coverage_high width n_profiles"
+    assert [*table] == columns.split()
+    assert table["network"].tolist() == ["one", "other", "all"]
+    assert table["coverage90"].iloc[-1] >= 0.8  # of the profiles that it was fitted to
+    assert (table["mae"] >= 0).all()
+
+
+def test_calibration_finds_the_scale_of_drawn_errors():
+    rng = np.random.default_rng(0)
+    number = rng.uniform(20, 400, 4000)
+    z = 0.8 * number**-0.4 * rng.laplace(size=4000)
+    true = np.full(4000, 0.6)
+    errors = {"true": true, "found": np.tanh(np.arctanh(true) + z), "kind": "a", "of_drawn": 1.0}
+    how = fit_calibration(pd.DataFrame({**errors, "number": number}))
+    assert how.power == pytest.approx(-0.4, abs=0.06)
+    assert how.scale * 100**how.power == pytest.approx(0.8 * 100**-0.4, rel=0.05)
+    assert [how.low, how.middle, how.high] == pytest.approx([-2.3, 0, 2.3], abs=0.15)
+
+
+def test_measures():
+    exact = torch.randn(2, 1, 4, 30, generator=torch.Generator().manual_seed(0)).double()
+    kept = torch.zeros(2, 4, 30, dtype=torch.bool)
+    kept[0, :, 10:20] = True
+    scores = torch.where(kept[:, None], 2 * exact + 1, 0.0)
+    r = correlation_where(exact, scores, kept)
+    assert r[0, 0] == pytest.approx(1)
+    assert r[1, 0].isnan()
+    assert recall(exact, exact).eq(1).all()
+    assert recall(exact, exact.flip(-1))[0] < 0.6
+
+
+def test_nested_interval_counts_networks_as_units():
+    spread = [torch.full((50, 1), v).double() for v in (0.2, 0.5, 0.8)]
+    loci = [np.arange(50)] * 3
+    low, high = nested_interval(spread, loci)
+    assert low < 0.31
+    assert high > 0.69
+    same = [0.5 + 0.1 * torch.randn(50, 1).double() for _ in range(3)]
+    low, high = nested_interval(same, loci)
+    assert high - low < 0.1

@@ -1,0 +1,368 @@
+"""How good the estimators are at what cost: the tables of the chapter beyond first order.
+
+A `Trained` is a network with the regions on which its estimators are compared with exact ISM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tism.data.dataset import Dataset
+from tism.estimators import budgeted_ism
+from tism.gradient import tism
+from tism.ism import ism, predict
+from tism.layerwise import depths, layerwise_tism
+from tism.metrics import pearson, profile_correlation
+from tism.reliability import Calibration, assess, calibrated, effective_number, error_size
+
+BUDGETS = (25, 50, 100)
+_TOP = 20
+_RESAMPLES = 1000
+_SLACK = 1e-6  # correlations that differ by rounding are equal
+_BATCHES = (16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network on some regions, each with tasks of its own.
+
+    kind : what networks that differ by their seed only have in common
+    one_hot : (n, 4, length)
+    loci : (n,) labels of regions that overlap
+    tasks : groups of equally many tasks; region i has group i modulo their number
+    """
+
+    kind: str
+    model: nn.Module
+    one_hot: Tensor
+    loci: np.ndarray
+    tasks: list[Any]
+
+    def groups(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """Tasks, and the rows of the regions that have them."""
+        for number, tasks in enumerate(self.tasks):
+            yield tasks, np.arange(number, len(self.one_hot), len(self.tasks))
+
+    def each(self, function: Callable[[Tensor, Any], tuple[Tensor, ...]]) -> list[Tensor]:
+        """function(one_hot, tasks) of each group, its results in the order of the regions."""
+        parts = [function(self.one_hot[rows], tasks) for tasks, rows in self.groups()]
+        order = np.argsort(np.concatenate([rows for _, rows in self.groups()]))
+        return [torch.cat(results)[order] for results in zip(*parts, strict=True)]
+
+
+def trained(
+    kind: str,
+    model: nn.Module,
+    dataset: Dataset,
+    n_regions: int,
+    *,
+    split: str = "test",
+    n_tasks: int | None = 1,
+    n_groups: int = 10,
+    seed: int = 0,
+) -> Trained:
+    """Draw regions of a split and tasks for each group of them; all tasks where n_tasks is None."""
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(dataset.indices(split), n_regions, replace=False))
+    number = len(dataset.tasks)
+    tasks = (
+        [rng.choice(number, n_tasks, replace=False).tolist() for _ in range(n_groups)]
+        if n_tasks
+        else [None]
+    )
+    loci = dataset.regions["locus"].to_numpy()[rows]
+    return Trained(kind, model, dataset.one_hot(rows), loci, tasks)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A way to estimate ISM.
+
+    run : (model, one_hot, tasks, budget) to estimate, (n, tasks, 4, length), and the entries that
+        are exact, (n, 4, length)
+    budgets : None alone where the cost cannot be chosen
+    default : whether it is the recommended one
+    """
+
+    run: Callable[..., tuple[Tensor, Tensor]]
+    budgets: Sequence[int | None] = (None,)
+    default: bool = False
+
+
+def estimators(layers: Sequence[str] = ("pool", "blocks.0", "blocks.1")) -> dict[str, Estimator]:
+    """The estimators compared, by name: TISM, layers of expansion, and budgets."""
+
+    def expansion(depth: int | str) -> Estimator:
+        return Estimator(
+            lambda model, x, tasks, _: (layerwise_tism(model, x, tasks, depth=depth), x == 1)
+        )
+
+    def budgeted(engine: str, default: bool) -> Estimator:
+        def run(model: nn.Module, x: Tensor, tasks: Any, budget: int) -> tuple[Tensor, Tensor]:
+            return budgeted_ism(model, x, tasks, budget=budget, engine=engine)[:2]
+
+        return Estimator(run, BUDGETS, default)
+
+    known = {"TISM": Estimator(lambda model, x, tasks, _: (tism(model, x, tasks), x == 1))}
+    known |= {f"layer-wise, {layer}": expansion(layer) for layer in layers}
+    return known | {
+        "budgeted": budgeted("windowed", True),
+        "budgeted, black box": budgeted("full", False),
+    }
+
+
+def estimator_table(networks: Sequence[Trained], known: dict[str, Estimator]) -> pd.DataFrame:
+    """Accuracy and measured cost of estimators, one row a kind of network, estimator and budget.
+
+    networks : several of one kind make one row
+
+    Returns network, estimator, default, n_tasks, budget (forward passes a sequence), cost_measured
+    (wall-clock time over that of a forward pass), mean_r with its 95 % interval low and high (over
+    networks and, within, loci), r_not_exact (over the substitutions that are not exact), recall20
+    (of the 20 largest effects), share_not_below_tism, n_profiles.
+    """
+    rows = []
+    for kind in dict.fromkeys(network.kind for network in networks):
+        alike = [network for network in networks if network.kind == kind]
+        truth = [network.each(_exact_and_tism(network.model)) for network in alike]
+        for name, estimator in known.items():
+            for budget in estimator.budgets:
+                each = [
+                    _quality(n, estimator, budget, *t) for n, t in zip(alike, truth, strict=True)
+                ]
+                row = {"network": kind, "estimator": name, "default": estimator.default}
+                rows.append({**row, "budget": budget, **_summary(each)})
+    order = "network estimator default n_tasks budget cost_measured mean_r low high r_not_exact"
+    order += " recall20 share_not_below_tism n_profiles"
+    return pd.DataFrame(rows)[order.split()]
+
+
+def _exact_and_tism(model: nn.Module) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
+    return lambda x, tasks: (ism(model, x, tasks), tism(model, x, tasks))
+
+
+def _quality(
+    network: Trained, estimator: Estimator, budget: int | None, exact: Tensor, first: Tensor
+) -> dict[str, Any]:
+    """Of one network: each measure, (n, tasks), and the cost."""
+    begin = time.perf_counter()
+    scores, known = network.each(lambda x, t: estimator.run(network.model, x, t, budget))
+    seconds = time.perf_counter() - begin
+    r, of_tism = (profile_correlation(exact, s) for s in (scores, first))
+    return {
+        "r": r,
+        "r_not_exact": correlation_where(exact, scores, ~known),
+        "recall20": recall(exact, scores),
+        "share_not_below_tism": (r >= of_tism - _SLACK).double(),
+        "cost_measured": seconds / len(network.one_hot) / forward_seconds(network),
+        "loci": network.loci,
+    }
+
+
+def _summary(each: list[dict[str, Any]]) -> dict[str, float]:
+    low, high = nested_interval([q["r"] for q in each], [q["loci"] for q in each])
+    pooled = {
+        key: float(torch.cat([q[key] for q in each]).nanmean())
+        for key in ("r_not_exact", "recall20", "share_not_below_tism")
+    }
+    r = torch.cat([q["r"] for q in each])
+    return {
+        "n_tasks": r.shape[1],
+        "cost_measured": float(np.median([q["cost_measured"] for q in each])),
+        "mean_r": float(r.nanmean()),
+        "low": low,
+        "high": high,
+        **pooled,
+        "n_profiles": int(r.isfinite().sum()),
+    }
+
+
+def forward_seconds(network: Trained, repeats: int = 9) -> float:
+    """Seconds of a forward pass of one sequence, in batches of the best size."""
+    x, best = network.one_hot, np.inf
+    for size in _BATCHES:
+        rows = x[torch.arange(size) % len(x)]
+        seconds = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            predict(network.model, rows, 0, batch_size=size)
+            seconds.append(time.perf_counter() - begin)
+        best = min(best, float(np.median(seconds)) / size)
+    return best
+
+
+def correlation_where(first: Tensor, second: Tensor, kept: Tensor) -> Tensor:
+    """(n, tasks): Pearson over the entries kept, (n, 4, length); NaN below three of them."""
+    nan = torch.full(first.shape[1:2], float("nan"), dtype=torch.float64)
+    return torch.stack(
+        [
+            pearson(a[:, k], b[:, k]) if k.sum() > 2 else nan
+            for a, b, k in zip(first, second, kept, strict=True)
+        ]
+    )
+
+
+def recall(exact: Tensor, scores: Tensor, k: int = _TOP) -> Tensor:
+    """(n, tasks): share of the k largest effects that are among the k largest estimates."""
+    true, found = (s.abs().flatten(2).topk(k).indices for s in (exact, scores))
+    return (true[..., None] == found[..., None, :]).any(-1).double().mean(-1)
+
+
+def nested_interval(
+    values: Sequence[Tensor], loci: Sequence[np.ndarray], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean: networks are drawn, then loci within each.
+
+    values, loci : of each network (n, tasks), NaN where there is none, and (n,)
+    """
+    rng = np.random.default_rng(seed)
+    totals = [_by_locus(v.double().numpy(), labels) for v, labels in zip(values, loci, strict=True)]
+    means = []
+    for _ in range(_RESAMPLES):
+        drawn = [totals[i] for i in rng.integers(len(totals), size=len(totals))]
+        picked = [t[rng.integers(len(t), size=len(t))].sum(0) for t in drawn]
+        total, count = np.sum(picked, axis=0)
+        means.append(total / count if count else np.nan)
+    return tuple(np.nanquantile(means, [0.025, 0.975]).tolist())
+
+
+def _by_locus(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(loci, 2): sum and number of the values of each locus."""
+    _, locus = np.unique(labels, return_inverse=True)
+    sums = np.nansum(values, axis=1), np.isfinite(values).sum(1)
+    return np.stack([np.bincount(locus, weights=s) for s in sums], axis=1)
+
+
+def depth_table(networks: Sequence[Trained]) -> pd.DataFrame:
+    """r with ISM by the depth of expansion: network, depth, layer, mean_r, low, high, n_profiles.
+
+    The rise from one depth to the next is what the non-linearity between them costs TISM.
+    """
+    rows = []
+    for kind in dict.fromkeys(network.kind for network in networks):
+        alike = [network for network in networks if network.kind == kind]
+        exact = [n.each(lambda x, t, m=n.model: (ism(m, x, t),))[0] for n in alike]
+        for depth, layer in enumerate(depths(alike[0].model, alike[0].one_hot)):
+            r = [
+                profile_correlation(
+                    e,
+                    n.each(lambda x, t, m=n.model, d=depth: (layerwise_tism(m, x, t, depth=d),))[0],
+                )
+                for n, e in zip(alike, exact, strict=True)
+            ]
+            low, high = nested_interval(r, [n.loci for n in alike])
+            pooled = torch.cat(r)
+            row = {"network": kind, "depth": depth, "layer": layer, "low": low, "high": high}
+            row |= {"mean_r": float(pooled.nanmean()), "n_profiles": int(pooled.isfinite().sum())}
+            rows.append(row)
+    return pd.DataFrame(rows)[["network", "depth", "layer", "mean_r", "low", "high", "n_profiles"]]
+
+
+def reliability_errors(networks: Sequence[Trained], m: int, seed: int = 0) -> pd.DataFrame:
+    """One row a profile: network (its number), kind, locus, true r, found r (not calibrated), the
+    effective number of substitutions on which TISM rests, and what m has to do with the error.
+
+    The substitutions are drawn for each task alone, as for `reliability` of one task.
+    """
+    frames = []
+    for number, network in enumerate(networks):
+        exact, first = network.each(_exact_and_tism(network.model))
+        generator = torch.Generator().manual_seed(seed)
+        for task in range(exact.shape[1]):
+            base, effects = first[:, [task]], exact[:, [task]]
+            of_chosen = effects.movedim(1, -1).__getitem__
+            found = assess(base, network.one_hot, of_chosen, m, generator)
+            of_drawn = error_size(base, network.one_hot == 0, m, Calibration(1, 0, 0, 0, 0))
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "network": number,
+                        "kind": network.kind,
+                        "locus": network.loci,
+                        "true": profile_correlation(effects, base)[:, 0].numpy(),
+                        "found": found[:, 0].numpy(),
+                        "number": effective_number(base)[:, 0].numpy(),
+                        "of_drawn": of_drawn[:, 0].numpy(),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True).dropna()
+
+
+def fit_calibration(errors: pd.DataFrame, weights: dict[str, float] | None = None) -> Calibration:
+    """The constants of `reliability` from the errors of networks that it is not judged by.
+
+    errors : see `reliability_errors`
+    weights : of each kind of network, 1 unless told; networks of one kind share it
+
+    The size of |atanh r - atanh r_true| is fitted by maximum likelihood of a Laplace distribution.
+    """
+    from scipy.optimize import minimize
+
+    z = np.arctanh(errors["found"]) - np.arctanh(errors["true"].clip(-0.999, 0.999))
+    z = z / errors["of_drawn"]
+    weight = errors["kind"].map(weights or {}).fillna(1) / errors.groupby("kind")["kind"].transform(
+        "size"
+    )
+    weight, z, number = (np.asarray(v, dtype=float) for v in (weight, z, np.log(errors["number"])))
+
+    def loss(constants: np.ndarray) -> float:
+        log_size = constants[0] + constants[1] * number
+        return float(np.sum(weight * (log_size + np.abs(z) * np.exp(-log_size))))
+
+    constant, power = minimize(loss, [-1.0, -0.3], method="Nelder-Mead").x
+    standard = z / np.exp(constant + power * number)
+    order = np.argsort(standard)
+    share = np.cumsum(weight[order]) / weight.sum()
+    low, middle, high = standard[order][np.searchsorted(share, [0.05, 0.5, 0.95])]
+    return Calibration(float(np.exp(constant)), float(power), *map(float, (low, middle, high)))
+
+
+def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration) -> pd.DataFrame:
+    """How well `reliability` does, one row a kind of network and m, and one for all together.
+
+    errors : for each m, see `reliability_errors`
+
+    Returns network, m, mae, mae_constant (of the median of all profiles), coverage90 with its 95 %
+    interval coverage_low and coverage_high (over networks), width (mean), n_profiles.
+    """
+    rows = []
+    for m, table in errors.items():
+        table = table.assign(**_judged(table, calibration))
+        for kind, some in [*table.groupby("kind", sort=False), ("all", table)]:
+            rows.append({"network": kind, "m": m, **_reliability_row(some, table["true"].median())})
+    return pd.DataFrame(rows)
+
+
+def _judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
+    """Of each profile: the calibrated r, whether its interval holds the true one, its width."""
+    size = calibration.scale * table["number"] ** calibration.power * table["of_drawn"]
+    found, size = (torch.tensor(v.to_numpy())[:, None] for v in (table["found"], size))
+    r, low, high = (v[:, 0].numpy() for v in calibrated(found, size, calibration)[:3])
+    covered = (low <= table["true"]) & (table["true"] <= high)
+    return {"r": r, "covered": covered.astype(float), "width": high - low}
+
+
+def _reliability_row(some: pd.DataFrame, constant: float) -> dict[str, float]:
+    by_network = [group for _, group in some.groupby("network")]
+    low, high = nested_interval(
+        [torch.tensor(g["covered"].to_numpy())[:, None] for g in by_network],
+        [g["locus"].to_numpy() for g in by_network],
+    )
+    return {
+        "mae": (some["r"] - some["true"]).abs().mean(),
+        "mae_constant": (some["true"] - constant).abs().mean(),
+        "coverage90": some["covered"].mean(),
+        "coverage_low": low,
+        "coverage_high": high,
+        "width": some["width"].mean(),
+        "n_profiles": len(some),
+    }
