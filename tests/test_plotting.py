@@ -310,3 +310,67 @@ def test_the_package_does_not_import_the_plotting_stack():
     code = "import sys, tism; print({'matplotlib', 'pandas', 'seaborn'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+NETWORKS = pd.DataFrame(
+    {
+        "epoch": [0, 0, 7, 7, 0, 7],
+        "kind": ["baseline"] * 4 + ["other"] * 2,
+        "r": [0.5, 0.6, 0.8, 0.9, 0.4, 0.7],
+    }
+)
+
+
+def test_replicates_have_a_dot_a_network_and_a_line_through_the_means():
+    ax = plotting.plot_replicates(
+        NETWORKS, "epoch", "r", "kind", xlabel="epoch", ylabel="r", scale="symlog",
+        paper={7: 0.85}, marks={"warm-up": 7},
+    )  # fmt: skip
+
+    dots = [line for line in ax.lines if line.get_marker() == "."]
+    assert [line.get_ydata().tolist() for line in dots] == [[0.5, 0.6, 0.8, 0.9], [0.4, 0.7]]
+    means = [bars.lines[0].get_ydata() for bars in ax.containers]
+    assert means[0].tolist() == pytest.approx([0.55, 0.85])
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["paper", "baseline", "other"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "7"]
+
+
+def test_kinds_show_every_network_below_its_mean():
+    summary = pd.DataFrame(
+        {"kind": ["other", "baseline"], "value": [0.55, 0.7], "low": 0.4, "high": 0.9}
+    ).assign(paper=[np.nan, 0.7])
+
+    ax = plotting.plot_kinds(NETWORKS, summary, "r", xlabel="r")
+
+    (networks,) = [line for line in ax.lines if line.get_marker() == "."]
+    np.testing.assert_allclose(networks.get_xdata(), NETWORKS["r"])
+    np.testing.assert_allclose(networks.get_ydata(), [-0.22] * 4 + [0.78] * 2)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["other", "baseline"]
+
+
+def test_scatter_has_a_series_a_value_of_the_third_column():
+    ax = plotting.plot_scatter_by(NETWORKS, "epoch", "r", "kind", xlabel="epoch", ylabel="r")
+
+    assert ax.get_legend_handles_labels()[1] == ["baseline", "other"]
+    assert len({(line.get_color(), line.get_marker()) for line in ax.lines}) == 2
+
+
+def test_verdicts_are_stacked_with_their_numbers():
+    counts = pd.DataFrame({"dataset": ["a", "b"], "holds": [3, 0], "holds not": [1, 2]})
+    counts = counts.assign(undecided=[0, 1], **{"not measured": [1, 0]})
+
+    ax = plotting.plot_verdicts(counts)
+
+    assert [text.get_text() for text in ax.texts] == ["3", "1", "2", "1", "1"]
+    assert ax.get_xlim() == (0, 5)
+
+
+def test_long_form_has_a_row_a_value():
+    wide = pd.DataFrame({"fraction": [0.1, 1.0], "test_r": [0.2, 0.3], "train_r": [0.4, 0.5]})
+
+    long = plotting.long_form(wide, {"test_r": "test", "train_r": "train"})
+
+    assert long["measure"].tolist() == ["test", "test", "train", "train"]
+    assert long["value"].tolist() == [0.2, 0.3, 0.4, 0.5]
+    assert long["fraction"].tolist() == [0.1, 1.0, 0.1, 1.0]

@@ -27,7 +27,10 @@ def rows_of(claim):
 def write_models(folder, **columns):
     table = pd.DataFrame(columns)
     table = table.assign(dataset="simulated")
-    for name, value in {"control": "", "experiment": "ablation", "fraction": 1.0}.items():
+    defaults = {"control": "", "experiment": "ablation", "fraction": 1.0}
+    defaults |= {"epoch": 9, "variant": "baseline"}
+    defaults |= dict.fromkeys(("test_region_r", "ism_size"), table["tism_all"])
+    for name, value in defaults.items():
         table[name] = table.get(name, value)
     table.to_csv(folder / "models.csv", index=False)
 

@@ -110,7 +110,7 @@ def example_runs(models: pd.DataFrame) -> dict[str, str]:
     """Label to run of the networks of Fig S4: shares of the training regions, and AdamW."""
     parts = of_experiment(models, "fraction").query("seed == 0 and control == ''")
     kept = parts[parts["fraction"].isin([0.01, 0.05, 0.1, 1.0])].sort_values("fraction")
-    runs = {f"{row.fraction:.0%} of the regions": row.run for row in kept.itertuples()}
+    runs = {f"{100 * row.fraction:g} % of the regions": row.run for row in kept.itertuples()}
     other = variants(models).query("variant == 'adamw' and seed == 0 and dataset in @kept.dataset")
     return runs | {row.kind: row.run for row in other.itertuples()}
 

@@ -942,9 +942,7 @@ def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         colour, line = METHOD_STYLES[method]
         face = colour if line == "-" else "white"
         ax.vlines(row["counted"], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
-        ax.plot(
-            row["counted"], row["measured"], "o", color=colour, mfc=face, ms=6, label=method
-        )
+        ax.plot(row["counted"], row["measured"], "o", color=colour, mfc=face, ms=6, label=method)
     ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
     ax.set(xlabel="counted forward-equivalents a sequence", ylabel="measured")
     ax.legend(fontsize=9)

@@ -161,6 +161,8 @@ def _epochs(measure: str, epoch: int, less: int | None = None, control: str = ""
 
 def _lowest_variant(evidence: Evidence) -> Estimate:
     rows = of_experiment(evidence.rows(MODELS), "ablation")
+    if rows.empty:
+        raise NotMeasured("ablation")
     groups = rows.groupby(["variant", "control"])["tism_all"]
     return min((mean_of(values) for _, values in groups), key=lambda mean: mean.value)
 
