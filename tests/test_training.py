@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -112,6 +113,25 @@ def test_the_loss_of_a_variant(dataset, variant, correlation, mse, l1):
     expected = correlation * (1 - r.mean()) + mse * (predicted - target).square().mean()
     expected += l1 * model.conv.conv.weight.abs().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["baseline", "relu_max", "no_batch_norm", "cnn0"])
+def test_cheap_derivatives_are_those_of_autograd(variant, monkeypatch):
+    model = build_model(variant, length=31, n_tasks=3, width=8, seed=0).train()
+    generator = torch.Generator().manual_seed(0)
+    bases = torch.randint(4, (6, 31), generator=generator)
+    rows = torch.nn.functional.one_hot(bases, 4).mT.float()
+    target = torch.randn(6, 3, generator=generator)
+
+    def gradients():
+        torch.manual_seed(0)  # of the dropout
+        loss = training_loss(model, rows, target, training_config(variant))
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    cheap = gradients()
+    monkeypatch.setattr(training, "CheapBackward", lambda repeated: nullcontext())
+    for one, other in zip(cheap, gradients(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_defaults_are_the_papers():

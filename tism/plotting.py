@@ -966,13 +966,15 @@ def plot_cost_map(
     )  # fmt: skip
     levels = {0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}
     ax.contour(lengths, tasks, _array(ratio), list(levels), colors="black", linewidths=1)
-    column = -np.log(_array(ratio)[:, 0])  # rises with the tasks
+    column = -np.log(_array(ratio)[:, -1])  # rises with the tasks
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
     for level, text in levels.items():
         if column[0] < -np.log(level) < column[-1]:
             place = np.exp(np.interp(-np.log(level), column, np.log(_array(tasks))))
             ax.annotate(
-                text, (lengths[0], place), xytext=(4, 2), textcoords="offset points", fontsize=9
-            )
+                text, (lengths[-1], place), xytext=(-6, 9), textcoords="offset points",
+                ha="right", va="center", fontsize=9, bbox=box,
+            )  # fmt: skip
     bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label="windowed ISM / TISM")
     bar.locator = MaxNLocator(integer=True)
     bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import versions
+from tism.backward import CheapBackward
 from tism.checkpoint import load_checkpoint, replacing, save_checkpoint
 from tism.data.dataset import Dataset
 from tism.execution import progress_bar, random_state_kept
@@ -106,7 +107,8 @@ def correlation_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 def training_loss(model: AITAC, rows: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
     """The loss of one batch; rows (n, 4, length), target (n, tasks)."""
-    predicted = model(rows)
+    with CheapBackward(repeated=False):
+        predicted = model(rows)
     loss = config.correlation_weight * correlation_loss(predicted, target)
     loss = loss + config.mse_weight * F.mse_loss(predicted, target)
     if config.l1_kernels:
