@@ -37,7 +37,7 @@ def write_models(folder, **columns):
 
 def test_every_claim_has_one_measure_and_every_measure_a_claim():
     claims = scorecard.read_claims()
-    known = [*scorecard.MEASURES, *scorecard.RUN_TIMES]
+    known = [*scorecard.MEASURES, *scorecard.RUN_TIMES, *scorecard.EXTERNAL]
 
     assert sorted(claims["claim_id"]) == sorted(known)
     assert len(claims) >= 24
@@ -77,8 +77,17 @@ def test_without_a_value_nothing_was_measured():
 def test_without_tables_nothing_is_measured(folder):
     table = scorecard.scorecard(load_profile("demo"))
 
-    assert (table["verdict"] == "not measured").all()
-    assert scorecard.shown(table).empty
+    own = table[~table["claim_id"].isin(scorecard.EXTERNAL)]  # which belongs to no profile
+    assert (own["verdict"] == "not measured").all()
+    assert scorecard.shown(own).empty
+
+
+def test_networks_of_other_labs_have_a_row_each(folder):
+    table = scorecard.scorecard(load_profile("demo"), ["discussion"])
+    rows = table[table["claim_id"] == "text_any_high"].set_index("dataset")
+
+    assert list(rows.index) == ["calderon", "deepstarr", "mpra_dragonn"]
+    assert rows["value"].between(rows["low"], rows["high"]).all()
 
 
 def test_an_item_selects_its_claims(folder):

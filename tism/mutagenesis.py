@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from tism import versions
 from tism.data.kircher import Locus
+from tism.estimators import budgeted_ism
 from tism.evaluation import call_motifs, smooth_profile
 from tism.execution import evaluating, progress_bar
 from tism.experiment import digest, remembered
 from tism.external import ExternalModel
 from tism.gradient import input_gradient, tism
 from tism.ism import ism
+from tism.layerwise import depths, layerwise_tism
 from tism.metrics import pearson, summarise
 from tism.model import BothStrandsConv, SoftmaxPool
 from tism.sequence import validate_one_hot
@@ -32,6 +34,7 @@ TILES = 6  # tiles of an element longer than the model's input move by 1 / TILES
 BLOCK = 20  # bp; beyond that the measured effects of positions no longer correlate
 N_RESAMPLES = 1000
 N_SHUFFLES = 20
+BUDGET = 50  # forward passes a sequence of budgeted ISM
 _TAILS = (0.025, 0.975)
 
 
@@ -134,6 +137,14 @@ def _corrected_gradient(model: nn.Module, one_hot: Tensor) -> Tensor:
     return removal_effect(centre(input_gradient(model, one_hot)), one_hot)
 
 
+def _layerwise(model: nn.Module, one_hot: Tensor) -> Tensor:
+    return layerwise_tism(model, one_hot, depth=len(depths(model, one_hot)) // 2)
+
+
+def _budgeted(model: nn.Module, one_hot: Tensor) -> Tensor:
+    return budgeted_ism(model, one_hot, budget=BUDGET).estimate
+
+
 def _deep_lift(model: nn.Module, one_hot: Tensor) -> Tensor:
     return tism_from_gradient(deep_lift_multipliers(model, one_hot)[0][:, None], one_hot)
 
@@ -143,6 +154,8 @@ def _deep_lift(model: nn.Module, one_hot: Tensor) -> Tensor:
 METHODS: dict[str, Method] = {
     "ISM": ism,
     "TISM": tism,
+    "layer-wise TISM": _layerwise,
+    "budgeted ISM": _budgeted,
     "gradient x input": _gradient_times_input,
     "corrected gradient": _corrected_gradient,
     "DeepLIFT/SHAP": _deep_lift,

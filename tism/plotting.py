@@ -46,6 +46,8 @@ COLOURS = {
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
     "DeepLIFT/SHAP": SKY,
+    "layer-wise TISM": GREY,
+    "budgeted ISM": "#000000",
 }
 METHOD_STYLES = {
     "ISM": (BLUE, "-"),

@@ -516,9 +516,11 @@ def _read_text(path: Path) -> pd.DataFrame:
 def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | None:
     """The table in results/<profile>, else the one in data/results/<profile>, or None.
 
+    name : with a folder where it belongs to no profile, as external/concordance.csv in data/results
     recorded : only the second
     """
-    places = (results_folder(profile), data_root() / "results" / profile)
+    committed = data_root() / "results"
+    places = (results_folder(profile), committed if "/" in name else committed / profile)
     found = (folder / name for folder in places[recorded:])
     return next((path for path in found if path.exists()), None)
 

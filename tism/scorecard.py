@@ -32,6 +32,7 @@ from tism.speed import paper_networks, ratios
 
 VERDICTS = ("holds", "holds not", "undecided", "not measured")
 _UNTRAINED = "random sequences"
+_EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn")
 _OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
 
 
@@ -218,6 +219,14 @@ def _growth(evidence: Evidence) -> Estimate:
     return Estimate(long.value / short.value, low, high, long.n)
 
 
+def _external(evidence: Evidence) -> Estimate:
+    rows = evidence.rows(
+        "external/concordance.csv", model=evidence.dataset, method="TISM", convention="all entries"
+    )
+    row = rows.iloc[0]
+    return Estimate(row["mean_r"], row["low"], row["high"], int(row["n_sequences"]))
+
+
 def _not_here(evidence: Evidence) -> Estimate:
     raise NotMeasured("the data is not at hand")
 
@@ -282,6 +291,7 @@ RUN_TIMES: dict[str, Measure] = {
     "figs3_order": _speed("ISM", "Yuzu", "best", lambda rows: rows),
     "title_quick": _speed("windowed ISM", "TISM, all tasks", "best", lambda rows: rows),
 }
+EXTERNAL: dict[str, Measure] = {"text_any_high": _external, "text_any_mean": _external}
 
 
 def read_claims() -> pd.DataFrame:
@@ -332,14 +342,22 @@ def scorecard(profile: Profile, items: Sequence[str] | None = None) -> pd.DataFr
     if items is not None:
         claims = claims[claims["paper_item"].isin(items)]
     for claim in claims.to_dict("records"):
-        measure = MEASURES.get(claim["claim_id"]) or RUN_TIMES[claim["claim_id"]]
-        datasets = profile.datasets if claim["claim_id"] in MEASURES else [_UNTRAINED]
+        measure, datasets = _measure_of(claim["claim_id"], profile)
         for dataset in datasets:
             estimate = _estimate(measure, Evidence(profile.name, dataset))
             verdict = judge(estimate, claim["at_least"], claim["at_most"])
             rows.append({**claim, "dataset": dataset, **estimate._asdict(), "verdict": verdict})
     columns = ["claim_id", "paper_item", "statement", "dataset", "paper_value", *Estimate._fields]
     return pd.DataFrame(rows)[[*columns, "verdict", "at_least", "at_most"]]
+
+
+def _measure_of(claim_id: str, profile: Profile) -> tuple[Measure, Sequence[str]]:
+    """How a claim is measured, and on which data sets or networks."""
+    if claim_id in RUN_TIMES:
+        return RUN_TIMES[claim_id], [_UNTRAINED]
+    if claim_id in EXTERNAL:
+        return EXTERNAL[claim_id], _EXTERNAL_MODELS
+    return MEASURES[claim_id], profile.datasets
 
 
 def _estimate(measure: Measure, evidence: Evidence) -> Estimate:
