@@ -66,7 +66,7 @@ def trained(
     *,
     split: str = "test",
     n_tasks: int | None = 1,
-    n_groups: int = 10,
+    n_groups: int = 3,
     seed: int = 0,
 ) -> Trained:
     """Draw regions of a split and tasks for each group of them; all tasks where n_tasks is None."""
