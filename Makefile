@@ -1,6 +1,7 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
+# make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
 
@@ -15,11 +16,12 @@ ifneq ($(MIRROR),)
 export TISM_DATA_MIRROR ?= $(MIRROR)
 endif
 
-.PHONY: book site test record clean
+SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
+
+.PHONY: book site test bench record clean
 
 book: $(READY)
-	$(BIN)/python -m tism.compendium run $(PROFILE)
-	$(BIN)/python -m tism.compendium book $(PROFILE)
+	$(SNAKEMAKE)
 
 site: $(READY)
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
@@ -30,12 +32,16 @@ test: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+bench: $(READY)
+	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime
+
 record: PROFILE = yeast
 record: $(READY)
-	$(BIN)/python -m tism.compendium record $(PROFILE)
+	$(SNAKEMAKE)
+	$(BIN)/python -m tism.compendium record $(PROFILE) --executed
 
 clean:
-	rm -rf _build results .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build results .snakemake .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv

@@ -3,21 +3,25 @@
 import copy
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 
 from tism import compendium, versions
 from tism.compendium import (
+    ROBUSTNESS,
     Chapter,
     chapter_key,
     clean_notebook,
+    note_provenance,
     paper_numbers,
     record_chapter,
     stage_book,
     stale_records,
 )
 from tism.experiment import load_profile
+from tism.robustness import find_run
 
 CHAPTER = "04_ism_vs_tism"
 
@@ -146,3 +150,67 @@ def test_the_training_chapter_runs_once_a_data_set_the_own_one_last(monkeypatch)
     compendium.run_all_of_chapter("02_data", "yeast")
     simulated = ("03_train_model", "yeast", {"dataset": "simulated"})
     assert ran == [simulated, ("03_train_model", "yeast", {}), ("02_data", "yeast", {})]
+
+
+def test_a_run_of_the_profile_keeps_its_tables_in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path))
+    profile = load_profile("smoke")
+    chapter = Chapter("03_train_model", profile, "simulated_relu_0")
+
+    network = chapter.experiment("simulated", variant="relu", seed=0)
+    chapter.save_table(pd.DataFrame({"a": [1.0]}), "numbers")
+
+    assert network == find_run(profile, "simulated_relu_0").network
+    folder = tmp_path / "smoke" / "models" / "simulated_relu_0"
+    assert (folder / "numbers.csv").read_text() == "a\n1\n"
+    assert set(json.loads((folder / "provenance.json").read_text())) == {"numbers.csv"}
+    with pytest.raises(ValueError, match="run simulated_relu_0 has variant='relu', got 'baseline'"):
+        chapter.experiment("simulated")
+
+
+def test_training_a_run_executes_the_training_chapter_for_its_network(monkeypatch):
+    ran = []
+    monkeypatch.setattr(compendium, "run_chapter", lambda *a, **k: ran.append((*a, k)))
+
+    compendium.train_run("simulated_relu_2", "yeast")
+
+    settings = {"dataset": "simulated", "variant": "relu", "seed": 2}
+    assert ran == [("03_train_model", "yeast", {"run": "simulated_relu_2", **settings})]
+
+
+def test_notes_of_parallel_jobs_all_stay(tmp_path):
+    profile = load_profile("smoke")
+    names = [f"table_{k}.csv" for k in range(12)]
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: note_provenance(tmp_path / n, CHAPTER, profile), names))
+
+    assert sorted(json.loads((tmp_path / "provenance.json").read_text())) == sorted(names)
+
+
+def test_tables_of_networks_are_recorded_and_go_stale_with_a_run(private, monkeypatch):
+    root, profile, _ = private
+    record_chapter(CHAPTER, "smoke")
+    models = root / "results" / "smoke" / "models.csv"
+    models.write_text("run,key\n")
+    note_provenance(models, ROBUSTNESS, profile)
+
+    compendium._record_tables(ROBUSTNESS, "smoke")
+
+    assert (root / "data/results/smoke/models.csv").read_text() == "run,key\n"
+    assert stale_records() == []
+    more = dataclasses.replace(profile, experiments=profile.experiments[:1])
+    monkeypatch.setattr(compendium, "load_profile", lambda name: more)
+    assert stale_records() == ["data/results/smoke/models.csv"]
+
+
+def test_runs_are_listed(capsys):
+    compendium.main(["runs", "smoke"])
+
+    assert capsys.readouterr().out.split()[:2] == ["simulated_baseline_0", "simulated_baseline_1"]
+
+
+@pytest.mark.parametrize("command", ["train", "model"])
+def test_an_unknown_run_is_refused(command):
+    with pytest.raises(ValueError, match="profile smoke has no run 'tiny'"):
+        compendium.main([command, "smoke", "tiny"])

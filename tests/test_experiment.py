@@ -1,6 +1,8 @@
 """Profiles are checked; networks and scores are computed once."""
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -76,6 +78,23 @@ def test_a_network_is_trained_once(smoke, monkeypatch):
         assert torch.equal(again.state_dict()[key], tensor)
     other = Experiment(smoke, "simulated", seed=1)
     assert other.name != one.name
+
+
+def test_those_that_ask_for_one_network_at_a_time_wait_for_each_other(smoke, monkeypatch):
+    def train_alone(model, data, config, folder, **options):
+        folder.mkdir(exist_ok=True)
+        (folder / "busy").touch(exist_ok=False)
+        time.sleep(0.05)
+        (folder / "busy").unlink()
+        return {"folder": folder}
+
+    monkeypatch.setattr(experiment, "train", train_alone)
+    asked = [Experiment(smoke, "simulated", seed=7) for _ in range(3)]
+
+    with ThreadPoolExecutor(3) as pool:
+        folders = {metadata["folder"] for _, metadata in pool.map(Experiment.trained, asked)}
+
+    assert folders == {experiment.work_folder("checkpoints") / asked[0].name}
 
 
 def test_scores_are_computed_once_and_belong_to_the_weights(smoke, monkeypatch):

@@ -32,6 +32,7 @@ NAMES = [
     "adamw",
     "no_shift",
     "cnn0",
+    "relu_max",
 ]
 
 
@@ -124,6 +125,7 @@ CHANGES = {
     "no_dropout": {"dropout"},
     "no_batch_norm": {"batch norm"},
     "cnn0": {"residual", "dropout", "batch norm", "blocks"},
+    "relu_max": {"gelu", "relu", "softmax pooling", "max pooling"},
 }
 
 

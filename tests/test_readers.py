@@ -85,6 +85,18 @@ def test_bed_of_three_columns(write):
     assert list(read_bed(write("chr1\t1\t2\n")).columns) == ["chrom", "start", "end"]
 
 
+def test_bed_columns_behind_those_wanted_may_hold_anything(write):
+    path = write("track x\nchr1\t1\t2\ta\t.\t+\t0\nchr1\t4\t9\tb\thigh\t-\t1\n")
+    frame = read_bed(path, columns=4, lines=True)
+    assert list(frame.columns) == ["chrom", "start", "end", "name", "line"]
+    assert frame["line"].tolist() == [2, 3]
+
+
+def test_bed_names_some_of_many_chromosomes(write):
+    sizes = {f"contig{k}": 10 for k in range(1000)}
+    refused(read_bed, write("chr1\t1\t2\n"), 1, "contig29 and 970 more", chromosome_sizes=sizes)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "word"),
     [

@@ -99,10 +99,10 @@ def test_makefile_target_runs(target: str):
         ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
     )
     wanted = {
-        "book": "tism.compendium run demo",
+        "book": "snakemake --workflow-profile workflow/local --config profile=demo",
         "site": "jupyter-book build . --all -W -n",
         "test": "-m pytest",
-        "record": "tism.compendium record yeast",
+        "record": "tism.compendium record yeast --executed",
         "clean": "rm -rf _build results",
     }
     assert wanted[target] in run.stdout

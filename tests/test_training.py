@@ -161,6 +161,7 @@ def test_a_variant_changes_the_training_over_the_settings(variant, changes):
         ({"fine_tune_patience": 0}, "fine_tune_patience must be"),
         ({"fine_tune_rounds": -1}, "fine_tune_rounds must be"),  # would never end
         ({"max_shift": -1}, "max_shift must be"),
+        ({"snapshots": [3, 201]}, r"snapshots must lie in 0 to max_epochs \(200\), got 201"),
     ],
 )
 def test_configurations_that_cannot_train(settings, message):
@@ -311,6 +312,14 @@ def test_snapshots_are_the_weights_after_their_epoch(dataset, whole, tmp_path):
     assert_same_weights(snapshot, short)
 
 
+def test_the_snapshot_of_epoch_0_is_the_network_before_the_training(dataset, tmp_path):
+    config = replace(ONE_EPOCH, snapshots=(0,))
+
+    train(network(), dataset, config, tmp_path, device="cpu")
+
+    assert_same_weights(load_model(tmp_path / "epoch_0")[0], network())
+
+
 @pytest.mark.parametrize("config", [CONFIG, ADAMW], ids=["sgd", "adamw"])
 def test_the_seed_decides_and_torchs_state_does_not(dataset, tmp_path, config):
     models, logs = [], []
@@ -348,7 +357,7 @@ def test_training_windows_are_real_sequence_around_the_region(
     dataset, tmp_path, monkeypatch, max_shift, offsets
 ):
     steps = spy_on_batches(monkeypatch)
-    config = replace(CONFIG, max_shift=max_shift, max_epochs=2, fine_tune_rounds=0)
+    config = replace(ONE_EPOCH, max_shift=max_shift, max_epochs=2)
 
     train(network(), dataset, config, tmp_path)
 

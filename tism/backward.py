@@ -10,7 +10,6 @@ are PyTorch's; parameters get no gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class CheapBackward(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, func.__name__
         if self.repeated and name in _SMOOTH and not kwargs.get("inplace"):
-            return _Smooth.apply(args[0], partial(func, *args[1:], **kwargs))[0]
+            return _Smooth.apply(args[0], lambda x: func(x, *args[1:], **kwargs))[0]
         if name == "maximum" and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
             return _Maximum.apply(*args)[0]
         if name == "pad" and len(args) > 1 and not any(args[1]):

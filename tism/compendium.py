@@ -4,6 +4,11 @@ python -m tism.compendium run PROFILE [CHAPTER ...]    execute into results/PROF
 python -m tism.compendium book PROFILE                 build the book of results/PROFILE
 python -m tism.compendium record PROFILE [CHAPTER ...] execute and refresh what is committed
 python -m tism.compendium stale                        list the records that are stale
+python -m tism.compendium runs PROFILE                 list the networks of tism.robustness
+python -m tism.compendium train PROFILE RUN            train one of them: a run of chapter 03
+python -m tism.compendium model PROFILE RUN            score one of them, trained where it is not
+python -m tism.compendium summarise PROFILE            write models.csv of those that are scored
+python -m tism.compendium initialisations PROFILE      write initialisations.csv
 """
 
 from __future__ import annotations
@@ -24,9 +29,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
-from tism import versions
+from tism import robustness, versions
 from tism.checkpoint import replacing, write_text
+from tism.data.download import checksum_of
 from tism.experiment import (
     Experiment,
     Profile,
@@ -36,11 +43,25 @@ from tism.experiment import (
     load_profile,
     profile_names,
     repository,
+    results_folder,
     work_folder,
 )
 
 RECORDED_PROFILE = "yeast"
+UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
 TRAINING_CHAPTER = "03_train_model"
+ROBUSTNESS = "robustness"
+READS = {  # chapters that read tables which others wrote
+    "05_robustness": ("models.csv", "initialisations.csv"),
+    "10_scorecard": (
+        "models.csv",
+        "initialisations.csv",
+        "concordance.csv",
+        "regions.csv",
+        "associations.csv",
+        "runtime.csv",
+    ),
+}
 
 
 def chapters() -> list[str]:
@@ -48,10 +69,19 @@ def chapters() -> list[str]:
     return sorted(path.stem for path in (repository() / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def chapter_key(name: str, profile: Profile, notebook: dict | None = None) -> str:
-    """What a chapter's outputs depend on: its code, the profile, the data and the versions."""
+def chapter_key(
+    name: str, profile: Profile, notebook: dict | None = None, *, tables: str | None = "fresh"
+) -> str:
+    """What a chapter's outputs depend on: its code, the profile, the data and the versions.
+
+    tables : of `READS`: "fresh", as the chapter finds them; "recorded", those in data/results; or
+        None to leave them out
+    """
     notebook = notebook or _read_notebook(repository() / "notebooks" / f"{name}.ipynb")
     code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    if name in UNTRAINED:
+        own = profile.chapters.get(name)
+        return digest({"code": code, "own": own, "versions": [versions.MODEL, versions.SPEED]})
     return digest(
         {
             "code": code,
@@ -64,8 +94,29 @@ def chapter_key(name: str, profile: Profile, notebook: dict | None = None) -> st
             },
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+            **_tables_read(name, profile, tables),
+            **_read_beside(profile.chapters.get(name, {})),
         }
     )
+
+
+def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, Any]:
+    if name not in READS or tables is None:
+        return {}
+    recorded = tables == "recorded"
+    paths = [robustness.find_table(profile.name, t, recorded=recorded) for t in READS[name]]
+    return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
+
+
+def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
+    """Checksums of what a chapter reads beside the data sets: `sources` and `tables` of its own."""
+    found = {}
+    if "sources" in settings:
+        found["sources"] = checksum_of(settings["sources"])
+    if "tables" in settings:
+        folder = repository() / "data"
+        found["tables"] = [digest((folder / t).read_text()) for t in settings["tables"]]
+    return found
 
 
 def _read_notebook(path: Path) -> dict:
@@ -74,57 +125,88 @@ def _read_notebook(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a notebook gets from `open_chapter`."""
+    """What a notebook gets from `open_chapter`.
+
+    run : the name of the run (`tism.robustness.Run`) that the training chapter trains, if it is one
+    """
 
     name: str
     profile: Profile
+    run: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """The profile's settings for this chapter."""
         return self.profile.chapters.get(self.name, {})
 
+    @property
+    def folder(self) -> Path:
+        """Where its tables and figures go: results/<profile>, or the folder of its run."""
+        if self.run is None:
+            return results_folder(self.profile.name)
+        return robustness.find_run(self.profile, self.run).folder
+
     def experiment(self, dataset: str | None = None, **settings: Any) -> Experiment:
-        """A network of this profile, by default the baseline on the profile's first data set."""
-        return Experiment(self.profile, dataset or self.profile.datasets[0], **settings)
+        """A network of this profile, by default the baseline on the profile's first data set.
+
+        Raises ValueError where the chapter trains a run and the settings are not those of the run.
+        """
+        network = Experiment(self.profile, dataset or self.profile.datasets[0], **settings)
+        if self.run is None:
+            return network
+        own = robustness.find_run(self.profile, self.run).network
+        for name in ("dataset", "variant", "seed"):
+            wanted, found = getattr(own, name), getattr(network, name)
+            if wanted != found:
+                raise ValueError(f"run {self.run} has {name}={wanted!r}, got {found!r}")
+        return own
 
     def save_table(self, table: Any, name: str) -> None:
-        """Write a pandas table to results/<profile>/<name>.csv, with where it came from."""
-        with replacing(results_folder(self.profile.name) / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        """Write a pandas table to `folder`/<name>.csv, with where it came from."""
+        robustness.write_table(self.folder / f"{name}.csv", table)
         self._note_provenance(f"{name}.csv")
 
     def save_figure(self, figure: Any, name: str) -> None:
-        """Write a figure to results/<profile>/<name>.png, with where it came from, and close it."""
+        """Write a figure to `folder`/<name>.png, with where it came from, and close it."""
         from matplotlib import pyplot
 
-        with replacing(results_folder(self.profile.name) / f"{name}.png") as temporary:
+        with replacing(self.folder / f"{name}.png") as temporary:
             figure.savefig(temporary, metadata={"Software": None})
         pyplot.close(figure)
         self._note_provenance(f"{name}.png")
 
     def _note_provenance(self, file: str) -> None:
-        path = results_folder(self.profile.name) / "provenance.json"
-        entries = json.loads(path.read_text()) if path.exists() else {}
-        entries[file] = {
-            "chapter": self.name,
-            "key": chapter_key(self.name, self.profile),
-            "data": {d: dataset_checksum(self.profile, d) for d in self.profile.datasets},
+        note_provenance(self.folder / file, self.name, self.profile)
+
+
+def note_provenance(path: Path, maker: str, profile: Profile) -> None:
+    """Add to provenance.json beside a file where the file came from.
+
+    maker : a chapter, or "robustness" for the tables of `tism.robustness`
+    """
+    record = path.with_name("provenance.json")
+    with FileLock(f"{record}.lock"):
+        entries = json.loads(record.read_text()) if record.exists() else {}
+        entries[path.name] = {
+            "chapter": maker,
+            "key": record_key(maker, profile),
+            "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             **_provenance(),
         }
-        write_text(path, json.dumps(entries, indent=1, sort_keys=True) + "\n")
+        write_text(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
+
+
+def record_key(maker: str, profile: Profile) -> str:
+    """What the tables of a maker (see `note_provenance`) depend on."""
+    if maker == ROBUSTNESS:
+        return robustness.tables_key(profile)
+    return chapter_key(maker, profile)
 
 
 def paper_numbers() -> dict[str, float]:
     """The numbers of `data/paper_numbers.csv` by their id."""
     with (repository() / "data" / "paper_numbers.csv").open(newline="", encoding="utf-8") as file:
         return {row["id"]: float(row["value"]) for row in csv.DictReader(file)}
-
-
-def results_folder(profile: str) -> Path:
-    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
-    base = os.environ.get("TISM_RESULTS_DIR")
-    return (Path(base) if base else repository() / "results") / profile
 
 
 def _provenance() -> dict[str, Any]:
@@ -150,7 +232,7 @@ def open_chapter(name: str, **parameters: Any) -> Chapter:
     from tism.plotting import use_book_style
 
     use_book_style()
-    return Chapter(name, load_profile(parameters["profile"]))
+    return Chapter(name, load_profile(parameters["profile"]), parameters.get("run"))
 
 
 def _refuse_unknown(chapter: str, parameters: dict[str, Any]) -> None:
@@ -179,6 +261,8 @@ def _refuse_unknown(chapter: str, parameters: dict[str, Any]) -> None:
 def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
     """Execute one chapter into results/<profile>/notebooks and return that file.
 
+    parameters : of the chapter; with `run` the file is training.ipynb in the folder of that run
+
     A failed run leaves an earlier result as it was and raises papermill's error.
     """
     import papermill
@@ -188,6 +272,8 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
     settings = load_profile(profile)
     source = repository() / "notebooks" / f"{name}.ipynb"
     target = results_folder(profile) / "notebooks" / f"{name}.ipynb"
+    if "run" in parameters:
+        target = robustness.find_run(settings, parameters["run"]).folder / "training.ipynb"
     key = chapter_key(name, settings)
     with replacing(target) as temporary:
         papermill.execute_notebook(
@@ -213,6 +299,13 @@ def run_all_of_chapter(name: str, profile: str) -> Path:
         for dataset in load_profile(profile).datasets[1:]:
             run_chapter(name, profile, dataset=dataset)
     return run_chapter(name, profile)
+
+
+def train_run(name: str, profile: str) -> Path:
+    """Train a run of `tism.robustness` by executing the training chapter for it."""
+    network = robustness.find_run(load_profile(profile), name).network
+    settings = {"dataset": network.dataset, "variant": network.variant, "seed": network.seed}
+    return run_chapter(TRAINING_CHAPTER, profile, run=name, **settings)
 
 
 def clean_notebook(notebook: dict) -> None:
@@ -248,11 +341,14 @@ def record_chapter(name: str, profile: str) -> None:
         raise ValueError(f"{name} was edited after it was run: run it again, then record it")
     path = repository() / "notebooks" / f"{name}.ipynb"
     write_text(path, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+    if name in READS:
+        _record_tables(ROBUSTNESS, profile)
     _record_tables(name, profile)
 
 
 def _record_tables(chapter: str, profile: str) -> None:
     fresh, recorded = results_folder(profile), repository() / "data" / "results" / profile
+    shared = recorded.parent  # of tables named external/..., which are no profile's own
     provenance = fresh / "provenance.json"
     if not provenance.exists():
         return
@@ -262,7 +358,7 @@ def _record_tables(chapter: str, profile: str) -> None:
     kept = {k: v for k, v in kept.items() if v["chapter"] != chapter}
     for name, entry in entries.items():
         if entry["chapter"] == chapter:
-            with replacing(recorded / name) as temporary:
+            with replacing((shared if "/" in name else recorded) / name) as temporary:
                 shutil.copyfile(fresh / name, temporary)
             kept[name] = entry
     write_text(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
@@ -288,13 +384,13 @@ def stale_records() -> list[str]:
         notebook = _read_notebook(repository() / "notebooks" / f"{name}.ipynb")
         made = notebook["metadata"].get("tism")
         if made is None or made["key"] != chapter_key(
-            name, load_profile(made["profile"]), notebook
+            name, load_profile(made["profile"]), notebook, tables="recorded"
         ):
             stale.append(f"notebooks/{name}.ipynb")
     for path in sorted((repository() / "data" / "results").glob("*/provenance.json")):
         profile = load_profile(path.parent.name)
         for table, entry in json.loads(path.read_text()).items():
-            if entry["key"] != chapter_key(entry["chapter"], profile):
+            if entry["key"] != record_key(entry["chapter"], profile):
                 stale.append(f"data/results/{profile.name}/{table}")
     return stale
 
@@ -330,7 +426,14 @@ def main(arguments: list[str] | None = None) -> None:
         sub.add_argument("profile", choices=profile_names())
         if command != "book":
             sub.add_argument("chapter", nargs="*", choices=[*chapters(), []])
+        if command == "record":
+            sub.add_argument("--executed", action="store_true", help="record what is in results")
     commands.add_parser("stale")
+    for command in ("runs", "train", "model", "summarise", "initialisations"):
+        sub = commands.add_parser(command)
+        sub.add_argument("profile", choices=profile_names())
+        if command in ("train", "model"):
+            sub.add_argument("run")
     options = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
@@ -339,14 +442,37 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "book":
         page = build_book(stage_book(options.profile)) / "index.html"
         print(f"open {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
+    elif options.command not in ("run", "record"):
+        _run_models(options)
     else:
         if options.command == "record":
             record_networks(options.profile)
         for name in options.chapter or chapters():
             print(f"{options.profile}: {name}", flush=True)
-            run_all_of_chapter(name, options.profile)
+            if not getattr(options, "executed", False):
+                run_all_of_chapter(name, options.profile)
             if options.command == "record":
                 record_chapter(name, options.profile)
+        if options.command == "record" and not options.chapter:
+            _record_tables(ROBUSTNESS, options.profile)
+
+
+def _run_models(options: argparse.Namespace) -> None:
+    """The commands about the networks of `tism.robustness`."""
+    profile, progress = load_profile(options.profile), sys.stderr.isatty()
+    robustness.check_tables(profile)
+    match options.command:
+        case "runs":
+            print("\n".join(run.name for run in robustness.list_runs(profile)))
+        case "train":
+            train_run(options.run, profile.name)
+        case "model":
+            robustness.score_run(robustness.find_run(profile, options.run), progress=progress)
+        case "summarise":
+            note_provenance(robustness.write_models(profile), ROBUSTNESS, profile)
+        case "initialisations":
+            table = robustness.write_initialisations(profile, progress=progress)
+            note_provenance(table, ROBUSTNESS, profile)
 
 
 if __name__ == "__main__":

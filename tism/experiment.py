@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock
 from torch import Tensor, nn
 
 from tism import versions
@@ -45,6 +47,8 @@ class Profile:
     training : for each data set the settings of `TrainingConfig`
     variants : settings of training that one variant needs otherwise
     regions : test regions that are scored, spread evenly over the test set
+    regions_a_model : the same for each of the many networks of `tism.robustness`
+    experiments : series of networks, see `tism.robustness.Series`
     chapters : for each chapter its own settings
     """
 
@@ -55,6 +59,8 @@ class Profile:
     training: dict[str, dict[str, Any]]
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     regions: int = 100
+    regions_a_model: int = 100
+    experiments: list[dict[str, Any]] = field(default_factory=list)
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,6 +150,12 @@ def work_folder(kind: str) -> Path:
     return (Path(base).expanduser() if base else data_root()) / kind
 
 
+def results_folder(profile: str) -> Path:
+    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
+    base = os.environ.get("TISM_RESULTS_DIR")
+    return (Path(base) if base else repository() / "results") / profile
+
+
 def default_device() -> str:
     """TISM_DEVICE if set, else cuda, mps or cpu, whichever is there first."""
     if "TISM_DEVICE" in os.environ:
@@ -168,7 +180,7 @@ class Experiment:
         """The profile's settings, the variant's, then this experiment's own."""
         own = self.profile.variants.get(self.variant, {})
         settings = {**self.profile.training[self.dataset], "seed": self.seed}
-        return replace(training_config(self.variant, **settings), **own, **self.changes)
+        return replace(training_config(self.variant, **settings), **{**own, **self.changes})
 
     def untrained(self) -> AITAC:
         """The network with its initial weights."""
@@ -190,23 +202,33 @@ class Experiment:
         short = digest(self.identity())[:10]
         return f"{self.dataset}_{self.variant}_{self.seed}_{short}"
 
+    def snapshot(self, epoch: int) -> AITAC:
+        """The network after an epoch that `training.snapshots` has, once it is trained."""
+        return load_model(work_folder("checkpoints") / self.name / f"epoch_{epoch}")[0]
+
     def trained(self, *, progress: bool = True) -> tuple[AITAC, dict[str, Any]]:
-        """The network and its metadata: from `data/models`, from the cache, or trained now."""
-        for stem in (committed_network(self), work_folder("checkpoints") / self.name / "model"):
-            if stem.with_name(stem.name + ".json").exists():
-                model, metadata = load_model(stem)
-                if metadata["identity"] == self.identity():
-                    return model, metadata
-        model = self.untrained()
-        metadata = train(
-            model,
-            load_dataset(self.profile, self.dataset),
-            self.training,
-            work_folder("checkpoints") / self.name,
-            identity=self.identity(),
-            device=default_device(),
-            progress=progress,
-        )
+        """The network and its metadata: from `data/models`, from the cache, or trained now.
+
+        Processes that ask for one network at the same time wait for the first, which trains it.
+        """
+        folder = work_folder("checkpoints") / self.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            for stem in (committed_network(self), folder / "model"):
+                if stem.with_name(stem.name + ".json").exists():
+                    model, metadata = load_model(stem)
+                    if metadata["identity"] == self.identity():
+                        return model, metadata
+            model = self.untrained()
+            metadata = train(
+                model,
+                load_dataset(self.profile, self.dataset),
+                self.training,
+                folder,
+                identity=self.identity(),
+                device=default_device(),
+                progress=progress,
+            )
         return model.cpu().eval(), metadata
 
 
@@ -261,17 +283,28 @@ def score(model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: boo
 
 def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
     key = digest([_fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
-    stem = work_folder("cache") / "scores" / key
+    device = default_device()
+    return remembered(
+        f"scores/{key}",
+        lambda: {
+            "ism": ism(model, one_hot, device=device),
+            "gradient": input_gradient(model, one_hot, device=device),
+            "predicted": predict(model, one_hot, device=device),
+        },
+    )
+
+
+def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that the cache holds under a name, or computed now and kept there.
+
+    name : relative, ending in a digest of all that the tensors depend on
+    """
+    stem = work_folder("cache") / name
     if stem.with_name(stem.name + ".json").exists():
         return load_checkpoint(stem)[0]
-    device = default_device()
-    part = {
-        "ism": ism(model, one_hot, device=device),
-        "gradient": input_gradient(model, one_hot, device=device),
-        "predicted": predict(model, one_hot, device=device),
-    }
-    save_checkpoint(stem, part, {"shape": list(one_hot.shape)})
-    return part
+    tensors = compute()
+    save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
+    return tensors
 
 
 def _fingerprint(model: nn.Module, one_hot: Tensor) -> str:

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import (
+    FuncFormatter,
     LogLocator,
     MaxNLocator,
     NullLocator,
@@ -29,6 +30,7 @@ from matplotlib.ticker import (
 )
 from pandas.io.formats.style import Styler
 
+from tism.replicates import means
 from tism.sequence import ALPHABET
 
 if TYPE_CHECKING:
@@ -43,6 +45,17 @@ COLOURS = {
     "gradient": ORANGE,
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
+    "DeepLIFT/SHAP": SKY,
+}
+METHOD_STYLES = {
+    "ISM": (BLUE, "-"),
+    "windowed ISM": (SKY, "-"),
+    "TISM, one task": (VERMILLION, "-"),
+    "TISM, all tasks": (VERMILLION, "--"),
+    "tangermeme, plain": (GREY, "-"),
+    "tangermeme, fast": (GREY, "--"),
+    "captum, one task": (ORANGE, ":"),
+    "Yuzu": (GREEN, "-"),
 }
 # Near the colours above, but of four lightnesses that stay apart in grey: T, C, A, G.
 BASE_COLOURS = {"A": "#12A57A", "C": "#0060A8", "G": ORANGE, "T": "#882255"}
@@ -115,7 +128,7 @@ def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) ->
 
     name = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
     style = Styler(table, uuid=name, cell_ids=False).hide(axis="index")
-    style = style.format(formats, thousands=",", precision=2, na_rep="")
+    style = style.format(formats, thousands=",", precision=2, na_rep="", escape="html")
     cells = [{"selector": "td, th", "props": "padding: 0.2em 0.6em; text-align: left;"}]
     numbers = [{"selector": cell, "props": "text-align: right;"} for cell in ("td", "th")]
     columns = dict.fromkeys(table.select_dtypes("number"), numbers)
@@ -516,6 +529,117 @@ def plot_points_with_intervals(
     return ax
 
 
+def plot_replicates(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    series: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    scale: str = "log",
+    paper: Mapping[float, float] | None = None,
+    marks: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Networks against a setting: a dot each, a line through the means, their t intervals.
+
+    series : column that separates the lines
+    scale : of the x axis; "symlog" shows zero too
+    paper : x to published y, hollow diamonds
+    marks : name to x of vertical lines
+    """
+    ax = _axes(ax, height=3.4)
+    for (name, rows), colour in zip(table.groupby(series, sort=False), _CYCLE, strict=False):
+        mean = means(rows, y, [x]).sort_values(x)
+        reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).fillna(0).T
+        ax.plot(rows[x], rows[y], ".", color=colour, alpha=0.45, markersize=6)
+        ax.errorbar(mean[x], mean["value"], reach, color=colour, label=name, capsize=2, lw=1.6)
+    if paper:
+        ax.plot([*paper], [*paper.values()], "D", color="black", mfc="white", ms=7, label="paper")
+    ax.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
+    ticks = sorted(table[x].unique())
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    for row, (name, position) in enumerate((marks or {}).items()):
+        _mark(ax, name, np.atleast_1d(position), row)
+    return ax
+
+
+def plot_kinds(
+    networks: pd.DataFrame,
+    summary: pd.DataFrame,
+    measure: str = "value",
+    *,
+    xlabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Kinds of network, the first of `summary` on top: small dots the networks, a dot the mean.
+
+    networks : columns kind and `measure`
+    summary : columns kind, value, low, high and, for hollow diamonds, paper
+    """
+    ax = plot_points_with_intervals(
+        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel, ax=ax
+    )
+    rows = dict(zip(summary["kind"], np.arange(len(summary))[::-1], strict=True))
+    known = networks[networks["kind"].isin(rows)]
+    ax.plot(known[measure], known["kind"].map(rows) - 0.22, ".", color=GREY, markersize=5)
+    return ax
+
+
+def plot_scatter_by(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two columns against each other, a colour and a marker for each value of a third."""
+    ax = _axes(ax, height=3.6)
+    looks = zip(_CYCLE, "osD^vP*X", strict=True)
+    for (name, rows), (colour, marker) in zip(table.groupby(by, sort=False), cycle(looks)):
+        ax.plot(
+            rows[x], rows[y], marker, color=colour, markersize=5, alpha=0.7, lw=0, label=str(name)
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
+def plot_verdicts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Bars of how many claims have which verdict (`tism.scorecard.count_verdicts`)."""
+    ax = _axes(ax, height=0.5 * len(counts) + 1.4)
+    left, rows = np.zeros(len(counts)), np.arange(len(counts))[::-1]
+    looks = {
+        "holds": (GREEN, ""),
+        "holds not": (VERMILLION, "//"),
+        "undecided": (ORANGE, ".."),
+        "not measured": ("#dddddd", ""),
+    }
+    for verdict, (colour, hatch) in looks.items():
+        width = counts[verdict].to_numpy()
+        ax.barh(rows, width, left=left, color=colour, hatch=hatch, ec="white", lw=0, label=verdict)
+        for row, start, n in zip(rows, left, width, strict=True):
+            if n:
+                ax.text(start + n / 2, row, str(n), ha="center", va="center", fontsize=9)
+        left += width
+    ax.set_yticks(rows, counts["dataset"])
+    ax.set(xlabel="claims", xlim=(0, left.max()))
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return ax
+
+
+def long_form(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row a value of several columns: `measure`, its name, and `value` beside the rest."""
+    rest = [name for name in table if name not in columns]
+    long = table.melt(rest, list(columns), "measure", "value")
+    return long.assign(measure=long["measure"].map(columns))
+
+
 def panels(count: int, *, height: float = 3.3, columns: int = 2) -> list[Axes]:
     """Axes of `count` panels of equal size, row by row, in one figure."""
     rows = -(-count // columns)
@@ -755,3 +879,129 @@ def _draw_sites(ax: Axes, sites: pd.DataFrame, pairs: pd.DataFrame, length: int)
     handles["planted"] = Patch(facecolor=BLUE, edgecolor=BLUE)
     handles["arisen by chance"] = Patch(facecolor="white", edgecolor=BLUE)
     ax.figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=4)
+
+
+def plot_times(
+    rows: pd.DataFrame, x: str, *, xlabel: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Seconds of each method on two logarithmic axes; hollow where they are extrapolated.
+
+    rows : of one network, with columns method, seconds, low, high, share and `x`
+    """
+    ax = _axes(ax)
+    for method, row in rows.groupby("method", sort=False):
+        colour, style = METHOD_STYLES.get(method, (GREY, "-"))
+        ax.plot(row[x], row["seconds"], style, color=colour, linewidth=1.5, label=method)
+        ax.vlines(row[x], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
+        for measured, face in ((row["share"] >= 0.999, colour), (row["share"] < 0.999, "white")):
+            some = row[measured]
+            ax.plot(some[x], some["seconds"], "o", color=colour, mfc=face, markersize=5)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="seconds", title=title)
+    ticks = sorted(rows[x].unique())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    return ax
+
+
+def legend_below(axes: Sequence[Axes]) -> None:
+    """One legend for all panels of a figure, below them."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
+
+
+def plot_batch_sizes(rows: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Time at each batch size that was tried, relative to the method's best.
+
+    rows : of one job, with columns method, batch_size and seconds
+    """
+    ax = _axes(ax)
+    for method, row in rows.dropna(subset="batch_size").groupby("method", sort=False):
+        colour, style = METHOD_STYLES.get(method, (GREY, "-"))
+        relative = row["seconds"] / rows.loc[rows["method"] == method, "seconds"].min()
+        ax.plot(row["batch_size"], relative, style, marker="o", ms=4, color=colour, label=method)
+    ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="time / best time", title=title)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    ax.minorticks_off()
+    return ax
+
+
+def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Forward-equivalents measured against counted, with the diagonal.
+
+    table : columns method, counted, measured, low and high
+    """
+    ax = _axes(ax)
+    both = table[["counted", "measured"]]
+    limits = both.min().min() / 1.5, both.max().max() * 1.5
+    ax.plot(limits, limits, color=GREY, linewidth=1)
+    for method, row in table.groupby("method", sort=False):
+        colour, line = METHOD_STYLES[method]
+        face = colour if line == "-" else "white"
+        ax.vlines(row["counted"], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
+        ax.plot(
+            row["counted"], row["measured"], "o", color=colour, mfc=face, ms=6, label=method
+        )
+    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    ax.set(xlabel="counted forward-equivalents a sequence", ylabel="measured")
+    ax.legend(fontsize=9)
+    return ax
+
+
+def plot_cost_map(
+    lengths: Any, tasks: Any, ratio: Any, *, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """How many times TISM is cheaper than exact windowed ISM, with contours.
+
+    lengths, tasks : the axes, both logarithmic
+    ratio : (tasks, lengths); below 1 exact ISM is the cheaper one
+    """
+    ax = _axes(ax)
+    shown = np.log10(_array(ratio))
+    most = np.abs(shown).max()
+    mesh = ax.pcolormesh(
+        lengths, tasks, shown, cmap="RdBu_r", vmin=-most, vmax=most, shading="gouraud",
+        rasterized=True,
+    )  # fmt: skip
+    levels = {0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}
+    ax.contour(lengths, tasks, _array(ratio), list(levels), colors="black", linewidths=1)
+    column = -np.log(_array(ratio)[:, 0])  # rises with the tasks
+    for level, text in levels.items():
+        if column[0] < -np.log(level) < column[-1]:
+            place = np.exp(np.interp(-np.log(level), column, np.log(_array(tasks))))
+            ax.annotate(
+                text, (lengths[0], place), xytext=(4, 2), textcoords="offset points", fontsize=9
+            )
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label="windowed ISM / TISM")
+    bar.locator = MaxNLocator(integer=True)
+    bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")
+    bar.update_ticks()
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="tasks", title=title)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return ax
+
+
+def plot_speed_ups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How many times TISM is faster than ISM, by length, with quartiles.
+
+    table : columns comparison ("plain ISM / TISM, one task"), length, ratio, low and high
+    """
+    ax = _axes(ax)
+    for name, row in table.groupby("comparison", sort=False):
+        colour = SKY if name.startswith("windowed") else BLUE
+        style = "-" if name.endswith("one task") else "--"
+        ax.plot(row["length"], row["ratio"], style, marker="o", ms=5, color=colour, label=name)
+        ax.fill_between(row["length"], row["low"], row["high"], color=colour, alpha=0.25, lw=0)
+    ax.axhline(1, color=GREY, linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ticks = sorted(table["length"].unique())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return ax

@@ -40,7 +40,7 @@ class TrainingConfig:
     l1_kernels : weight of the mean absolute first-layer weight
     max_shift : bp a region may move into its flanks, either way
     fraction : share of the training regions used
-    snapshots : epochs after which the weights are kept
+    snapshots : epochs after which the weights are kept; 0 is before the training
     """
 
     optimizer: str = "sgd"
@@ -75,6 +75,11 @@ class TrainingConfig:
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        for epoch in self.snapshots:
+            if not 0 <= epoch <= self.max_epochs:
+                raise ValueError(
+                    f"snapshots must lie in 0 to max_epochs ({self.max_epochs}), got {epoch}"
+                )
 
     def rate(self, epoch: int, fine_tune_round: int) -> float:
         """Learning rate of an epoch (from 1) of the first phase, or of a fine-tuning round."""
@@ -233,6 +238,8 @@ class _Trainer:
 
     def run(self, progress: bool) -> tuple[dict[str, Tensor], _Run]:
         self._resume()
+        if not self.state.epoch:
+            self._keep_snapshot()
         while not self._finished():
             epoch = self.state.epoch + 1
             so_far = f"epoch {epoch} (best validation r {max(self.state.best_r, -1):.3f})"
@@ -310,11 +317,15 @@ class _Trainer:
             }
         )
 
-    def _save(self) -> None:
+    def _keep_snapshot(self) -> None:
         epoch = self.state.epoch
         if epoch in self.config.snapshots:
             metadata = {"identity": self.identity, "epoch": epoch}
             save_checkpoint(self.folder / f"epoch_{epoch}", self.model.state_dict(), metadata)
+
+    def _save(self) -> None:
+        self._keep_snapshot()
+        epoch = self.state.epoch
         tensors = {f"model.{k}": t for k, t in self.model.state_dict().items()}
         tensors |= {f"best.{k}": t for k, t in self.best.items()}
         for index, entries in self.optimizer.state_dict()["state"].items():

@@ -123,12 +123,16 @@ def read_bed(
     chromosome_sizes: Mapping[str, int] | None = None,
     *,
     unique_names: bool = False,
+    columns: int = len(BED_COLUMNS),
+    lines: bool = False,
 ) -> pd.DataFrame:
     """Intervals of a BED file of three to six columns, gzipped or plain.
 
     path : tab-separated; comments, `track` and `browser` lines and blank lines are skipped
     chromosome_sizes : bases a chromosome; given, an interval must lie within a chromosome of these
     unique_names : refuse a name (fourth column) that occurs twice
+    columns : how many columns to read, three or more; those behind may hold anything
+    lines : add the column `line`, the number of each interval's line
 
     Returns a frame with the columns the file has of chrom, start, end (0-based, half-open), name,
     score (finite floats), strand; further columns are left out.
@@ -139,18 +143,18 @@ def read_bed(
         At the first line that breaks one of these rules, or when the file has no interval.
     """
     numbers, rows = _bed_rows(path)
-    columns = list(zip(*rows, strict=True))[: len(BED_COLUMNS)]
-    frame = pd.DataFrame(dict(zip(BED_COLUMNS, columns, strict=False)))
+    values = list(zip(*rows, strict=True))[:columns]
+    frame = pd.DataFrame(dict(zip(BED_COLUMNS, values, strict=False)))
     for column in ("start", "end"):
-        frame[column] = _numbers(path, numbers, column, columns, np.int64, "a whole number")
+        frame[column] = _numbers(path, numbers, column, values, np.int64, "a whole number")
     if "score" in frame:
-        frame["score"] = _numbers(path, numbers, "score", columns, np.float64, "a finite number")
+        frame["score"] = _numbers(path, numbers, "score", values, np.float64, "a finite number")
     _check_intervals(path, numbers, frame)
     if chromosome_sizes is not None:
         _check_chromosomes(path, numbers, frame, chromosome_sizes)
     if unique_names:
         check_unique(path, numbers, frame, "name")
-    return frame
+    return frame.assign(line=numbers) if lines else frame
 
 
 def _bed_rows(path: str | Path) -> tuple[np.ndarray, list[list[str]]]:
@@ -227,7 +231,7 @@ def _check_chromosomes(
             path,
             numbers[row],
             f"unknown chromosome {chrom[row]!r}",
-            f"known are {', '.join(sizes)}",
+            f"known are {_some(sizes)}",
         )
     outside = np.flatnonzero(end > chrom.map(dict(sizes)).to_numpy())
     if outside.size:
@@ -238,6 +242,12 @@ def _check_chromosomes(
             f"interval ends at {end[row]}, behind the end of {chrom[row]} ({sizes[chrom[row]]} bp)",
             "use the genome version that the intervals were made with",
         )
+
+
+def _some(names: Mapping[str, int]) -> str:
+    """The first 30 names: an assembly may have thousands."""
+    more = f" and {len(names) - 30} more" if len(names) > 30 else ""
+    return ", ".join(list(names)[:30]) + more
 
 
 def check_unique(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame, column: str) -> None:

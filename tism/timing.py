@@ -1,0 +1,118 @@
+"""Time and memory of functions that do the same work, measured side by side in one run."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class Timing(NamedTuple):
+    """Seconds of one side: median, quartiles and each repeat."""
+
+    median: float
+    low: float
+    high: float
+    repeats: tuple[float, ...]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was sent: a GPU's functions return before that."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds(function: Callable[[], Any], device: str | torch.device = "cpu") -> float:
+    """Seconds that one call takes on the wall clock."""
+    device = torch.device(device)
+    synchronise(device)
+    start = time.perf_counter()
+    function()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def compare(
+    sides: Mapping[Any, Callable[[], Any]],
+    *,
+    repeats: int = 5,
+    warm_up: int = 1,
+    limit: float = math.inf,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> dict[Any, Timing]:
+    """Time several functions, interleaved: every round calls each of them once, in a random order.
+
+    A machine that slows down then slows all sides alike. `warm_up` rounds go before, untimed.
+
+    sides : name to a function without arguments
+    limit : seconds; a side that has taken longer is timed twice and then left out
+
+    Raises ValueError where there is nothing to time.
+    """
+    if not sides:
+        raise ValueError("sides must name at least one function")
+    for name, value, least in (("repeats", repeats, 1), ("warm_up", warm_up, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    rng, names = np.random.default_rng(seed), list(sides)
+    times: dict[Any, list[float]] = {name: [] for name in names}
+    for turn in range(-warm_up, repeats):
+        for number in rng.permutation(len(names)):
+            taken = times[names[number]]
+            if len(taken) > 1 and sum(taken) > limit:
+                continue
+            elapsed = seconds(sides[names[number]], device)
+            if turn >= 0:
+                taken.append(elapsed)
+    return {name: _timing(values) for name, values in times.items()}
+
+
+def _timing(values: list[float]) -> Timing:
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return Timing(float(median), float(low), float(high), tuple(values))
+
+
+def peak_memory(function: Callable[[], Any], device: str | torch.device = "cpu") -> float:
+    """Most bytes that a call holds at once, its result included, beyond what was held before.
+
+    Of the device on CUDA; else of the process, which Linux alone tells: NaN elsewhere.
+    """
+    device = torch.device(device)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    if not sys.platform.startswith("linux"):
+        function()
+        return float("nan")
+    _return_free_memory()
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, see proc(5)
+    function()
+    return _resident("VmHWM") - before
+
+
+def _return_free_memory() -> None:
+    """Ask the C library to give back what it keeps for later: glibc does, others do not."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _resident(field: str) -> float:
+    """Bytes of this process in memory now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(field))
