@@ -60,6 +60,9 @@ READS = {  # chapters that read tables which others wrote
         "regions.csv",
         "associations.csv",
         "runtime.csv",
+        "estimators.csv",
+        "reliability.csv",
+        "epistasis.csv",
     ),
 }
 
