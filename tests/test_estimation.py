@@ -18,6 +18,7 @@ from tism.estimation import (
     estimator_table,
     estimators,
     fit_calibration,
+    midpoints,
     nested_interval,
     recall,
     reliability_errors,
@@ -142,3 +143,14 @@ def test_nested_interval_counts_networks_as_units():
     same = [0.5 + 0.1 * torch.randn(50, 1).double() for _ in range(3)]
     low, high = nested_interval(same, loci)
     assert high - low < 0.1
+
+
+def test_midpoints_are_exact_for_second_order_in_single_positions(bases):
+    class Squares(torch.nn.Module):
+        def forward(self, x):
+            weight = torch.arange(4).to(x)[:, None]
+            return (x * weight).sum(1).square().sum(1, keepdim=True)
+
+    exact = ism(Squares(), bases)
+    torch.testing.assert_close(midpoints(Squares(), bases), exact)
+    assert not torch.allclose(tism(Squares(), bases), exact)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from tism.data.dataset import Dataset
 from tism.estimators import budgeted_ism
-from tism.gradient import tism
+from tism.execution import choose_batch_size, evaluating
+from tism.gradient import gradient_anywhere, tism
 from tism.ism import ism, predict
 from tism.layerwise import depths, layerwise_tism
 from tism.metrics import pearson, profile_correlation
@@ -92,7 +94,7 @@ def trained(
     rows = np.sort(rng.choice(dataset.indices(split), n_regions, replace=False))
     number = len(dataset.tasks)
     tasks = (
-        [rng.choice(number, n_tasks, replace=False).tolist() for _ in range(n_groups)]
+        [rng.choice(number, n_tasks, replace=False).tolist() for _ in range(min(n_groups, n_regions))]
         if n_tasks
         else [None]
     )
@@ -136,11 +138,31 @@ def estimators(
     return known | {
         "budgeted": budgeted("windowed", True),
         "budgeted, black box": budgeted("full", False),
+        "midpoints": Estimator(lambda model, x, tasks, _: (midpoints(model, x, tasks), x == 1)),
         "ISM": Estimator(lambda model, x, tasks, _: (ism(model, x, tasks), x >= 0)),
     }
 
 
-def estimator_profiles(network: Trained, known: dict[str, Estimator]) -> pd.DataFrame:
+def midpoints(model: nn.Module, one_hot: Tensor, tasks: Any = None, stride: int = 8) -> Tensor:
+    """Gradients half-way along the substitutions, every `stride`-th position moved at once.
+
+    Half-way the gradient is exact for what is of second order in single positions; but those that
+    move together disturb each other. (n, n_tasks, 4, length) for 3 * stride gradients.
+    """
+    scores = 0.0
+    size = choose_batch_size(None, one_hot.shape[2], one_hot.device)
+    with evaluating(model) as predict:
+        for shift, phase in product((1, 2, 3), range(stride)):
+            alternate = one_hot.roll(shift, 1)
+            moved = (torch.arange(one_hot.shape[2]) % stride == phase) * (alternate - one_hot)
+            gradient = gradient_anywhere(predict, one_hot + moved / 2, tasks, size)
+            effect = (gradient * moved[:, None]).sum(2, keepdim=True)
+            scores = scores + effect * alternate[:, None]
+    return scores
+
+
+def estimator_profiles(
+network: Trained, known: dict[str, Estimator]) -> pd.DataFrame:
     """Every estimator and budget on every profile of a network, one row each.
 
     Returns kind, seed, locus, estimator, default, n_tasks, budget, cost_measured, seconds, r (with
