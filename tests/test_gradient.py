@@ -8,7 +8,7 @@ from torch import nn
 
 from tism import centre, input_gradient, ism, tism, tism_from_gradient
 from tism.execution import evaluating
-from tism.gradient import gradient_anywhere, along_substitutions
+from tism.gradient import along_substitutions, gradient_anywhere
 
 
 def jacobian(model: nn.Module, points: torch.Tensor) -> torch.Tensor:

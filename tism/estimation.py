@@ -94,7 +94,10 @@ def trained(
     rows = np.sort(rng.choice(dataset.indices(split), n_regions, replace=False))
     number = len(dataset.tasks)
     tasks = (
-        [rng.choice(number, n_tasks, replace=False).tolist() for _ in range(min(n_groups, n_regions))]
+        [
+            rng.choice(number, n_tasks, replace=False).tolist()
+            for _ in range(min(n_groups, n_regions))
+        ]
         if n_tasks
         else [None]
     )
@@ -161,8 +164,7 @@ def midpoints(model: nn.Module, one_hot: Tensor, tasks: Any = None, stride: int 
     return scores
 
 
-def estimator_profiles(
-network: Trained, known: dict[str, Estimator]) -> pd.DataFrame:
+def estimator_profiles(network: Trained, known: dict[str, Estimator]) -> pd.DataFrame:
     """Every estimator and budget on every profile of a network, one row each.
 
     Returns kind, seed, locus, estimator, default, n_tasks, budget, cost_measured, seconds, r (with
