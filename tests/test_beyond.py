@@ -71,10 +71,11 @@ def test_planted_pairs_are_found_in_the_map_that_has_them(data):
             a, b = (truth.sites.loc[s] for s in (pair.first, pair.second))
             maps[i, a.start : a.end, b.start : b.end] = 1
             maps[i, b.start : b.end, a.start : a.end] = 1
-    found = beyond.pairs_found(maps, regions, truth)
-    assert found["auroc"] > 0.95
-    assert found["n_pairs"] == truth.pairs["region"].isin(regions).sum()
-    assert beyond.pairs_found(maps * 0, regions, truth)["auroc"] == 0.5
+    found = {("a", 0): (None, maps, regions), ("b", 0): (None, maps * 0, regions)}
+    table = beyond.pairs_table(found, {"a": data, "b": data}).set_index("network")
+    assert table.loc["a", "auroc"] > 0.95
+    assert table.loc["a", "n_pairs"] == truth.pairs["region"].isin(regions).sum()
+    assert table.loc["b", "auroc"] == 0.5
 
 
 def test_most_discordant_regions_are_described(data):

@@ -105,14 +105,14 @@ def kept(
 
 def sites_of(
     profile: Profile, entry: Mapping[str, Any], seed: int, n_regions: int, n_maps: int
-) -> tuple[Sites, Tensor]:
+) -> tuple[Sites, Tensor, np.ndarray]:
     """What is known of interactions in test regions of a network, and their maps.
 
     Simulated regions have a planted pair and another site, and the task in which the pair does
     most; others the task with the highest prediction. Of n_maps of them, spread evenly, the double
     mutants of that task are run: each position's strongest substitution (`interaction_map`).
 
-    Returns the second as (n_maps, length, length), in the order of the regions.
+    Returns beside the first the maps, (n_maps, length, length), and the rows of their regions.
     """
     experiment = experiment_of(profile, entry, seed)
     data, model = load_dataset(experiment.profile, experiment.dataset), _model(experiment)
@@ -127,14 +127,18 @@ def sites_of(
     if data.truth is not None:
         truths = {"planted pairs": data.truth.interacting[rows], **truths}
         controls = {"bases of sites": data.truth.important[rows]}
-    return Sites(
-        kind=entry["kind"],
-        loci=data.regions["locus"].to_numpy()[rows],
-        level=scores.predicted[torch.arange(len(rows)), torch.as_tensor(tasks)].numpy(),
-        scores=position_scores(exact, first, scores.one_hot),
-        truths=truths,
-        controls=controls,
-    ), maps
+    return (
+        Sites(
+            kind=entry["kind"],
+            loci=data.regions["locus"].to_numpy()[rows],
+            level=scores.predicted[torch.arange(len(rows)), torch.as_tensor(tasks)].numpy(),
+            scores=position_scores(exact, first, scores.one_hot),
+            truths=truths,
+            controls=controls,
+        ),
+        maps,
+        rows[mapped],
+    )
 
 
 def _chosen(data: Dataset, model: nn.Module, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,27 +186,42 @@ def reach_table(maps: Mapping[str, Tensor]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pairs_found(maps: Tensor, regions: Sequence[int], truth: Truth) -> dict[str, Any]:
-    """Do the double mutants of a network find the pairs of sites that were planted to interact?
+def pairs_table(
+    found: Mapping[tuple[str, int], tuple[Sites, Tensor, np.ndarray]], data: Mapping[str, Dataset]
+) -> pd.DataFrame:
+    """Do the double mutants of networks find the pairs of sites that were planted to interact?
 
-    maps : (n, length, length); regions : (n,) rows of the data set
+    found : of `sites_of`, by kind and seed; data : by kind; a kind without a truth is left out
 
     AUROC, with its 95 % interval over regions, of the root mean square interaction between the
     important bases of two sites: pairs that interact against all other pairs of sites of the same
-    regions, `n_pairs` and `n_other`.
+    regions. Returns the columns of `tism.epistasis.location_table` that apply, n_pairs, n_other.
     """
-    rows = pd.concat(
-        [_pairs_of_sites(m, r, truth) for m, r in zip(maps, regions, strict=True)],
-        ignore_index=True,
-    )
-    size, planted = rows["size"].to_numpy(), rows["planted"].to_numpy()
+    rows = []
+    for kind in dict.fromkeys(kind for kind, _ in found):
+        if data[kind].truth is None:
+            continue
+        maps = [(m, r) for (k, _), (_, m, r) in found.items() if k == kind]
+        labels = {"network": kind, "truth": "planted pairs", "control": "pairs of sites"}
+        labels |= {"score": "double mutants", "n_networks": len(maps)}
+        rows.append({**labels, **_pairs_found(maps, data[kind].truth)})
+    return pd.DataFrame(rows)
+
+
+def _pairs_found(maps: Sequence[tuple[Tensor, np.ndarray]], truth: Truth) -> dict[str, Any]:
+    each = [
+        _pairs_of_sites(m, r, truth) for own, rows in maps for m, r in zip(own, rows, strict=True)
+    ]
+    table = pd.concat(each, ignore_index=True)
+    size, planted = table["size"].to_numpy(), table["planted"].to_numpy(dtype=bool)
     found = summarise(
-        np.arange(len(rows), dtype=float),
-        rows["region"],
+        np.arange(len(table), dtype=float),
+        table["region"],
         lambda drawn: auroc(size[drawn.astype(int)], planted[drawn.astype(int)]),
     )
     counts = {"n_pairs": int(planted.sum()), "n_other": int((~planted).sum())}
-    return {"auroc": found.value, "auroc_low": found.low, "auroc_high": found.high, **counts}
+    area = {"auroc": found.value, "auroc_low": found.low, "auroc_high": found.high}
+    return {**area, "n_regions": found.n_loci, **counts}
 
 
 def _pairs_of_sites(interactions: Tensor, region: int, truth: Truth) -> pd.DataFrame:

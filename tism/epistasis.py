@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tism.data.simulate import Truth
     from tism.experiment import Scores
 
-STRATA = 10
+_ALIKE = 4  # positions next to each other by |ISM|
 _SHARE_INTERACTING = 0.1  # of the positions, by double mutants
 _DISCORDANCE, _EFFECT = "discordance", "|ISM|"
 
@@ -276,7 +276,7 @@ def location_table(networks: Sequence[Sites]) -> pd.DataFrame:
     networks : several of one kind make one row
 
     Controls: "all positions"; those of `Sites.controls`; "alike in |ISM|", pairs of positions in
-    the same tenth of a region by |ISM|; a third of the regions each by prediction. A score
+    the same group of four by |ISM|; a third of the regions each by prediction. A score
     "discordance - |ISM|" is the difference of the two in the same region.
 
     Returns network, truth, control, score, auroc and precision (at the number of positives), each
@@ -342,7 +342,7 @@ def _judge(
             area = (
                 auroc(own, positive)
                 if by is None
-                else auroc_within(own, positive, by[region][kept], STRATA)
+                else auroc_within(own, positive, by[region][kept], max(1, len(own) // _ALIKE))
             )
             share = positive.mean() if 0 < positive.sum() < len(positive) else np.nan
             rows.append((area, precision(own, positive) if by is None else np.nan, share))

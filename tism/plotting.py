@@ -1020,6 +1020,9 @@ def plot_accuracy_cost(table: pd.DataFrame, *, title: str = "", ax: Axes | None 
             markersize=5, capsize=2, lw=1.4, label=name,
         )  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="cost (forward passes a sequence)", ylabel="mean r with ISM", title=title)
     ax.grid(color="#dddddd", linewidth=0.6)
     return ax
