@@ -213,9 +213,10 @@ def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
 
     Returns network, estimator, default, n_tasks, budget (forward passes a sequence), cost_measured
     (processor time over that of a forward pass just before, median of the groups of regions),
-    mean_r with its 95 % interval low and high (over networks and, within, loci), r_not_exact (over the substitutions that are not exact), recall20
-    (of the 20 largest effects), share_not_below_tism, n_profiles, gap_closed (share of 1 - r that
-    TISM leaves), seconds (a sequence), n_networks.
+    mean_r with its 95 % interval low and high (over networks and, within, loci), r_not_exact (over
+    the substitutions that are not exact), recall20 (of the 20 largest effects),
+    share_not_below_tism, n_profiles, gap_closed (share of 1 - r that TISM leaves), seconds (a
+    sequence), n_networks.
     """
     rows = []
     by = ["kind", "n_tasks", "estimator", "default", "budget"]
