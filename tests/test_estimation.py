@@ -12,10 +12,13 @@ from tism.estimation import (
     Estimator,
     Trained,
     correlation_where,
+    depth_profiles,
     depth_table,
+    estimator_profiles,
     estimator_table,
     estimators,
     fit_calibration,
+    midpoints,
     nested_interval,
     recall,
     reliability_errors,
@@ -27,13 +30,13 @@ from tism.estimation import (
 @pytest.fixture
 def networks(tiny_dataset) -> list[Trained]:
     """Two networks of one kind and one of another, on validation regions of 24 bp."""
-    built = [
-        ("one", build_model("cnn0", length=24, n_tasks=4, width=4, seed=0)),
-        ("one", build_model("cnn0", length=24, n_tasks=4, width=4, seed=1)),
-        ("other", build_model("relu", length=24, n_tasks=4, width=4, seed=0)),
-    ]
+    built = [("one", "cnn0", 0), ("one", "cnn0", 1), ("other", "relu", 0)]
+    models = [build_model(v, length=24, n_tasks=4, width=4, seed=s).double() for _, v, s in built]
     how = {"split": "validation", "n_groups": 2}
-    return [trained(kind, model.double(), tiny_dataset, 6, **how) for kind, model in built]
+    return [
+        trained(kind, model, tiny_dataset, 6, seed=seed, **how)
+        for (kind, _, seed), model in zip(built, models, strict=True)
+    ]
 
 
 def test_regions_keep_their_tasks_and_order(networks):
@@ -47,21 +50,25 @@ def test_regions_keep_their_tasks_and_order(networks):
 
 def test_estimator_table(networks):
     wrong = Estimator(lambda model, x, tasks, _: (-ism(model, x, tasks), x == 1))
-    known = {name: e for name, e in estimators(["pool"]).items() if "windowed" not in name}
-    del known["budgeted"]
-    table = estimator_table(networks, {**known, "wrong": wrong})
+    known = {name: e for name, e in estimators(["pool"]).items() if name != "budgeted"}
+    known["wrong"] = wrong
+    table = estimator_table(pd.concat(estimator_profiles(n, known) for n in networks))
     columns = "network estimator default n_tasks budget cost_measured mean_r low high r_not_exact"
-    assert [*table] == [*columns.split(), "recall20", "share_not_below_tism", "n_profiles"]
+    columns += " recall20 share_not_below_tism n_profiles gap_closed seconds n_networks"
+    assert [*table] == columns.split()
     one = table[table["network"] == "one"].set_index("estimator")
     assert one.loc["TISM", "share_not_below_tism"] == 1
+    assert one.loc["TISM", "gap_closed"] == 0
     assert one.loc["TISM", "n_profiles"] == 12
+    assert one.loc["TISM", "n_networks"] == 2
     assert one.loc["wrong", "mean_r"] == pytest.approx(-1)
     assert one.loc["wrong", "share_not_below_tism"] == 0
     assert one.loc["wrong", "recall20"] == pytest.approx(1)
     assert one.loc["layer-wise, pool", "mean_r"] == pytest.approx(1)  # the rest of cnn0 is linear
+    assert one.loc["ISM", "gap_closed"] == pytest.approx(1)
     assert (table["low"] <= table["mean_r"] + 1e-9).all()
     assert (table["high"] >= table["mean_r"] - 1e-9).all()
-    assert (table["cost_measured"] > 0).all()
+    assert (table[["cost_measured", "seconds"]] > 0).all(axis=None)
     black_box = one.loc["budgeted, black box"].set_index("budget")["mean_r"]
     assert black_box.loc[100] == pytest.approx(1)  # more than all substitutions
     assert not table["default"].any()
@@ -83,7 +90,7 @@ def short(monkeypatch):
 
 
 def test_depth_table_rises_from_tism_to_ism(networks):
-    table = depth_table(networks[:2])
+    table = depth_table(pd.concat(map(depth_profiles, networks[:2])))
     assert table["layer"].tolist()[0] == "input"
     assert table["depth"].tolist() == list(range(len(table)))
     assert table["mean_r"].iloc[0] < table["mean_r"].iloc[-1] == pytest.approx(1)
@@ -91,7 +98,7 @@ def test_depth_table_rises_from_tism_to_ism(networks):
 
 
 def test_reliability_tables(networks):
-    errors = reliability_errors(networks, 30)
+    errors = pd.concat(reliability_errors(n, 30) for n in networks)
     assert len(errors) == 18
     calibration = fit_calibration(errors)
     assert calibration.low < calibration.middle < calibration.high
@@ -136,3 +143,14 @@ def test_nested_interval_counts_networks_as_units():
     same = [0.5 + 0.1 * torch.randn(50, 1).double() for _ in range(3)]
     low, high = nested_interval(same, loci)
     assert high - low < 0.1
+
+
+def test_midpoints_are_exact_for_second_order_in_single_positions(bases):
+    class Squares(torch.nn.Module):
+        def forward(self, x):
+            weight = torch.arange(4).to(x)[:, None]
+            return (x * weight).sum(1).square().sum(1, keepdim=True)
+
+    exact = ism(Squares(), bases)
+    torch.testing.assert_close(midpoints(Squares(), bases), exact)
+    assert not torch.allclose(tism(Squares(), bases), exact)

@@ -343,5 +343,5 @@ def test_variants_in_a_store(tmp_path, model, variants):
         score_to_store(tmp_path / "s", model, windows, [1], method="ism")
     with pytest.raises(ValueError, match="gives no effect of a variant; choose one of tism, ism"):
         score_to_store(tmp_path / "g", model, variants, method="gradient")
-    with pytest.raises(ValueError, match="method must be one of tism, ism, gradient"):
+    with pytest.raises(ValueError, match="method must be one of tism, ism, budgeted, gradient"):
         score_to_store(tmp_path / "g", model, variants, method="occlusion")

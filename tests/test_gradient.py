@@ -8,7 +8,7 @@ from torch import nn
 
 from tism import centre, input_gradient, ism, tism, tism_from_gradient
 from tism.execution import evaluating
-from tism.gradient import _input_gradient, along_substitutions
+from tism.gradient import along_substitutions, gradient_anywhere
 
 
 def jacobian(model: nn.Module, points: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def test_the_private_core_takes_points_between_the_vertices(net, sequences):
     midpoints = (sequences + sequences.roll(1, 0)) / 2
 
     with evaluating(net) as predict:
-        gradient = _input_gradient(predict, midpoints, None, batch_size=2)
+        gradient = gradient_anywhere(predict, midpoints, None, batch_size=2)
 
     torch.testing.assert_close(gradient, jacobian(net, midpoints), rtol=1e-10, atol=1e-12)
 

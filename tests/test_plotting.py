@@ -374,3 +374,20 @@ def test_long_form_has_a_row_a_value():
     assert long["measure"].tolist() == ["test", "test", "train", "train"]
     assert long["value"].tolist() == [0.2, 0.3, 0.4, 0.5]
     assert long["fraction"].tolist() == [0.1, 1.0, 0.1, 1.0]
+
+
+def test_curves_of_cost_and_depth_and_a_map_of_interactions():
+    costs = pd.DataFrame({"estimator": ["a", "a", "b"], "cost_measured": [20.0, 10, 5]})
+    ax = plotting.plot_accuracy_cost(costs.assign(mean_r=0.5, low=0.4, high=0.7), title="x")
+    assert [c.get_label() for c in ax.containers] == ["a", "b"]
+    assert ax.lines[0].get_xdata().tolist() == [10, 20]
+
+    rows = [("a", "input"), ("a", "conv"), ("a", "pool"), ("b", "input"), ("b", "pool"), ("b", "z")]
+    depths = pd.DataFrame(rows, columns=["network", "layer"]).assign(mean_r=0.5)
+    ax = plotting.plot_depths(depths)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["input", "conv", "pool", "z"]
+    assert ax.lines[1].get_xdata().tolist() == [0, 2, 3]
+
+    ax = plotting.plot_interactions(np.diag([1.0, -2.0]), start=10)
+    assert ax.images[0].get_clim() == (-2, 2)
+    assert ax.get_xlim() == (9.5, 11.5)

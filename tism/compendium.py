@@ -61,6 +61,9 @@ READS = {  # chapters that read tables which others wrote
         "associations.csv",
         "runtime.csv",
         "external/concordance.csv",
+        "estimators.csv",
+        "reliability.csv",
+        "epistasis.csv",
     ),
 }
 

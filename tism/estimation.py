@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 from tism.data.dataset import Dataset
 from tism.estimators import budgeted_ism
-from tism.gradient import tism
+from tism.execution import choose_batch_size, evaluating
+from tism.gradient import gradient_anywhere, tism
 from tism.ism import ism, predict
 from tism.layerwise import depths, layerwise_tism
 from tism.metrics import pearson, profile_correlation
@@ -38,6 +41,7 @@ class Trained:
     one_hot : (n, 4, length)
     loci : (n,) labels of regions that overlap
     tasks : groups of equally many tasks; region i has group i modulo their number
+    seed : tells networks of one kind apart
     """
 
     kind: str
@@ -45,6 +49,24 @@ class Trained:
     one_hot: Tensor
     loci: np.ndarray
     tasks: list[Any]
+    seed: int = 0
+
+    @cached_property
+    def maps(self) -> tuple[Tensor, Tensor]:
+        """ISM and TISM of the regions in their tasks, (n, tasks, 4, length) each."""
+        return tuple(self.each(lambda x, t: (ism(self.model, x, t), tism(self.model, x, t))))
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Of forward passes, the one that takes least time a sequence."""
+        return min(_BATCHES, key=lambda size: _seconds_of_batch(self, size, 5))
+
+    def table(self, **columns: Tensor) -> pd.DataFrame:
+        """One row a profile: kind, seed, locus and these values, (n, tasks) each."""
+        labels = {"kind": self.kind, "seed": self.seed}
+        labels["locus"] = np.repeat(self.loci, next(iter(columns.values())).shape[1])
+        values = {name: v.flatten().double().numpy() for name, v in columns.items()}
+        return pd.DataFrame({**labels, **values})
 
     def groups(self) -> Iterator[tuple[Any, np.ndarray]]:
         """Tasks, and the rows of the regions that have them."""
@@ -66,20 +88,26 @@ def trained(
     *,
     split: str = "test",
     n_tasks: int | None = 1,
-    n_groups: int = 10,
+    n_groups: int = 3,
     seed: int = 0,
 ) -> Trained:
-    """Draw regions of a split and tasks for each group of them; all tasks where n_tasks is None."""
+    """Draw regions of a split and tasks for each group of them; all tasks where n_tasks is None.
+
+    seed : of the draw, and what tells the network from others of its kind
+    """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(dataset.indices(split), n_regions, replace=False))
     number = len(dataset.tasks)
     tasks = (
-        [rng.choice(number, n_tasks, replace=False).tolist() for _ in range(n_groups)]
+        [
+            rng.choice(number, n_tasks, replace=False).tolist()
+            for _ in range(min(n_groups, n_regions))
+        ]
         if n_tasks
         else [None]
     )
     loci = dataset.regions["locus"].to_numpy()[rows]
-    return Trained(kind, model, dataset.one_hot(rows), loci, tasks)
+    return Trained(kind, model, dataset.one_hot(rows), loci, tasks, seed)
 
 
 @dataclass(frozen=True)
@@ -97,8 +125,10 @@ class Estimator:
     default: bool = False
 
 
-def estimators(layers: Sequence[str] = ("pool", "blocks.0", "blocks.1")) -> dict[str, Estimator]:
-    """The estimators compared, by name: TISM, layers of expansion, and budgets."""
+def estimators(
+    layers: Sequence[str] = (), budgets: Sequence[int] = BUDGETS
+) -> dict[str, Estimator]:
+    """The estimators compared, by name: TISM, layers of expansion, budgets, and ISM itself."""
 
     def expansion(depth: int | str) -> Estimator:
         return Estimator(
@@ -109,94 +139,123 @@ def estimators(layers: Sequence[str] = ("pool", "blocks.0", "blocks.1")) -> dict
         def run(model: nn.Module, x: Tensor, tasks: Any, budget: int) -> tuple[Tensor, Tensor]:
             return budgeted_ism(model, x, tasks, budget=budget, engine=engine)[:2]
 
-        return Estimator(run, BUDGETS, default)
+        return Estimator(run, budgets, default)
 
     known = {"TISM": Estimator(lambda model, x, tasks, _: (tism(model, x, tasks), x == 1))}
     known |= {f"layer-wise, {layer}": expansion(layer) for layer in layers}
     return known | {
         "budgeted": budgeted("windowed", True),
         "budgeted, black box": budgeted("full", False),
+        "midpoints": Estimator(lambda model, x, tasks, _: (midpoints(model, x, tasks), x == 1)),
+        "ISM": Estimator(lambda model, x, tasks, _: (ism(model, x, tasks), x >= 0)),
     }
 
 
-def estimator_table(networks: Sequence[Trained], known: dict[str, Estimator]) -> pd.DataFrame:
+def midpoints(model: nn.Module, one_hot: Tensor, tasks: Any = None, stride: int = 8) -> Tensor:
+    """Gradients half-way along the substitutions, every `stride`-th position moved at once.
+
+    Half-way the gradient is exact for what is of second order in single positions; but those that
+    move together disturb each other. (n, n_tasks, 4, length) for 3 * stride gradients.
+    """
+    scores = 0.0
+    size = choose_batch_size(None, one_hot.shape[2], one_hot.device)
+    with evaluating(model) as predict:
+        for shift, phase in product((1, 2, 3), range(stride)):
+            alternate = one_hot.roll(shift, 1)
+            moved = (torch.arange(one_hot.shape[2]) % stride == phase) * (alternate - one_hot)
+            gradient = gradient_anywhere(predict, one_hot + moved / 2, tasks, size)
+            effect = (gradient * moved[:, None]).sum(2, keepdim=True)
+            scores = scores + effect * alternate[:, None]
+    return scores
+
+
+def estimator_profiles(network: Trained, known: dict[str, Estimator]) -> pd.DataFrame:
+    """Every estimator and budget on every profile of a network, one row each.
+
+    Returns kind, seed, locus, estimator, default, n_tasks, budget, cost_measured, seconds, r (with
+    ISM), of_tism (the r of TISM), r_not_exact, recall20; see `estimator_table`.
+    """
+    frames = []
+    for name, estimator in known.items():
+        for budget in estimator.budgets:
+            row = {"estimator": name, "default": estimator.default, "budget": budget}
+            frames.append(_quality(network, estimator, budget).assign(**row))
+    return pd.concat([frame.astype({"budget": float}) for frame in frames], ignore_index=True)
+
+
+def _quality(network: Trained, estimator: Estimator, budget: int | None) -> pd.DataFrame:
+    exact, first = network.maps
+    seconds, costs = [], []  # a sequence, of each group
+
+    def timed(x: Tensor, tasks: Any) -> tuple[Tensor, Tensor]:
+        unit = forward_seconds(network)
+        begin = time.process_time()
+        result = estimator.run(network.model, x, tasks, budget)
+        seconds.append((time.process_time() - begin) / len(x))
+        costs.append(seconds[-1] / unit)
+        return result
+
+    scores, known = network.each(timed)
+    table = network.table(
+        r=profile_correlation(exact, scores),
+        of_tism=profile_correlation(exact, first),
+        r_not_exact=correlation_where(exact, scores, ~known),
+        recall20=recall(exact, scores),
+    )
+    taken = {"seconds": np.median(seconds), "cost_measured": np.median(costs)}
+    return table.assign(n_tasks=exact.shape[1], **taken)
+
+
+def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and measured cost of estimators, one row a kind of network, estimator and budget.
 
-    networks : several of one kind make one row
+    profiles : of `estimator_profiles`, of any networks; several of one kind make one row
 
     Returns network, estimator, default, n_tasks, budget (forward passes a sequence), cost_measured
-    (wall-clock time over that of a forward pass), mean_r with its 95 % interval low and high (over
-    networks and, within, loci), r_not_exact (over the substitutions that are not exact), recall20
-    (of the 20 largest effects), share_not_below_tism, n_profiles.
+    (processor time over that of a forward pass just before, median of the groups of regions),
+    mean_r with its 95 % interval low and high (over networks and, within, loci), r_not_exact (over
+    the substitutions that are not exact), recall20 (of the 20 largest effects),
+    share_not_below_tism, n_profiles, gap_closed (share of 1 - r that TISM leaves), seconds (a
+    sequence), n_networks.
     """
     rows = []
-    for kind in dict.fromkeys(network.kind for network in networks):
-        alike = [network for network in networks if network.kind == kind]
-        truth = [network.each(_exact_and_tism(network.model)) for network in alike]
-        for name, estimator in known.items():
-            for budget in estimator.budgets:
-                each = [
-                    _quality(n, estimator, budget, *t) for n, t in zip(alike, truth, strict=True)
-                ]
-                row = {"network": kind, "estimator": name, "default": estimator.default}
-                rows.append({**row, "budget": budget, **_summary(each)})
+    by = ["kind", "n_tasks", "estimator", "default", "budget"]
+    for key, some in profiles.groupby(by, sort=False, dropna=False):
+        some = some[some["of_tism"].notna()]
+        low, high = interval(some, "r")
+        rows.append(
+            {
+                **dict(zip(["network", *by[1:]], key, strict=True)),
+                "cost_measured": some.groupby("seed")["cost_measured"].first().median(),
+                "mean_r": some["r"].mean(),
+                "low": low,
+                "high": high,
+                "r_not_exact": some["r_not_exact"].mean(),
+                "recall20": some["recall20"].mean(),
+                "share_not_below_tism": (some["r"] >= some["of_tism"] - _SLACK).mean(),
+                "n_profiles": int(some["r"].notna().sum()),
+                "gap_closed": 1 - (1 - some["r"]).mean() / (1 - some["of_tism"]).mean(),
+                "seconds": some.groupby("seed")["seconds"].first().median(),
+                "n_networks": some["seed"].nunique(),
+            }
+        )
     order = "network estimator default n_tasks budget cost_measured mean_r low high r_not_exact"
-    order += " recall20 share_not_below_tism n_profiles"
+    order += " recall20 share_not_below_tism n_profiles gap_closed seconds n_networks"
     return pd.DataFrame(rows)[order.split()]
 
 
-def _exact_and_tism(model: nn.Module) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
-    return lambda x, tasks: (ism(model, x, tasks), tism(model, x, tasks))
+def forward_seconds(network: Trained, repeats: int = 5) -> float:
+    """Processor seconds of a forward pass of one sequence, in batches of the best size."""
+    return _seconds_of_batch(network, network.batch_size, repeats)
 
 
-def _quality(
-    network: Trained, estimator: Estimator, budget: int | None, exact: Tensor, first: Tensor
-) -> dict[str, Any]:
-    """Of one network: each measure, (n, tasks), and the cost."""
-    begin = time.perf_counter()
-    scores, known = network.each(lambda x, t: estimator.run(network.model, x, t, budget))
-    seconds = time.perf_counter() - begin
-    r, of_tism = (profile_correlation(exact, s) for s in (scores, first))
-    return {
-        "r": r,
-        "r_not_exact": correlation_where(exact, scores, ~known),
-        "recall20": recall(exact, scores),
-        "share_not_below_tism": (r >= of_tism - _SLACK).double(),
-        "cost_measured": seconds / len(network.one_hot) / forward_seconds(network),
-        "loci": network.loci,
-    }
-
-
-def _summary(each: list[dict[str, Any]]) -> dict[str, float]:
-    low, high = nested_interval([q["r"] for q in each], [q["loci"] for q in each])
-    pooled = {
-        key: float(torch.cat([q[key] for q in each]).nanmean())
-        for key in ("r_not_exact", "recall20", "share_not_below_tism")
-    }
-    r = torch.cat([q["r"] for q in each])
-    return {
-        "n_tasks": r.shape[1],
-        "cost_measured": float(np.median([q["cost_measured"] for q in each])),
-        "mean_r": float(r.nanmean()),
-        "low": low,
-        "high": high,
-        **pooled,
-        "n_profiles": int(r.isfinite().sum()),
-    }
-
-
-def forward_seconds(network: Trained, repeats: int = 9) -> float:
-    """Seconds of a forward pass of one sequence, in batches of the best size."""
-    x, best = network.one_hot, np.inf
-    for size in _BATCHES:
-        rows = x[torch.arange(size) % len(x)]
-        seconds = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            predict(network.model, rows, 0, batch_size=size)
-            seconds.append(time.perf_counter() - begin)
-        best = min(best, float(np.median(seconds)) / size)
-    return best
+def _seconds_of_batch(network: Trained, size: int, repeats: int) -> float:
+    rows, seconds = network.one_hot[torch.arange(size) % len(network.one_hot)], []
+    for _ in range(repeats):
+        begin = time.process_time()
+        predict(network.model, rows, 0, batch_size=size)
+        seconds.append(time.process_time() - begin)
+    return float(np.median(seconds)) / size
 
 
 def correlation_where(first: Tensor, second: Tensor, kept: Tensor) -> Tensor:
@@ -231,6 +290,8 @@ def nested_interval(
         picked = [t[rng.integers(len(t), size=len(t))].sum(0) for t in drawn]
         total, count = np.sum(picked, axis=0)
         means.append(total / count if count else np.nan)
+    if np.isnan(means).all():
+        return float("nan"), float("nan")
     return tuple(np.nanquantile(means, [0.025, 0.975]).tolist())
 
 
@@ -241,60 +302,61 @@ def _by_locus(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(locus, weights=s) for s in sums], axis=1)
 
 
-def depth_table(networks: Sequence[Trained]) -> pd.DataFrame:
+def interval(profiles: pd.DataFrame, column: str) -> tuple[float, float]:
+    """`nested_interval` of the mean of a column; kind and seed tell networks apart."""
+    groups = [group for _, group in profiles.groupby(["kind", "seed"])]
+    return nested_interval(
+        [torch.tensor(group[column].to_numpy(dtype=float))[:, None] for group in groups],
+        [group["locus"].to_numpy() for group in groups],
+    )
+
+
+def depth_profiles(network: Trained) -> pd.DataFrame:
+    """r with ISM of every profile at every depth: kind, seed, locus, depth, layer, r."""
+    frames = []
+    for depth, layer in enumerate(depths(network.model, network.one_hot)):
+        (scores,) = network.each(
+            lambda x, tasks, d=depth: (layerwise_tism(network.model, x, tasks, depth=d),)
+        )
+        r = profile_correlation(network.maps[0], scores)
+        frames.append(network.table(r=r).assign(depth=depth, layer=layer))
+    return pd.concat(frames, ignore_index=True)
+
+
+def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
     """r with ISM by the depth of expansion: network, depth, layer, mean_r, low, high, n_profiles.
 
     The rise from one depth to the next is what the non-linearity between them costs TISM.
+
+    profiles : of `depth_profiles`, of any networks
     """
     rows = []
-    for kind in dict.fromkeys(network.kind for network in networks):
-        alike = [network for network in networks if network.kind == kind]
-        exact = [n.each(lambda x, t, m=n.model: (ism(m, x, t),))[0] for n in alike]
-        for depth, layer in enumerate(depths(alike[0].model, alike[0].one_hot)):
-            r = [
-                profile_correlation(
-                    e,
-                    n.each(lambda x, t, m=n.model, d=depth: (layerwise_tism(m, x, t, depth=d),))[0],
-                )
-                for n, e in zip(alike, exact, strict=True)
-            ]
-            low, high = nested_interval(r, [n.loci for n in alike])
-            pooled = torch.cat(r)
-            row = {"network": kind, "depth": depth, "layer": layer, "low": low, "high": high}
-            row |= {"mean_r": float(pooled.nanmean()), "n_profiles": int(pooled.isfinite().sum())}
-            rows.append(row)
-    return pd.DataFrame(rows)[["network", "depth", "layer", "mean_r", "low", "high", "n_profiles"]]
+    for key, some in profiles.groupby(["kind", "depth", "layer"], sort=False):
+        low, high = interval(some, "r")
+        row = dict(zip(["network", "depth", "layer"], key, strict=True))
+        row |= {"mean_r": some["r"].mean(), "low": low, "high": high}
+        rows.append({**row, "n_profiles": int(some["r"].notna().sum())})
+    return pd.DataFrame(rows)
 
 
-def reliability_errors(networks: Sequence[Trained], m: int, seed: int = 0) -> pd.DataFrame:
-    """One row a profile: network (its number), kind, locus, true r, found r (not calibrated), the
+def reliability_errors(network: Trained, m: int, seed: int = 0) -> pd.DataFrame:
+    """One row a profile: kind, seed (of the network), locus, true r, found r (not calibrated), the
     effective number of substitutions on which TISM rests, and what m has to do with the error.
 
     The substitutions are drawn for each task alone, as for `reliability` of one task.
     """
-    frames = []
-    for number, network in enumerate(networks):
-        exact, first = network.each(_exact_and_tism(network.model))
-        generator = torch.Generator().manual_seed(seed)
-        for task in range(exact.shape[1]):
-            base, effects = first[:, [task]], exact[:, [task]]
-            of_chosen = effects.movedim(1, -1).__getitem__
-            found = assess(base, network.one_hot, of_chosen, m, generator)
-            of_drawn = error_size(base, network.one_hot == 0, m, Calibration(1, 0, 0, 0, 0))
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "network": number,
-                        "kind": network.kind,
-                        "locus": network.loci,
-                        "true": profile_correlation(effects, base)[:, 0].numpy(),
-                        "found": found[:, 0].numpy(),
-                        "number": effective_number(base)[:, 0].numpy(),
-                        "of_drawn": of_drawn[:, 0].numpy(),
-                    }
-                )
-            )
-    return pd.concat(frames, ignore_index=True).dropna()
+    exact, first = network.maps
+    generator = torch.Generator().manual_seed(seed)
+    columns: dict[str, list[Tensor]] = {"true": [], "found": [], "number": [], "of_drawn": []}
+    for task in range(exact.shape[1]):
+        base, effects = first[:, [task]], exact[:, [task]]
+        of_chosen = effects.movedim(1, -1).__getitem__
+        found = assess(base, network.one_hot, of_chosen, m, generator)
+        of_drawn = error_size(base, network.one_hot == 0, m, Calibration(1, 0, 0, 0, 0))
+        values = (profile_correlation(effects, base), found, effective_number(base), of_drawn)
+        for name, value in zip(columns, values, strict=True):
+            columns[name].append(value)
+    return network.table(**{name: torch.cat(v, 1) for name, v in columns.items()}).dropna()
 
 
 def fit_calibration(errors: pd.DataFrame, weights: dict[str, float] | None = None) -> Calibration:
@@ -336,13 +398,13 @@ def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration)
     """
     rows = []
     for m, table in errors.items():
-        table = table.assign(**_judged(table, calibration))
+        table = table.assign(**judged(table, calibration))
         for kind, some in [*table.groupby("kind", sort=False), ("all", table)]:
             rows.append({"network": kind, "m": m, **_reliability_row(some, table["true"].median())})
     return pd.DataFrame(rows)
 
 
-def _judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
+def judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
     """Of each profile: the calibrated r, whether its interval holds the true one, its width."""
     size = calibration.scale * table["number"] ** calibration.power * table["of_drawn"]
     found, size = (torch.tensor(v.to_numpy())[:, None] for v in (table["found"], size))
@@ -352,11 +414,7 @@ def _judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
 
 
 def _reliability_row(some: pd.DataFrame, constant: float) -> dict[str, float]:
-    by_network = [group for _, group in some.groupby("network")]
-    low, high = nested_interval(
-        [torch.tensor(g["covered"].to_numpy())[:, None] for g in by_network],
-        [g["locus"].to_numpy() for g in by_network],
-    )
+    low, high = interval(some, "covered")
     return {
         "mae": (some["r"] - some["true"]).abs().mean(),
         "mae_constant": (some["true"] - constant).abs().mean(),

@@ -282,7 +282,7 @@ def score(model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: boo
 
 
 def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
-    key = digest([_fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
+    key = digest([fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
     device = default_device()
     return remembered(
         f"scores/{key}",
@@ -307,7 +307,7 @@ def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str,
     return tensors
 
 
-def _fingerprint(model: nn.Module, one_hot: Tensor) -> str:
+def fingerprint(model: nn.Module, one_hot: Tensor) -> str:
     """sha256 of the weights and of the sequences."""
     state = hashlib.sha256(json.dumps(asdict(model.config)).encode())
     for tensor in (*model.state_dict().values(), one_hot):

@@ -57,7 +57,7 @@ def input_gradient(
     with evaluating(model, output_fn, device) as predict:
         kept = _ONE_PASS if isinstance(tasks, int) else _MANY_PASSES
         batch_size = choose_batch_size(batch_size, int(kept * one_hot.shape[2]), predict.device)
-        return _input_gradient(predict, one_hot, tasks, batch_size, progress)
+        return gradient_anywhere(predict, one_hot, tasks, batch_size, progress)
 
 
 def tism(
@@ -126,7 +126,7 @@ def along_substitutions(
         return torch.stack([predict(p) for p in points], 1).cpu()
 
 
-def _input_gradient(
+def gradient_anywhere(
     predict: Predictor, inputs: Tensor, tasks: Tasks, batch_size: int, progress: bool = False
 ) -> Tensor:
     """`input_gradient` at any point of input space, one-hot or between (paths, midpoints)."""

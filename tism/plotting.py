@@ -1007,3 +1007,71 @@ def plot_speed_ups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.minorticks_off()
     ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return ax
+
+
+def plot_accuracy_cost(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Mean r with ISM against measured cost, a line an estimator, 95 % intervals.
+
+    table : columns estimator, cost_measured (forward passes a sequence), mean_r, low, high
+    """
+    ax = _axes(ax, height=3.6)
+    looks = zip(_CYCLE, "osD^vP*X", strict=True)
+    for (name, rows), (colour, marker) in zip(table.groupby("estimator", sort=False), cycle(looks)):
+        rows = rows.sort_values("cost_measured")
+        reach = np.abs(rows[["low", "high"]].sub(rows["mean_r"], axis=0)).T
+        ax.errorbar(
+            rows["cost_measured"], rows["mean_r"], reach, color=colour, marker=marker,
+            markersize=5, capsize=2, lw=1.4, label=name,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="cost (forward passes a sequence)", ylabel="mean r with ISM", title=title)
+    ax.grid(color="#dddddd", linewidth=0.6)
+    return ax
+
+
+def plot_depths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """r with ISM by the layer of expansion, from the input to the output, a line a network.
+
+    table : columns network, layer, mean_r; layers that one network lacks are passed over
+    """
+    layers: list[str] = []
+    for _, rows in table.groupby("network", sort=False):
+        place = 0
+        for layer in rows["layer"]:
+            if layer not in layers:
+                layers.insert(place, layer)
+            place = layers.index(layer) + 1
+    ax = _axes(ax, height=4.6, width=_WIDE)
+    looks = zip(_CYCLE, "osD^vP*X", strict=True)
+    for (name, rows), (colour, marker) in zip(table.groupby("network", sort=False), cycle(looks)):
+        place = [layers.index(layer) for layer in rows["layer"]]
+        ax.plot(place, rows["mean_r"], color=colour, marker=marker, markersize=5, label=name)
+    ax.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+    ax.set(xlabel="layer of expansion", ylabel="mean r with ISM")
+    ax.grid(color="#dddddd", linewidth=0.6)
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return ax
+
+
+def plot_interactions(
+    interactions: Any, *, title: str = "", start: int = 0, ax: Axes | None = None
+) -> Axes:
+    """Epistasis of all pairs of positions as a heat map, red where more than the sum of the two.
+
+    interactions : (length, length); start : position of the first
+    """
+    values = _array(interactions)
+    ax = _axes(ax, height=4.4, width=5.2)
+    limit = np.abs(values).max() or 1.0
+    end = start + len(values)
+    image = ax.imshow(
+        values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
+        extent=(start - 0.5, end - 0.5, start - 0.5, end - 0.5),
+    )  # fmt: skip
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="interaction")
+    ax.set(xlabel="position", ylabel="position")
+    ax.set_title(title, fontsize=10)
+    return ax

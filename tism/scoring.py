@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import versions
+from tism.estimators import budgeted_ism
 from tism.execution import OutputFn, Tasks, select_tasks
 from tism.gradient import input_gradient
 from tism.gradient import tism as first_order
@@ -52,6 +53,14 @@ def _of_whole_sequences(function: Callable[..., Tensor]) -> Callable[..., Tensor
     return scores
 
 
+def _budgeted(model: nn.Module, one_hot: Tensor, tasks: Tasks = None, **options: Any) -> Tensor:
+    """Two passes a task, for TISM, and a fifteenth of the substitutions: 50 passes at 251 bp."""
+    n_tasks = predict(model, one_hot[:1], tasks, **options).shape[1]
+    most = 3 * one_hot.shape[2] + 1
+    budget = min(2 * n_tasks + most / 15, max(most, 1 + n_tasks))
+    return budgeted_ism(model, one_hot, tasks, budget=budget, **options).estimate
+
+
 METHODS = {
     "tism": Method(
         _of_whole_sequences(first_order),
@@ -59,6 +68,11 @@ METHODS = {
         "first-order Taylor approximation of ISM: one gradient a task",
     ),
     "ism": Method(ism, True, "exact in silico saturation mutagenesis: every substitution"),
+    "budgeted": Method(
+        _of_whole_sequences(_budgeted),
+        False,  # a variant is one substitution, which "ism" runs
+        "estimate of ISM at about a fifteenth of its cost: the largest effects exact",
+    ),
     "gradient": Method(
         _of_whole_sequences(input_gradient), False, "gradient of the prediction, as it is"
     ),

@@ -224,9 +224,9 @@ class Motif:
         return (self.probabilities * np.log2(4 * self.probabilities)).sum(0)
 
 
-def read_motifs(p_value: float = 1e-4) -> list[Motif]:
-    """The matrices of `data/motifs.csv`, with a pseudocount of 0.2 a base."""
-    table = pd.read_csv(data_root() / "motifs.csv")
+def read_motifs(p_value: float = 1e-4, file: str = "motifs.csv") -> list[Motif]:
+    """The matrices of a table in `data`, with a pseudocount of 0.2 a base."""
+    table = pd.read_csv(data_root() / file)
     motifs = []
     for (matrix_id, name), rows in table.groupby(["matrix_id", "name"], sort=False):
         counts = rows.sort_values("position")[list("ACGT")].to_numpy(float).T + 0.2
@@ -282,6 +282,16 @@ class Truth:
     def motif_names(self) -> list[str]:
         """The motifs in the order of `effects`."""
         return [motif.name for motif in self.motifs]
+
+    @property
+    def paired(self) -> np.ndarray:
+        """(n_sites,) bool: the sites that belong to an interacting pair."""
+        return np.isin(np.arange(len(self.sites)), self.pairs[["first", "second"]])
+
+    @property
+    def interacting(self) -> np.ndarray:
+        """(n, length) bool: the `important` bases of the sites of interacting pairs."""
+        return _important(self.sites[self.paired], self.motifs, self.important.shape)
 
     def response(self, sequences: np.ndarray) -> np.ndarray:
         """Noiseless targets (n, n_tasks) of any sequences, (n, length) base indices, 4 for N."""
