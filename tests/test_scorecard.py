@@ -180,10 +180,12 @@ def test_maps_of_one_network_are_set_against_pairs_of_networks(folder):
 
 
 def test_counts_have_every_verdict(folder):
-    counts = scorecard.count_verdicts(scorecard.scorecard(load_profile("demo")))
+    table = scorecard.scorecard(load_profile("demo"))
+
+    counts = scorecard.count_verdicts(table)
 
     assert tuple(counts.columns[1:]) == scorecard.VERDICTS
-    assert counts["not measured"].sum() == len(scorecard.scorecard(load_profile("demo")))
+    assert counts[list(scorecard.VERDICTS)].to_numpy().sum() == len(table)
 
 
 def test_hypothesis_and_estimators_are_read_from_their_tables(folder):
