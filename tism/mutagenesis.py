@@ -217,6 +217,14 @@ def score_loci(
 
 
 def _remembered_effect(external: ExternalModel, locus: Locus, name: str, method: Method) -> Tensor:
+    return remembered(
+        _place(external, locus, name),
+        lambda: {"effect": predicted_effects(external, locus, {name: method})[name]},
+    )["effect"]
+
+
+def _place(external: ExternalModel, locus: Locus, name: str) -> str:
+    """Where the cache keeps what is computed of a locus."""
     content = {
         "weights": external.checksum,
         "sequence": locus.sequence,
@@ -225,10 +233,7 @@ def _remembered_effect(external: ExternalModel, locus: Locus, name: str, method:
         "settings": [TILES, N_SHUFFLES],
         "version": versions.SCORING,
     }
-    return remembered(
-        f"mutagenesis/{external.name}_{locus.name}_{digest(content)}",
-        lambda: {"effect": predicted_effects(external, locus, {name: method})[name]},
-    )["effect"]
+    return f"mutagenesis/{external.name}_{locus.name}_{digest(content)}"
 
 
 def compare_with_measured(
@@ -392,11 +397,20 @@ def convergence_deltas(externals: Sequence[ExternalModel], loci: Sequence[Locus]
     rows = []
     for external in externals:
         for locus in loci:
-            tasks = external.task_numbers(locus.tasks[external.name])
-            model = MeanTask(external, tasks, len(locus.sequence))
-            _, delta = deep_lift_multipliers(model, locus.one_hot[:, :, : external.length])
+            found = remembered(
+                _place(external, locus, "convergence delta"),
+                lambda external=external, locus=locus: {"delta": _first_delta(external, locus)},
+            )
+            delta = found["delta"].item()
             rows.append({"model": external.name, "element": locus.name, "delta": delta})
     return pd.DataFrame(rows)
+
+
+def _first_delta(external: ExternalModel, locus: Locus) -> Tensor:
+    tasks = external.task_numbers(locus.tasks[external.name])
+    model = MeanTask(external, tasks, len(locus.sequence))
+    _, delta = deep_lift_multipliers(model, locus.one_hot[:, :, : external.length])
+    return torch.tensor(delta)
 
 
 def effect_autocorrelation(loci: Sequence[Locus], farthest: int = 40) -> pd.DataFrame:
