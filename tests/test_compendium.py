@@ -183,7 +183,7 @@ def test_notes_of_parallel_jobs_all_stay(tmp_path):
     names = [f"table_{k}.csv" for k in range(12)]
 
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda n: note_provenance(tmp_path / n, CHAPTER, profile), names))
+        list(pool.map(lambda n: note_provenance(tmp_path, n, CHAPTER, profile), names))
 
     assert sorted(json.loads((tmp_path / "provenance.json").read_text())) == sorted(names)
 
@@ -193,7 +193,7 @@ def test_tables_of_networks_are_recorded_and_go_stale_with_a_run(private, monkey
     record_chapter(CHAPTER, "smoke")
     models = root / "results" / "smoke" / "models.csv"
     models.write_text("run,key\n")
-    note_provenance(models, ROBUSTNESS, profile)
+    note_provenance(models.parent, models.name, ROBUSTNESS, profile)
 
     compendium._record_tables(ROBUSTNESS, "smoke")
 

@@ -180,18 +180,18 @@ class Chapter:
         self._note_provenance(f"{name}.png")
 
     def _note_provenance(self, file: str) -> None:
-        note_provenance(self.folder / file, self.name, self.profile)
+        note_provenance(self.folder, file, self.name, self.profile)
 
 
-def note_provenance(path: Path, maker: str, profile: Profile) -> None:
-    """Add to provenance.json beside a file where the file came from.
+def note_provenance(folder: Path, file: str, maker: str, profile: Profile) -> None:
+    """Add to a folder's provenance.json where a file in it came from.
 
     maker : a chapter, or "robustness" for the tables of `tism.robustness`
     """
-    record = path.with_name("provenance.json")
+    record = folder / "provenance.json"
     with FileLock(f"{record}.lock"):
         entries = json.loads(record.read_text()) if record.exists() else {}
-        entries[path.name] = {
+        entries[file] = {
             "chapter": maker,
             "key": record_key(maker, profile),
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
@@ -200,11 +200,11 @@ def note_provenance(path: Path, maker: str, profile: Profile) -> None:
         write_text(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
 
-def record_key(maker: str, profile: Profile) -> str:
-    """What the tables of a maker (see `note_provenance`) depend on."""
+def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") -> str:
+    """What the tables of a maker (see `note_provenance`) depend on; see `chapter_key`."""
     if maker == ROBUSTNESS:
         return robustness.tables_key(profile)
-    return chapter_key(maker, profile)
+    return chapter_key(maker, profile, tables=tables)
 
 
 def paper_numbers() -> dict[str, float]:
@@ -394,7 +394,7 @@ def stale_records() -> list[str]:
     for path in sorted((repository() / "data" / "results").glob("*/provenance.json")):
         profile = load_profile(path.parent.name)
         for table, entry in json.loads(path.read_text()).items():
-            if entry["key"] != record_key(entry["chapter"], profile):
+            if entry["key"] != record_key(entry["chapter"], profile, tables="recorded"):
                 stale.append(f"data/results/{profile.name}/{table}")
     return stale
 
@@ -473,10 +473,13 @@ def _run_models(options: argparse.Namespace) -> None:
         case "model":
             robustness.score_run(robustness.find_run(profile, options.run), progress=progress)
         case "summarise":
-            note_provenance(robustness.write_models(profile), ROBUSTNESS, profile)
+            _note_table(robustness.write_models(profile), profile)
         case "initialisations":
-            table = robustness.write_initialisations(profile, progress=progress)
-            note_provenance(table, ROBUSTNESS, profile)
+            _note_table(robustness.write_initialisations(profile, progress=progress), profile)
+
+
+def _note_table(path: Path, profile: Profile) -> None:
+    note_provenance(path.parent, path.name, ROBUSTNESS, profile)
 
 
 if __name__ == "__main__":
