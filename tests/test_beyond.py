@@ -99,6 +99,9 @@ def test_most_discordant_regions_are_described(data):
     table = beyond.describe_maps(maps, scores, np.array([0]), np.array([1]), data)
     row = table.iloc[0]
     assert row["task"] == data.tasks[1]
+    bases = "".join("ACGT"[b] for b in x[0].argmax(0))
+    assert row["sequence"].split("...")[0] in bases
+    assert row["sequence"][:6][-1] == bases[row["first"]] or row["first"] < 5
     assert abs(row["interaction"]) == pytest.approx(maps.abs().max().item(), rel=1e-5)
     own = data.truth.sites[data.truth.sites["region"] == rows[0]]
     assert len(beyond.known_sites(x.argmax(1).numpy().astype(np.uint8), "simulated")) == len(own)

@@ -221,3 +221,15 @@ def test_sizes_and_sums_of_neighbours():
     size = expected_size(guess, own=0.5)[0, 0]
     assert size[2, 10] == size.max()
     assert size[0, 10] > size[0, 20] > 0
+
+
+def test_from_fewer_than_four_nothing_is_learnt():
+    one_hot = torch.zeros(1, 4, 30)
+    one_hot[:, 0] = 1
+    base = torch.rand(1, 1, 4, 30, generator=torch.Generator().manual_seed(0)) * (one_hot == 0)
+    effects = (base / 2).movedim(1, -1).__getitem__
+    few, more = refine(base, one_hot, effects, 3), refine(base, one_hot, effects, 4)
+    rest = ~few.exact[:, None]
+    torch.testing.assert_close(few.estimate[rest], base[rest])
+    rest = ~more.exact[:, None]
+    assert (more.estimate[rest] < base[rest]).all()

@@ -45,6 +45,7 @@ from tism.experiment import (
 )
 from tism.metrics import profile_correlation, summarise
 from tism.robustness import write_table
+from tism.sequence import ALPHABET
 
 REACHES = (5, 10, 20, 40)  # bp between two positions
 _WEAKEST = 0.25  # affinity of a site at the threshold, as in the simulation
@@ -268,9 +269,10 @@ def describe_maps(
     maps : (n, length, length) of these regions (numbers in `scores`) in their tasks
 
     Returns region, task, r (of ISM and TISM), discordance (root mean square), first and second
-    (positions), interaction, effect_first and effect_second (of the single substitutions),
-    motif_first and motif_second (known motifs with a site there), within_10 (share of the sum of
-    squares of all interactions between positions at most 10 bp apart).
+    (positions), sequence (the bases around them), interaction, effect_first and effect_second (of
+    the single substitutions), motif_first and motif_second (known motifs with a site there),
+    within_10 (share of the sum of squares of all interactions between positions at most 10 bp
+    apart).
     """
     r = profile_correlation(scores.ism[regions], scores.tism[regions])
     exact = scores.ism[regions, tasks]
@@ -280,7 +282,7 @@ def describe_maps(
     near = reach_table({str(i): m[None] for i, m in enumerate(maps)}).query("reach == 10")
     rows = []
     for i, (region, task) in enumerate(zip(regions, tasks, strict=True)):
-        first, second = divmod(int(maps[i].abs().argmax()), maps.shape[-1])
+        first, second = sorted(divmod(int(maps[i].abs().argmax()), maps.shape[-1]))
         difference = scores.ism[region, task] - scores.tism[region, task]
         own = sites[sites["region"] == i]
         rows.append(
@@ -291,6 +293,7 @@ def describe_maps(
                 "discordance": difference.square().mean().sqrt().item(),
                 "first": first,
                 "second": second,
+                "sequence": _bases_around(sequences[i], first, second),
                 "interaction": maps[i, first, second].item(),
                 "effect_first": single[i, first].item(),
                 "effect_second": single[i, second].item(),
@@ -300,6 +303,15 @@ def describe_maps(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _bases_around(sequence: np.ndarray, first: int, second: int, reach: int = 5) -> str:
+    """Bases up to `reach` beside two positions; "..." between those that are far apart."""
+    letters = "".join(np.array(list(ALPHABET))[sequence])
+    around = [letters[max(0, p - reach) : p + reach + 1] for p in (first, second)]
+    if second - first > 2 * reach:
+        return "...".join(around)
+    return letters[max(0, first - reach) : second + reach + 1]
 
 
 def _motifs_at(sites: pd.DataFrame, position: int) -> str:

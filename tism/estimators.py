@@ -31,6 +31,7 @@ from tism.windowed import Plan, Windows
 # its activations kept. In batches of windows: the trial before the first.
 _GRADIENT, _GRADIENT_OF_TASK, _SUBSTITUTED, _KEPT_REFERENCE, _TRIAL = 2.5, 2.0, 1.2, 4.0, 1.5
 _ROUNDS = 4
+_FEWEST = 4  # exact substitutions of a sequence from which anything is learnt for the others
 _SLOPE_PRIOR = 0.3  # as much as this share of the evidence speaks for a slope of 1
 _SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift
 _REACH = 5.0  # positions over which the weight of a neighbour falls to 1/e
@@ -228,7 +229,8 @@ def refine(base: Tensor, one_hot: Tensor, effects: Callable[[Tensor], Tensor], k
         found.movedim(1, -1)[chosen] = effects(chosen).to(base.dtype)
         exact |= chosen
         surprise = _mean_square((found - estimate) / size, chosen[:, None])
-        estimate = update(base, found, exact) * substituted[:, None]
+        known = torch.where(exact[:, None], found, base)
+        estimate = (update(base, found, exact) if k >= _FEWEST else known) * substituted[:, None]
         size = expected_size(estimate)
         uncertainty = size * surprise.sqrt()
     exact |= ~substituted

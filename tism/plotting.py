@@ -59,6 +59,13 @@ METHOD_STYLES = {
     "captum, one task": (ORANGE, ":"),
     "Yuzu": (GREEN, "-"),
 }
+ESTIMATOR_STYLES = {
+    "TISM": (VERMILLION, "o"),
+    "budgeted": (BLUE, "s"),
+    "budgeted, black box": (SKY, "D"),
+    "midpoints": (GREY, "X"),
+    "ISM": ("#000000", "*"),
+}
 # Near the colours above, but of four lightnesses that stay apart in grey: T, C, A, G.
 BASE_COLOURS = {"A": "#12A57A", "C": "#0060A8", "G": ORANGE, "T": "#882255"}
 _CYCLE = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY, "#000000"]
@@ -1015,8 +1022,9 @@ def plot_accuracy_cost(table: pd.DataFrame, *, title: str = "", ax: Axes | None 
     table : columns estimator, cost_measured (forward passes a sequence), mean_r, low, high
     """
     ax = _axes(ax, height=3.6)
-    looks = zip(_CYCLE, "osD^vP*X", strict=True)
-    for (name, rows), (colour, marker) in zip(table.groupby("estimator", sort=False), cycle(looks)):
+    others = cycle(zip((GREEN, ORANGE, PURPLE), "^vP", strict=True))
+    for name, rows in table.groupby("estimator", sort=False):
+        colour, marker = ESTIMATOR_STYLES.get(name) or next(others)
         rows = rows.sort_values("cost_measured")
         reach = np.abs(rows[["low", "high"]].sub(rows["mean_r"], axis=0)).T
         ax.errorbar(
