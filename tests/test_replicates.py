@@ -75,6 +75,13 @@ def test_a_single_network_is_compared_without_an_interval_and_does_not_count():
     assert both.loc["pair", "p"] == alone.loc["pair", "p"]
 
 
+def test_without_groups_there_is_nothing_to_compare():
+    table = compare_with([0.7, 0.8], {})
+
+    assert table.empty
+    assert list(table) == ["name", "value", "low", "high", "p", "n"]
+
+
 def test_jackknife_intervals_over_networks_cover_the_truth():
     rng = np.random.default_rng(0)
     covered = []

@@ -24,6 +24,7 @@ RELATIONS = {
     "TISM-TISM": "fig3a_tism_tism_r",
     "ISM-TISM, two networks": "",
 }
+_DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
 NAMES = {
     "baseline": "baseline",
     "mse_loss": "MSE loss only",
@@ -92,18 +93,15 @@ def ablation_table(
     for kind, group in rows.groupby("kind", sort=False):
         row = {"kind": kind, "variant": group["variant"].iloc[0], **mean_of(values[kind])._asdict()}
         if kind != "baseline":
-            row |= dict(
-                zip(
-                    ("difference", "difference_low", "difference_high", "p"),
-                    against.loc[kind, ["value", "low", "high", "p"]],
-                    strict=True,
-                )
-            )
+            numbers = against.loc[kind, ["value", "low", "high", "p"]]
+            row |= dict(zip(_DIFFERENCE, numbers, strict=True))
         row["performance"] = group["test_region_r"].mean()
         plain = (group["control"] == "").all()
         row["paper"] = paper.get(f"fig3d_{row['variant']}_r", np.nan) if plain else np.nan
         found.append(row)
-    return pd.DataFrame(found).sort_values("value", ascending=False, ignore_index=True)
+    columns = ["kind", "variant", "value", "low", "high", "n", *_DIFFERENCE, "performance", "paper"]
+    table = pd.DataFrame(found, columns=columns)
+    return table.sort_values("value", ascending=False, ignore_index=True)
 
 
 def example_runs(models: pd.DataFrame) -> dict[str, str]:

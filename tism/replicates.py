@@ -79,7 +79,7 @@ def compare_with(
             low, high = tests[name].confidence_interval(level)
             row |= {"low": float(low), "high": float(high), "p": float(p)}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["name", "value", "low", "high", "p", "n"])
 
 
 def jackknife_pairs(
