@@ -6,6 +6,7 @@ import pytest
 
 from tism import scorecard
 from tism.experiment import load_profile
+from tism.model import VARIANTS
 from tism.replicates import Estimate, compare_with, mean_of
 
 NAN = float("nan")
@@ -142,7 +143,19 @@ def test_ablations_are_compared_all_at_once(folder):
     )
     assert found["verdict"] == "holds"
     assert rows_of("fig3d_adamw")["verdict"] == "undecided"
-    assert rows_of("fig3d_lowest")["value"] == pytest.approx(0.61)
+    assert rows_of("fig3d_lowest")["verdict"] == "not measured"  # before all of them are there
+
+
+def test_the_lowest_variant_is_that_of_the_lowest_mean(folder):
+    names = [name for name in VARIANTS if name != "relu_max"]
+    write_models(
+        folder,
+        variant=[name for name in names for _ in range(2)],
+        tism_all=[0.7 + k / 100 for k in range(2 * len(names))],
+        seed=[0, 1] * len(names),
+    )
+
+    assert rows_of("fig3d_lowest")["value"] == pytest.approx(0.705)
 
 
 def test_epochs_are_compared_within_each_training(folder):
@@ -205,3 +218,14 @@ def test_hypothesis_and_estimators_are_read_from_their_tables(folder):
     assert rows_of("beyond_50")["value"] == 0.7
     assert rows_of("beyond_50")["verdict"] == "holds not"
     assert rows_of("beyond_25")["verdict"] == "not measured"
+
+
+def test_run_times_are_read_from_the_record():
+    items = ["Table 1", "Table 2", "Fig 2", "Fig S3", "title"]
+
+    table = scorecard.scorecard(load_profile("yeast"), items)
+
+    assert set(table["claim_id"]) == set(scorecard.RUN_TIMES)
+    assert (table["verdict"] != "not measured").all()
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
