@@ -46,7 +46,7 @@ COLOURS = {
     "gradient x input": PURPLE,
     "corrected gradient": GREEN,
     "DeepLIFT/SHAP": SKY,
-    "layer-wise TISM": GREY,
+    "layer-wise TISM": "#882255",
     "budgeted ISM": "#000000",
 }
 METHOD_STYLES = {
