@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tism import build_model
 from tism.cost import cost_map, effective_window, forward_equivalents, window_table
 from tism.execution import evaluating
 from tism.model import AITACConfig
+from tism.runtime import Job
 from tism.windowed import Windows, Work
 
 CONFIG = AITACConfig(length=251, n_tasks=5, width=16)
@@ -15,14 +15,8 @@ CONFIG = AITACConfig(length=251, n_tasks=5, width=16)
 
 def counted(config: AITACConfig) -> tuple[float, float]:
     """Multiply-adds that PyTorch is asked for, of a forward pass and of one substitution."""
-    model = build_model(
-        "baseline",
-        length=config.length,
-        n_tasks=config.n_tasks,
-        width=config.width,
-        pool=config.pool,
-        seed=0,
-    )
+    sizes = {"pool": config.pool, "width": config.width, "n_tasks": config.n_tasks}
+    model = Job("baseline", config.length, 1, **sizes).model()
     bases = torch.randint(4, (1, config.length), generator=torch.Generator().manual_seed(0))
     one_hot = torch.nn.functional.one_hot(bases, 4).mT.float()
     position = np.arange(config.length // 2 - 16, config.length // 2 + 16)

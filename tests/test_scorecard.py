@@ -220,7 +220,7 @@ def test_hypothesis_and_estimators_are_read_from_their_tables(folder):
     assert rows_of("beyond_25")["verdict"] == "not measured"
 
 
-def test_run_times_are_read_from_the_record():
+def test_run_times_are_read_from_the_record(folder):
     items = ["Table 1", "Table 2", "Fig 2", "Fig S3", "title"]
 
     table = scorecard.scorecard(load_profile("yeast"), items)

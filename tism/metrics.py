@@ -122,8 +122,6 @@ def summarise(
     A locus without any value does not count; with a single locus the interval is NaN.
     Raises ValueError where no value exists.
     """
-    from scipy import stats
-
     values = np.asarray(values, dtype=float)
     values = values.reshape(len(values), -1)
     loci = np.asarray(loci)
@@ -145,17 +143,7 @@ def summarise(
 
     low = high = float("nan")
     if len(rows_of_locus) > 1:
-        with warnings.catch_warnings():
-            # A statistic may not exist in a resample: a correlation in which all drawn are alike.
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            drawn = stats.bootstrap(
-                (np.arange(len(rows_of_locus)),),
-                of_loci,
-                vectorized=False,
-                method="percentile",
-                n_resamples=n_resamples,
-                rng=np.random.default_rng(seed),
-            ).bootstrap_distribution
+        drawn = _resampled(of_loci, len(rows_of_locus), n_resamples, seed)
         low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Summary(
         value=float(statistic(values[exists])),
@@ -165,3 +153,22 @@ def summarise(
         n_constant=n_constant,
         n_loci=len(rows_of_locus),
     )
+
+
+def _resampled(
+    of_loci: Callable[[np.ndarray], float], n_loci: int, n_resamples: int, seed: int
+) -> np.ndarray:
+    """A statistic of the numbers of the loci, (n_resamples,) times with loci drawn anew."""
+    from scipy import stats
+
+    with warnings.catch_warnings():
+        # A statistic may not exist in a resample: a correlation in which all drawn are alike.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return stats.bootstrap(
+            (np.arange(n_loci),),
+            of_loci,
+            vectorized=False,
+            method="percentile",
+            n_resamples=n_resamples,
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution

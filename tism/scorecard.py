@@ -1,8 +1,8 @@
 """Every claim of the paper with a verdict, computed from the tables of a profile.
 
 data/claims.csv has the claims: what is stated where, the paper's number if it has one (an id of
-data/paper_numbers.csv), and the rule, written down before the run: the range `at_least` to
-`at_most` in which what `MEASURES` computes has to lie. With its 95 % interval it
+data/paper_numbers.csv), and the rule, which no run changes: the range `at_least` to `at_most` in
+which what `MEASURES` computes has to lie. With its 95 % interval it
 
 - holds, where the whole interval lies in the range;
 - holds not, where the interval has no point in common with it;
