@@ -66,6 +66,7 @@ rule all:
 
 
 rule train:
+    priority: 1  # a chapter that asks for a network in training holds a core while it waits
     output:
         f"{results}/models/{{run}}/training.ipynb",
     log:
