@@ -75,16 +75,25 @@ class Evidence:
 Measure = Callable[[Evidence], Estimate]
 
 
-def _cell(row: pd.Series) -> Estimate:
-    return Estimate(row["value"], row["low"], row["high"], int(row["n_loci"]))
+def _estimate_of(row: pd.Series, columns: str = "value low high n") -> Estimate:
+    *interval, n = row[columns.split()]
+    return Estimate(*interval, n=int(n))
+
+
+def _row(file: str, columns: str, *, lowest: bool = False, **wanted: Any) -> Measure:
+    """Columns of the first row of a table with these values, or of that with the lowest of them."""
+
+    def measure(evidence: Evidence) -> Estimate:
+        rows = evidence.rows(file, **wanted)
+        first = rows[columns.split()[0]].idxmin() if lowest else rows.index[0]
+        return _estimate_of(rows.loc[first], columns)
+
+    return measure
 
 
 def _concordance(statistic: str = "mean", convention: str = "all entries") -> Measure:
-    def measure(evidence: Evidence) -> Estimate:
-        wanted = {"method": "TISM", "convention": convention, "statistic": statistic}
-        return _cell(evidence.rows("concordance.csv", **wanted).iloc[0])
-
-    return measure
+    wanted = {"method": "TISM", "convention": convention, "statistic": statistic}
+    return _row("concordance.csv", "value low high n_loci", **wanted)
 
 
 def _closer(near: str, far: str) -> Measure:
@@ -99,7 +108,7 @@ def _closer(near: str, far: str) -> Measure:
 
 
 def _association(x: str) -> Measure:
-    return lambda evidence: _cell(evidence.rows("associations.csv", x=x).iloc[0])
+    return _row("associations.csv", "value low high n_loci", x=x)
 
 
 def _pairs(evidence: Evidence, relation: str) -> dict[tuple[str, str], float]:
@@ -134,9 +143,7 @@ def _difference(
     groups = {key: group[measure].to_numpy() for key, group in rows.groupby(column, sort=False)}
     if name not in groups or reference not in groups:
         raise NotMeasured(f"{experiment}: {column} {name}, {reference}")
-    table = compare_with(groups.pop(reference), groups).set_index("name")
-    row = table.loc[name]
-    return Estimate(row["value"], row["low"], row["high"], int(row["n"]))
+    return _estimate_of(compare_with(groups.pop(reference), groups).set_index("name").loc[name])
 
 
 def _fraction(measure: str, share: float, reference: float) -> Measure:
@@ -175,8 +182,7 @@ def _without_decay(evidence: Evidence) -> Estimate:
         control: evidence.networks("ablation", "tism_all", variant="adamw", control=control)
         for control in ("", "no_weight_decay")
     }
-    row = compare_with(runs[""], {"": runs["no_weight_decay"]}).iloc[0]
-    return Estimate(row["value"], row["low"], row["high"], int(row["n"]))
+    return _estimate_of(compare_with(runs[""], {"": runs["no_weight_decay"]}).iloc[0])
 
 
 def _speed(slow: str, fast: str, setting: str, select: Callable) -> Measure:
@@ -224,38 +230,20 @@ def _growth(evidence: Evidence) -> Estimate:
 
 
 def _external(evidence: Evidence) -> Estimate:
-    rows = evidence.rows(
-        "external/concordance.csv", model=evidence.dataset, method="TISM", convention="all entries"
-    )
-    row = rows.iloc[0]
-    return Estimate(row["mean_r"], row["low"], row["high"], int(row["n_sequences"]))
+    wanted = {"model": evidence.dataset, "method": "TISM", "convention": "all entries"}
+    return _row("external/concordance.csv", "mean_r low high n_sequences", **wanted)(evidence)
 
 
 def _located(truth: str, control: str = "all positions", score: str = "discordance") -> Measure:
     """AUROC with which a score finds interacting positions, on the first network of a data set."""
-
-    def measure(evidence: Evidence) -> Estimate:
-        wanted = {"truth": truth, "control": control, "score": score}
-        row = evidence.rows("epistasis.csv", **wanted).iloc[0]
-        return Estimate(row["auroc"], row["auroc_low"], row["auroc_high"], int(row["n_regions"]))
-
-    return measure
-
-
-def _lowest(file: str, value: str, low: str, high: str, **wanted: Any) -> Measure:
-    """The row of the kind of network that does worst."""
-
-    def measure(evidence: Evidence) -> Estimate:
-        rows = evidence.rows(file, **wanted)
-        row = rows.loc[rows[value].idxmin()]
-        return Estimate(row[value], row[low], row[high], int(row["n_profiles"]))
-
-    return measure
+    wanted = {"truth": truth, "control": control, "score": score}
+    return _row("epistasis.csv", "auroc auroc_low auroc_high n_regions", **wanted)
 
 
 def _budgeted(budget: int) -> Measure:
+    """Of the kind of network that does worst."""
     wanted = {"estimator": "budgeted", "n_tasks": 1, "budget": budget}
-    return _lowest("estimators.csv", "mean_r", "low", "high", **wanted)
+    return _row("estimators.csv", "mean_r low high n_profiles", lowest=True, **wanted)
 
 
 def _not_here(evidence: Evidence) -> Estimate:
@@ -317,8 +305,8 @@ MEASURES: dict[str, Measure] = {
     "hypothesis_more": _located("double mutants", score="discordance - |ISM|"),
     "beyond_25": _budgeted(25),
     "beyond_50": _budgeted(50),
-    "beyond_coverage": _lowest(
-        "reliability.csv", "coverage90", "coverage_low", "coverage_high", m=60
+    "beyond_coverage": _row(
+        "reliability.csv", "coverage90 coverage_low coverage_high n_profiles", lowest=True, m=60
     ),
 }
 RUN_TIMES: dict[str, Measure] = {
