@@ -45,6 +45,18 @@ def net() -> ResidualNet:
     return net
 
 
+def ready(model: nn.Module, seed: int = 0) -> nn.Module:
+    """In float64, with batch norms far from the identity and weights that let effects through."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.3, 2, generator=generator)
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            module.weight.data.normal_(0, module.weight[0].numel() ** -0.5, generator=generator)
+    return model.double()
+
+
 @pytest.fixture
 def linear() -> nn.Sequential:
     """A float64 model linear in its input: (n, 4, 20) to (n, 3)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import N_TASKS
+from conftest import N_TASKS, ready
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,20 +66,8 @@ def draw(n: int = 2, length: int = LENGTH) -> Tensor:
     return one_hot
 
 
-def ready(model: nn.Module) -> nn.Module:
-    """float64, batch norms far from the identity, weights that let effects through."""
-    generator = torch.Generator().manual_seed(6)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.3, 2, generator=generator)
-        if isinstance(module, nn.Conv1d | nn.Linear):
-            module.weight.data.normal_(0, module.weight[0].numel() ** -0.5, generator=generator)
-    return model.double().eval()
-
-
 def variant(name: str = "baseline", **settings) -> nn.Module:
-    return ready(build_model(name, length=LENGTH, n_tasks=2, width=5, seed=1, **settings))
+    return ready(build_model(name, length=LENGTH, n_tasks=2, width=5, seed=1, **settings)).eval()
 
 
 class Dense(nn.Module):
@@ -103,7 +91,7 @@ MODELS = {
     "max_pooling": lambda: variant("max_pooling"),
     "no_residual": lambda: variant("no_residual"),
     "cnn0": lambda: variant("cnn0"),
-    "Dense": lambda: ready(Dense()),
+    "Dense": lambda: ready(Dense()).eval(),
 }
 
 

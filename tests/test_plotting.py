@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -304,12 +302,6 @@ def test_style_is_opaque_white_legible_and_without_a_date(tmp_path):
         ax.figure.savefig(tmp_path / f"{name}.png", metadata={"Software": None})
         figures.append((tmp_path / f"{name}.png").read_bytes())
     assert figures[0] == figures[1]
-
-
-def test_the_package_does_not_import_the_plotting_stack():
-    code = "import sys, tism; print({'matplotlib', 'pandas', 'seaborn'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
 
 
 NETWORKS = pd.DataFrame(

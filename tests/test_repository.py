@@ -159,13 +159,6 @@ def test_version_is_the_same_in_package_and_metadata():
     assert f'__version__ = "{PROJECT["version"]}"' in source
 
 
-def test_import_is_light():
-    heavy = "{'matplotlib', 'pandas', 'scipy', 'seaborn', 'pooch'}"
-    code = f"import sys, tism; print(sorted({heavy} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert run.stdout.strip() == "[]", run.stderr
-
-
 def test_no_file_names_a_registry_or_a_machine():
     own = {"test_repository.py", "test_book.py"}
     files = [path for path in tracked_files() if path.name not in own]

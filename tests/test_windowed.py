@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from conftest import ready
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -25,18 +26,6 @@ def draw_sequences(n: int = 2, length: int = LENGTH, seed: int = 0) -> Tensor:
     one_hot = F.one_hot(index, 4).transpose(1, 2).double().contiguous()
     one_hot[0, :, [0, length // 3]] = 0
     return one_hot
-
-
-def ready(model: nn.Module, seed: int = 0) -> nn.Module:
-    """In float64, with batch norms far from the identity and weights that let effects through."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.3, 2, generator=generator)
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            module.weight.data.normal_(0, module.weight[0].numel() ** -0.5, generator=generator)
-    return model.double()
 
 
 def worst(model: nn.Module, sequences: Tensor, **arguments) -> float:
