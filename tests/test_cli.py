@@ -119,7 +119,7 @@ def test_weights_and_arguments_reach_the_model(files):
     torch.testing.assert_close(model.state_dict(), state)
     assert not model.training
     run(f'{SCORE} --bed peaks.bed --out a --weights w.safetensors --model-args {{"width":6}}')
-    assert open_store("a").complete
+    assert not open_store("a").missing()
 
 
 def test_shards_and_status(files, capsys):

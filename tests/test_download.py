@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tism.data import download
-from tism.data.download import DownloadError, checksum_of, data_root, fetch, fetch_all
+from tism.data.download import DownloadError, checksum_of, data_root, fetch
 
 CONTENT = bytes(range(256)) * 400
 GOOD = hashlib.sha256(CONTENT).hexdigest()
@@ -293,12 +293,6 @@ def test_two_processes_share_a_cache(server, listed, cache):
     assert (cache / PATH).read_bytes() == CONTENT
     assert len(server.ranges_asked) == 1
     assert leftovers(cache) == []
-
-
-def test_fetch_all(server, listed, cache):
-    listed(("a/1", GOOD, server.url), ("a/2", GOOD, server.url), ("b/1", GOOD, server.url))
-    assert fetch_all("a/", progress=False) == [cache / "a/1", cache / "a/2"]
-    assert not (cache / "b").exists()
 
 
 def test_unlisted_file_is_refused_with_what_is_close(listed):

@@ -17,6 +17,7 @@ from tism.metrics import (
     substitution_correlation,
     summarise,
     task_difference_correlation,
+    weighted_pearson,
 )
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12, "equal_nan": True}
@@ -70,6 +71,23 @@ def test_pearson_of_a_constant_does_not_exist(constant):
 def test_pearson_refuses_to_broadcast():
     with pytest.raises(ValueError, match=r"shapes must agree, got \(2, 9\) and \(9,\)"):
         pearson(torch.zeros(2, 9), torch.zeros(9))
+
+
+def test_weighted_correlation_is_that_of_repeated_rows():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 6, 3))
+    weights = np.array([[2, 0, 1, 1, 3, 0], [1, 1, 1, 1, 1, 1]])
+    found = weighted_pearson(x, y, weights)
+    repeated = np.repeat(np.arange(6), weights[0])
+    torch.testing.assert_close(found[0], pearson(x[repeated], y[repeated], 0))
+    torch.testing.assert_close(found[1], pearson(x, y, 0))
+
+
+def test_weighted_correlation_of_what_the_weights_make_constant_does_not_exist():
+    x = np.array([[1.0, 5.0, 2.0], [2.0, 5.0, 2.0], [4.0, 5.0, 3.0]])
+    y = np.random.default_rng(0).normal(size=(3, 3))
+    for found in (weighted_pearson(x, y, [[1, 1, 0]]), weighted_pearson(y, x, [[1, 1, 0]])):
+        assert found.isnan().tolist() == [[False, True, True]]
 
 
 def test_profile_correlation_includes_the_reference_zeros(maps):

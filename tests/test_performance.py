@@ -53,16 +53,6 @@ def test_log_marks_the_best_epoch_and_the_rounds():
     assert marks == {"fine-tuning": [3, 5], "best": [4]}
 
 
-def test_weighted_correlation_is_that_of_repeated_rows():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 6, 3))
-    weights = np.array([[2, 0, 1, 1, 3, 0], [1, 1, 1, 1, 1, 1]])
-    found = performance._weighted_pearson(x, y, weights)
-    repeated = np.repeat(np.arange(6), weights[0])
-    torch.testing.assert_close(found[0], pearson(x[repeated], y[repeated], 0))
-    torch.testing.assert_close(found[1], pearson(x, y, 0))
-
-
 def test_task_summary_counts_constants_and_covers_its_value():
     rng = np.random.default_rng(0)
     target = rng.normal(size=(200, 5))

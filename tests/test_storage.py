@@ -45,7 +45,7 @@ def test_store_holds_what_the_method_gives(tmp_path, model, one_hot, method):
     expected = METHODS[method].scores(model, one_hot, [2, 0])
     torch.testing.assert_close(store.read(), expected)
     torch.testing.assert_close(store.read(slice(7, 9)), expected[7:9])
-    assert store.complete
+    assert not store.missing()
     assert (len(store), store.length, store.n_chunks) == (N, LENGTH, 5)
     torch.testing.assert_close(store.one_hot(), one_hot)
     assert store.identity["tasks"] == [2, 0]
@@ -71,8 +71,8 @@ def test_shards_together_make_the_whole(tmp_path, model, one_hot):
     for part in (3, 1, 2):
         store = score_to_store(tmp_path / "parts", model, one_hot, chunk_size=2, shard=(part, 3))
         assert store.missing((part, 3)) == []
-        assert store.complete == (part == 2)
-        if not store.complete:
+        assert bool(store.missing()) == (part != 2)
+        if store.missing():
             assert np.isnan(store.scores[:]).any()
             with pytest.raises(StoreError, match=r"of the 12 chunks asked for are not there yet"):
                 store.read()

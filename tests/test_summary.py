@@ -172,8 +172,9 @@ def test_motif_logos_separate_active_from_other_regions(data):
 
 
 def test_information_of_uniform_and_certain_positions():
-    heights = summary.information(np.array([[0.25, 1.0], [0.25, 0], [0.25, 0], [0.25, 0]]))
-    np.testing.assert_allclose(heights, [[0, 2], [0, 0], [0, 0], [0, 0]], atol=1e-12)
+    frequencies = [[0.25, 1.0, 0.5], [0.25, 0, 0.5], [0.25, 0, 0], [0.25, 0, 0]]
+    heights = [[0, 2, 0.5], [0, 0, 0.5], [0, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(summary.information(np.array(frequencies)), heights, atol=1e-12)
 
 
 def test_word_counts_add_both_strands(data):

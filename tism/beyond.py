@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import versions
-from tism.data.dataset import Dataset
+from tism.data.dataset import Dataset, evenly
 from tism.data.simulate import Truth, find_sites, read_motifs
 from tism.epistasis import (
     Sites,
@@ -37,14 +37,13 @@ from tism.experiment import (
     default_device,
     digest,
     fingerprint,
+    kept_table,
     load_dataset,
     remembered,
     score,
     scored_rows,
-    work_folder,
 )
 from tism.metrics import profile_correlation, summarise
-from tism.robustness import write_table
 from tism.sequence import ALPHABET
 
 REACHES = (5, 10, 20, 40)  # bp between two positions
@@ -97,10 +96,7 @@ def kept(
     for network in networks:
         own = [network.kind, network.seed, network.tasks, versions.SCORING, versions.MODEL]
         key = digest([fingerprint(network.model, network.one_hot), own, settings])
-        path = work_folder("cache") / name / f"{key}.csv"
-        if not path.exists():
-            write_table(path, compute(network))
-        frames.append(pd.read_csv(path))
+        frames.append(kept_table(f"{name}/{key}", lambda own=network: compute(own)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -120,7 +116,7 @@ def sites_of(
     rows, tasks = _chosen(data, model, n_regions)
     scores = score(model, data, rows, progress=False)
     exact, first = in_tasks(scores, tasks)
-    mapped = np.linspace(0, len(rows) - 1, min(n_maps, len(rows))).round().astype(int)
+    mapped = evenly(np.arange(len(rows)), n_maps)
     maps = kept_maps(model, scores.one_hot[mapped], exact[mapped], tasks[mapped])
     truths = {"double mutants": np.zeros(exact[:, 0].shape, bool)}
     truths["double mutants"][mapped] = interacting(maps)

@@ -45,6 +45,7 @@ from tism.experiment import (
     repository,
     results_folder,
     work_folder,
+    write_table,
 )
 
 RECORDED_PROFILE = "yeast"
@@ -167,7 +168,7 @@ class Chapter:
 
     def save_table(self, table: Any, name: str) -> None:
         """Write a pandas table to `folder`/<name>.csv, with where it came from."""
-        robustness.write_table(self.folder / f"{name}.csv", table)
+        write_table(self.folder / f"{name}.csv", table)
         self._note_provenance(f"{name}.csv")
 
     def save_figure(self, figure: Any, name: str) -> None:

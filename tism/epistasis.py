@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tism.data.dataset import evenly
 from tism.estimators import exact_effects
 from tism.execution import (
     OutputFn,
@@ -33,7 +34,7 @@ from tism.execution import (
     progress_bar,
 )
 from tism.ism import ism, plan_of_engine
-from tism.sequence import validate_one_hot
+from tism.sequence import put_bases, validate_one_hot
 from tism.windowed import Plan
 
 if TYPE_CHECKING:
@@ -148,16 +149,13 @@ def _map(
     """(n_tasks, length, length) of one sequence, (4, length), and its substitutions, alike."""
     single = exact_effects(predict, sequence[None], tasks, plan, batch_size)(chosen[None])
     base, position = chosen.nonzero(as_tuple=True)
-    mutants = sequence.repeat(len(position), 1, 1)
-    number = torch.arange(len(position))
-    mutants[number, :, position] = 0
-    mutants[number, base, position] = 1
+    mutants = put_bases(sequence.repeat(len(position), 1, 1), position, base)
     later = position[:, None] < torch.arange(chosen.shape[1])  # a pair is run once
     alone = single.new_zeros(chosen.shape[1], single.shape[1])
     alone[position] = single
     found = single.new_zeros(chosen.shape[1], chosen.shape[1], single.shape[1])
     at_once = plan.sequences if plan else choose_batch_size(None, chosen.shape[1], predict.device)
-    for rows in number.split(at_once):
+    for rows in torch.arange(len(position)).split(at_once):
         pairs = chosen & later[rows, None]
         if pairs.any():
             effects = exact_effects(predict, mutants[rows], tasks, plan, batch_size)(pairs)
@@ -233,7 +231,7 @@ def paired_regions(truth: Truth, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
     rows = rows[has_pair & has_other]
     if not len(rows):
         raise ValueError("none of these regions has an interacting pair and another site")
-    rows = rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]
+    rows = evenly(rows, n)
     return rows, total[rows].argmax(1)
 
 
@@ -252,14 +250,10 @@ def auroc_within(score: np.ndarray, positive: np.ndarray, by: np.ndarray, n: int
     """
     from scipy import stats
 
-    stratum = (n * (stats.rankdata(by, method="ordinal") - 1) // len(by)).astype(int)
-    won = pairs = 0.0
-    for own in (stratum == s for s in range(n)):
-        n_positive = positive[own].sum()
-        rank = stats.rankdata(score[own])[positive[own]]
-        won += rank.sum() - n_positive * (n_positive + 1) / 2
-        pairs += n_positive * (own.sum() - n_positive)
-    return won / pairs if pairs else float("nan")
+    from tism.evaluation import auroc
+
+    stratum = n * (stats.rankdata(by, method="ordinal") - 1) // len(by)
+    return auroc(score, positive, stratum)
 
 
 def precision(score: np.ndarray, positive: np.ndarray) -> float:

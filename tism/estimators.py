@@ -23,7 +23,7 @@ from tism.execution import (
 )
 from tism.gradient import tism
 from tism.ism import by_position, ism, plan_of_engine
-from tism.sequence import validate_one_hot
+from tism.sequence import put_bases, validate_one_hot
 from tism.windowed import Plan, Windows
 
 # Forward passes that things take, measured on a CPU with networks of 64 kernels: a gradient, and
@@ -197,10 +197,7 @@ def exact_effects(
         n_tasks = reference.shape[1]
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
-            mutants, number = sequences[row], np.arange(len(row))
-            mutants[number, :, position] = 0
-            mutants[number, base, position] = 1
-            return predict(mutants) - reference[row]
+            return predict(put_bases(sequences[row], position, base)) - reference[row]
 
     index = select_tasks(tasks, n_tasks)
 

@@ -148,13 +148,18 @@ def base_importance(scores: Scores) -> dict[str, Tensor]:
     return {**importance, "gradient": gradient.norm(dim=2).mean(1)}
 
 
-def auroc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve (Mann-Whitney); NaN without positives or without negatives."""
-    n_positive, n_negative = positive.sum(), (~positive).sum()
-    if not n_positive or not n_negative:
-        return float("nan")
-    ranks = stats.rankdata(score)
-    return (ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+def auroc(score: np.ndarray, positive: np.ndarray, group: np.ndarray | None = None) -> float:
+    """Area under the ROC curve (Mann-Whitney), over pairs of a positive and a negative.
+
+    group : (n,) labels; only pairs within a group count. NaN without such a pair
+    """
+    won = pairs = 0.0
+    for own in [slice(None)] if group is None else [group == label for label in np.unique(group)]:
+        found = positive[own]
+        n_positive = found.sum()
+        won += stats.rankdata(score[own])[found].sum() - n_positive * (n_positive + 1) / 2
+        pairs += n_positive * (len(found) - n_positive)
+    return won / pairs if pairs else float("nan")
 
 
 def planted_base_table(scores: Scores, dataset: Dataset) -> pd.DataFrame:

@@ -131,6 +131,27 @@ def in_batches(
     return batch_size
 
 
+def in_one_tensor(
+    total: int,
+    batch_size: int,
+    compute: Callable[[int, int], Tensor],
+    *,
+    report: Callable[[int], None] = lambda done: None,
+) -> tuple[Tensor, int]:
+    """compute(start, stop) of all batches of range(total) in one CPU tensor; see `in_batches`."""
+    result: Tensor | None = None
+
+    def step(start: int, stop: int) -> None:
+        nonlocal result
+        part = compute(start, stop)
+        if result is None:
+            result = torch.empty((total, *part.shape[1:]), dtype=part.dtype)
+        result[start:stop] = part
+
+    batch_size = in_batches(total, batch_size, step, report=report)
+    return result, batch_size
+
+
 def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
     """Run one step; False where it ran out of memory and a smaller one may not."""
     try:

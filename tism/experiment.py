@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from filelock import FileLock
 from torch import Tensor, nn
 
 from tism import versions
-from tism.checkpoint import load_checkpoint, save_checkpoint
-from tism.data.dataset import Dataset
+from tism.checkpoint import load_checkpoint, replacing, save_checkpoint
+from tism.data.dataset import Dataset, evenly
 from tism.data.download import checksum_of, data_root
 from tism.execution import progress_bar
 from tism.gradient import input_gradient
@@ -262,9 +263,7 @@ class Scores:
 
 def scored_rows(dataset: Dataset, n_regions: int) -> np.ndarray:
     """`n_regions` rows spread evenly over the test set, or all of it if it is smaller."""
-    rows = dataset.indices("test")
-    chosen = np.linspace(0, len(rows) - 1, min(n_regions, len(rows))).round().astype(int)
-    return rows[chosen]
+    return evenly(dataset.indices("test"), n_regions)
 
 
 def score(model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: bool = True) -> Scores:
@@ -305,6 +304,20 @@ def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str,
     tensors = compute()
     save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
     return tensors
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV file with six digits a number, whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def kept_table(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table that the cache holds under a name (see `remembered`), or computed now and kept."""
+    path = work_folder("cache") / f"{name}.csv"
+    if not path.exists():
+        write_table(path, compute())
+    return pd.read_csv(path)
 
 
 def fingerprint(model: nn.Module, one_hot: Tensor) -> str:

@@ -16,14 +16,12 @@ import pandas as pd
 from torch import Tensor
 
 from tism.checkpoint import replacing
-from tism.data.dataset import NOT_A_BASE, one_hot_from_indices
 from tism.data.readers import InputFileError, open_text, read_bed
-from tism.sequence import ALPHABET
+from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_hot_from_indices
 
-_AMBIGUOUS, _STRANGE = 5, 255
-_CODES = np.full(256, _STRANGE, np.uint8)
-for _code, _letters in enumerate(("A", "C", "G", "T", "N", "RYSWKMBDHV")):
-    _CODES[[ord(letter) for letter in _letters + _letters.lower()]] = _code
+_AMBIGUOUS = 5
+_CODES = INDEX_OF_LETTER.copy()
+_CODES[list(b"RYSWKMBDHVryswkmbdhv")] = _AMBIGUOUS
 _VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT")
 _log = logging.getLogger(__name__)
 
@@ -65,8 +63,8 @@ class Genome:
                 self.path, None, f"{chrom} ends before {stop}, unlike its index says",
                 "delete the .fai file to make it anew",
             )  # fmt: skip
-        if codes.max(initial=0) == _STRANGE:
-            position = int((codes == _STRANGE).argmax())
+        if codes.max(initial=0) == INVALID:
+            position = int((codes == INVALID).argmax())
             raise InputFileError(
                 self.path,
                 self._line(chrom, start + position),

@@ -16,11 +16,11 @@ from tism.execution import (
     Tasks,
     choose_batch_size,
     evaluating,
-    in_batches,
+    in_one_tensor,
     progress_bar,
     select_tasks,
 )
-from tism.sequence import validate_one_hot
+from tism.sequence import put_bases, validate_one_hot
 from tism.taylor import tism_from_gradient
 
 # Measured on a CPU, rows of a forward pass over those of a gradient: one pass backwards is fastest
@@ -117,10 +117,7 @@ def along_substitutions(
         raise ValueError(f"one_hot must hold one sequence, got {len(reference)}")
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         reference = predict.prepare(reference)[0]
-        mutants = reference.repeat(len(positions), 1, 1)  # (substitutions, 4, length)
-        row = torch.arange(len(positions))
-        mutants[row, :, positions] = 0
-        mutants[row, bases, positions] = 1
+        mutants = put_bases(reference.repeat(len(positions), 1, 1), positions, bases)
         step = torch.as_tensor(steps).to(reference)[:, None, None, None]
         points = reference + step * (mutants - reference)  # (steps, substitutions, 4, length)
         return torch.stack([predict(p) for p in points], 1).cpu()
@@ -130,18 +127,12 @@ def gradient_anywhere(
     predict: Predictor, inputs: Tensor, tasks: Tasks, batch_size: int, progress: bool = False
 ) -> Tensor:
     """`input_gradient` at any point of input space, one-hot or between (paths, midpoints)."""
-    gradients = None
 
-    def step(start: int, stop: int) -> None:
-        nonlocal gradients
-        batch = _batch_gradient(predict, inputs[start:stop], tasks)
-        if gradients is None:
-            gradients = batch.new_empty((len(inputs), *batch.shape[1:]))
-        gradients[start:stop] = batch
+    def gradient(start: int, stop: int) -> Tensor:
+        return _batch_gradient(predict, inputs[start:stop], tasks)
 
     with progress_bar(len(inputs), progress, "gradients") as report:
-        in_batches(len(inputs), batch_size, step, report=report)
-    return gradients
+        return in_one_tensor(len(inputs), batch_size, gradient, report=report)[0]
 
 
 def output_with_graph(

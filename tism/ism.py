@@ -17,11 +17,12 @@ from tism.execution import (
     choose_batch_size,
     evaluating,
     in_batches,
+    in_one_tensor,
     is_out_of_memory,
     progress_bar,
     select_tasks,
 )
-from tism.sequence import validate_one_hot
+from tism.sequence import put_bases, validate_one_hot
 from tism.window import Untraceable
 from tism.windowed import Plan, Windows, make_plan
 
@@ -102,17 +103,15 @@ def predict(
 ) -> Tensor:
     """The model's predictions, (n, n_tasks) on the CPU; arguments and errors as in `ism`."""
     one_hot = validate_one_hot(one_hot)
-    parts: list[Tensor] = []
     with evaluating(model, output_fn, device) as predictor, torch.no_grad():
 
-        def step(first: int, last: int) -> None:
+        def of_rows(first: int, last: int) -> Tensor:
             output = predictor(predictor.prepare(one_hot[first:last]).clone())
-            parts.append(output[:, select_tasks(tasks, output.shape[1])].cpu())
+            return output[:, select_tasks(tasks, output.shape[1])]
 
         batch_size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
         with progress_bar(len(one_hot), progress, "predictions") as report:
-            in_batches(len(one_hot), batch_size, step, report=report)
-    return torch.cat(parts)
+            return in_one_tensor(len(one_hot), batch_size, of_rows, report=report)[0]
 
 
 def _positions(start: int, stop: int | None, length: int) -> range:
@@ -201,22 +200,18 @@ def _windowed_ism(
     predict: Predictor, plan: Plan, one_hot: Tensor, tasks: Tasks, window: range, progress: bool
 ) -> Tensor:
     """Substitutions by position, across as many sequences as the kept activations allow."""
-    scores, batch_size = None, plan.batch_size
+    batch_size = plan.batch_size
 
-    def score(first: int, last: int) -> None:
-        nonlocal scores, batch_size
+    def score(first: int, last: int) -> Tensor:
+        nonlocal batch_size
         sequences = predict.prepare(one_hot[first:last])
         windows = Windows(predict, sequences, plan.prepared)
         substituted = substitutions_on_host(one_hot[first:last], window)
         effects, batch_size = windowed_effects(windows, substituted, tasks, batch_size, report)
-        block_scores = scores_of_effects(effects, sequences, window)
-        if scores is None:
-            scores = _allocate(len(one_hot), block_scores)
-        scores[first:last] = block_scores
+        return scores_of_effects(effects, sequences, window)
 
     with progress_bar(len(one_hot), progress, "ISM") as report:
-        in_batches(len(one_hot), plan.sequences, score)
-    return scores
+        return in_one_tensor(len(one_hot), plan.sequences, score)[0]
 
 
 def windowed_effects(
@@ -279,15 +274,11 @@ def _full_ism(
             predicted, batch_size = _predict_mutants(
                 predict, sequences, tasks, window, batch_size, report
             )
-            block_scores = _scores_of_block(predicted, sequences, window)
+            part = _scores_of_block(predicted, sequences, window)
             if scores is None:
-                scores = _allocate(len(one_hot), block_scores)
-            scores[first : first + block] = block_scores
+                scores = torch.empty((len(one_hot), *part.shape[1:]), dtype=part.dtype)
+            scores[first : first + block] = part
     return scores
-
-
-def _allocate(n: int, block_scores: Tensor) -> Tensor:
-    return torch.empty((n, *block_scores.shape[1:]), dtype=block_scores.dtype)
 
 
 def substitutions(sequences: Tensor, window: range) -> tuple[Tensor, Tensor, Tensor]:
@@ -319,10 +310,8 @@ def _predict_mutants(
 
     def step(start: int, stop: int) -> None:
         nonlocal predicted
-        batch = sequences[row[start:stop]]
-        mutant = torch.arange(max(start, n), max(stop, n), device=row.device)
-        batch[mutant - start, :, position[mutant - n]] = 0
-        batch[mutant - start, base[mutant - n], position[mutant - n]] = 1
+        batch, mutants = sequences[row[start:stop]], slice(max(start - n, 0), max(stop - n, 0))
+        put_bases(batch[max(n - start, 0) :], position[mutants], base[mutants])
         output = predict(batch)
         chosen = select_tasks(tasks, output.shape[1])
         if predicted is None:

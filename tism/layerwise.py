@@ -18,7 +18,7 @@ from tism.execution import (
     Tasks,
     choose_batch_size,
     evaluating,
-    in_batches,
+    in_one_tensor,
     progress_bar,
 )
 from tism.gradient import gradient_by_task, output_with_graph, tism
@@ -319,10 +319,10 @@ def _layerwise(
     everywhere = range(one_hot.shape[2])
     with torch.no_grad():
         plan = plan_windows("windowed", predict, one_hot, everywhere, batch_size)
-    scores, rows = None, plan.batch_size
+    rows = plan.batch_size
 
-    def score(first: int, last: int) -> None:
-        nonlocal scores, rows
+    def score(first: int, last: int) -> Tensor:
+        nonlocal rows
         sequences = predict.prepare(one_hot[first:last])
         gradient = gradient_at(predict, sequences, tasks, stage)
         with torch.no_grad():
@@ -332,12 +332,8 @@ def _layerwise(
                 rows,
                 report,
             )
-            block = scores_of_effects(effects, sequences, everywhere)
-        if scores is None:
-            scores = torch.empty((len(one_hot), *block.shape[1:]), dtype=block.dtype)
-        scores[first:last] = block
+            return scores_of_effects(effects, sequences, everywhere)
 
     at_once = choose_batch_size(None, _GRAPH * one_hot.shape[2], predict.device)
     with progress_bar(len(one_hot), progress, "layer-wise TISM") as report:
-        in_batches(len(one_hot), min(plan.sequences, at_once), score)
-    return scores
+        return in_one_tensor(len(one_hot), min(plan.sequences, at_once), score)[0]

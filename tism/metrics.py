@@ -29,6 +29,22 @@ def pearson(a: Any, b: Any, dim: int = -1) -> Tensor:
     return r.clamp(-1, 1).masked_fill(constant, float("nan"))
 
 
+def weighted_pearson(x: Any, y: Any, weights: Any) -> Tensor:
+    """(k, columns): correlations of the columns of x and y under each of k rows of weights.
+
+    x, y : (n, columns); weights : (k, n). NaN where x or y is constant under the weights.
+    """
+    x, y, weights = (torch.as_tensor(a).double() for a in (x, y, weights))
+    x, y = x - x.mean(0), y - y.mean(0)
+    weights = weights / weights.sum(1, keepdim=True)
+    covariance = weights @ (x * y) - (weights @ x) * (weights @ y)
+    spread = weights @ x.square() - (weights @ x).square()
+    spread = spread * (weights @ y.square() - (weights @ y).square())
+    exists = spread > 1e-12 * x.var(0, False) * y.var(0, False)
+    r = covariance / torch.where(exists, spread, 1).sqrt()
+    return r.clamp(-1, 1).masked_fill(~exists, float("nan"))
+
+
 def profile_correlation(first: Tensor, second: Tensor) -> Tensor:
     """(n, tasks): Pearson over all 4 * length entries, reference zeros included, as in the paper.
 

@@ -249,6 +249,8 @@ def motif_logos(
     Of the expected motifs, the `most` with the most sites; a motif and its patterns are aligned.
     Where a method found none, zeros.
     """
+    from tism.data.summary import information
+
     counts = sum(
         report.groupby("matrix_id")["n_seqlets"].sum().reindex(expected["matrix_id"]).fillna(0)
         for report in reports.values()
@@ -267,13 +269,8 @@ def motif_logos(
             rows[title] = drawn
         first = min(offset for _, offset in rows.values())
         for title, (frequencies, offset) in rows.items():
-            logos[title] = np.pad(letter_heights(frequencies), ((0, 0), (offset - first, 0)))
+            logos[title] = np.pad(information(frequencies), ((0, 0), (offset - first, 0)))
     return logos
-
-
-def letter_heights(frequencies: Any) -> np.ndarray:
-    """(4, width) letter heights of a sequence logo: frequency times information, in bits."""
-    return np.asarray(frequencies, float) * information(frequencies).clip(min=0)
 
 
 def trim(
@@ -287,10 +284,3 @@ def trim(
     height = np.abs(motif.contributions).sum(0)
     kept = np.flatnonzero(height >= least_share * height.max())
     return motif.frequencies[:, max(0, kept[0] - flank) : kept[-1] + 1 + flank]
-
-
-def information(frequencies: Any) -> np.ndarray:
-    """(width,) bits a position of a (4, width) matrix, against uniform bases."""
-    frequencies = np.asarray(frequencies, float)
-    logs = np.log2(np.where(frequencies > 0, frequencies, 1))
-    return 2 + (frequencies * logs).sum(0)

@@ -23,7 +23,7 @@ from tism.external import ExternalModel
 from tism.gradient import input_gradient, tism
 from tism.ism import ism
 from tism.layerwise import depths, layerwise_tism
-from tism.metrics import pearson, summarise
+from tism.metrics import pearson, summarise, weighted_pearson
 from tism.model import BothStrandsConv, SoftmaxPool
 from tism.sequence import validate_one_hot
 from tism.taylor import centre, gradient_times_input, mean_effect, tism_from_gradient
@@ -282,27 +282,14 @@ def resampled_correlations(
 
     values : (methods, n); effect : (n,); blocks : (n,) labels
 
-    A correlation needs sums alone, so a sample is a weighting of the sums of the blocks, and all
-    methods see the same samples. Returns (N_RESAMPLES, methods).
+    A sample is a weighting of the substitutions, and all methods see the same samples. Returns
+    (N_RESAMPLES, methods).
     """
     _, block = np.unique(blocks, return_inverse=True)
-    values = values - values.mean(1, keepdims=True)
-    values /= np.maximum(values.std(1, keepdims=True), np.finfo(float).tiny)
-    effect = (effect - effect.mean()) / effect.std()
-    n_blocks = block.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(
-        n_blocks, np.full(n_blocks, 1 / n_blocks), N_RESAMPLES
-    )
-
-    def mean(products: np.ndarray) -> np.ndarray:
-        sums = np.stack([np.bincount(block, row, n_blocks) for row in np.atleast_2d(products)])
-        return drawn @ sums.T / (drawn @ np.bincount(block, minlength=n_blocks))[:, None]
-
-    a, b = mean(values), mean(effect)
-    covariance = mean(values * effect) - a * b
-    spread = (mean(values**2) - a**2) * (mean(effect**2) - b**2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.clip(covariance / np.sqrt(spread), -1, 1)
+    n = block.max() + 1
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), N_RESAMPLES)
+    effects = np.broadcast_to(effect[:, None], values.T.shape).copy()
+    return weighted_pearson(values.T, effects, drawn[:, block]).numpy()
 
 
 def measured_tables(

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
-from tism.data.dataset import SPLITS, Dataset
+from tism.data.dataset import SPLITS, Dataset, evenly
 from tism.data.download import data_root
 from tism.data.summary import active, canonical_word_counts, task_groups
 from tism.experiment import default_device
 from tism.ism import predict
-from tism.metrics import Summary, pearson, summarise
+from tism.metrics import Summary, pearson, summarise, weighted_pearson
 from tism.model import AITAC, AITACConfig
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -149,10 +148,8 @@ def performance_table(
 
 
 def _as_many_as_test(dataset: Dataset, split: str) -> np.ndarray:
-    rows, n_test = dataset.indices(split), len(dataset.indices("test"))
-    if split != "train" or len(rows) <= n_test:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, n_test).round().astype(int)]
+    rows = dataset.indices(split)
+    return evenly(rows, len(dataset.indices("test"))) if split == "train" else rows
 
 
 def _columns(summary: Summary) -> dict[str, float]:
@@ -194,27 +191,10 @@ def summarise_tasks(
         while len(means) < n_resamples:
             k = min(_RESAMPLES_AT_ONCE, n_resamples - len(means))
             drawn = rng.multinomial(n_loci, np.full(n_loci, 1 / n_loci), k)[:, locus]
-            means += _weighted_pearson(predicted, target, drawn).nanmean(1).tolist()
+            means += weighted_pearson(predicted, target, drawn).nanmean(1).tolist()
         low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     n_constant = int(r.isnan().sum())
     return Summary(r.nanmean().item(), low, high, len(r) - n_constant, n_constant, n_loci)
-
-
-def _weighted_pearson(x: Any, y: Any, weights: np.ndarray) -> torch.Tensor:
-    """(k, tasks): correlations of the columns of x and y under each of k rows of weights (k, n)."""
-    x, y, weights = (torch.as_tensor(a).double() for a in (x, y, weights))
-    x, y = x - x.mean(0), y - y.mean(0)
-    weights = weights / weights.sum(1, keepdim=True)
-
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        return weights @ values
-
-    covariance = mean(x * y) - mean(x) * mean(y)
-    spread = (mean(x * x) - mean(x) ** 2) * (mean(y * y) - mean(y) ** 2)
-    smallest = 1e-12 * x.var(0, False) * y.var(0, False)
-    exists = spread > smallest
-    r = covariance / torch.where(exists, spread, 1).sqrt()
-    return r.clamp(-1, 1).masked_fill(~exists, float("nan"))
 
 
 def describe_tasks_predicted(predicted: Any, dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:

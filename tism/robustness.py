@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import versions
-from tism.checkpoint import replacing, write_text
+from tism.checkpoint import write_text
 from tism.data.dataset import Dataset
 from tism.data.download import data_root
 from tism.evaluation import correlations
@@ -61,6 +61,7 @@ from tism.experiment import (
     results_folder,
     scored_rows,
     work_folder,
+    write_table,
 )
 from tism.gradient import input_gradient
 from tism.ism import ism, predict
@@ -252,12 +253,6 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
 def rows_of_run(run: Run) -> Path:
     """Where `score_run` writes."""
     return run.folder / "rows.csv"
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file with six digits a number, whole or not at all."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _label(run: Run, epoch: int) -> dict[str, Any]:

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from tism import peers, versions
-from tism.checkpoint import replacing
 from tism.execution import evaluating, progress_bar
-from tism.experiment import default_device, digest, work_folder
+from tism.experiment import default_device, digest, kept_table
 from tism.gradient import tism
 from tism.ism import ism
 from tism.model import build_model
@@ -291,12 +290,10 @@ def measure(
 def _remembered(job: Job, names: Sequence[str], budget: float, repeats: int) -> pd.DataFrame:
     machine = [default_device(), torch.get_num_threads(), torch.__version__]
     settings = [asdict(job), list(names), budget, repeats, versions.SPEED, machine]
-    path = work_folder("cache") / "runtime" / f"{digest(settings)}.csv"
-    if not path.exists():
-        table = measure_job(job, names, budget=budget, repeats=repeats)
-        with replacing(path) as temporary:
-            table.to_csv(temporary, index=False)
-    return pd.read_csv(path)
+    return kept_table(
+        f"runtime/{digest(settings)}",
+        lambda: measure_job(job, names, budget=budget, repeats=repeats),
+    )
 
 
 def measure_job(

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 ALPHABET = "ACGT"
-_NOT_A_BASE = 4  # N
-_INVALID = 255
+NOT_A_BASE = 4  # the index of N
+INVALID = 255
 _ROWS_CHECKED_AT_ONCE = 1024
 
 
 def _letter_table() -> np.ndarray:
-    table = np.full(256, _INVALID, dtype=np.uint8)
+    table = np.full(256, INVALID, dtype=np.uint8)
     for index, base in enumerate(ALPHABET + "N"):
         table[[ord(base), ord(base.lower())]] = index
     return table
 
 
-_INDEX_OF_LETTER = _letter_table()
+INDEX_OF_LETTER = _letter_table()  # 256 bytes, either case, to 0 1 2 3 = A C G T and 4 = N
 
 
 def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
@@ -42,8 +42,30 @@ def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
     if not sequences:
         raise ValueError("sequences is empty: give at least one string")
     indices = np.stack([_indices(s, row, sequences[0]) for row, s in enumerate(sequences)])
-    rows = torch.cat([torch.eye(4), torch.zeros(1, 4)])
-    return rows[torch.from_numpy(indices).long()].transpose(1, 2).contiguous()
+    return one_hot_from_indices(indices)
+
+
+def one_hot_from_indices(indices: np.ndarray) -> Tensor:
+    """(n, length) base indices, 4 for N, to (n, 4, length) float32 with N as zeros."""
+    table = torch.cat([torch.eye(4), torch.zeros(1, 4)])
+    return table[torch.from_numpy(indices.astype(np.int64))].transpose(1, 2).contiguous()
+
+
+def indices_from_one_hot(one_hot: Tensor) -> Tensor:
+    """The inverse of `one_hot_from_indices`, as uint8."""
+    index = one_hot.to(torch.uint8).argmax(1).masked_fill(one_hot.sum(1) == 0, NOT_A_BASE)
+    return index.to(torch.uint8)
+
+
+def put_bases(sequences: Tensor, position: Any, base: Any) -> Tensor:
+    """Put one base into each of (n, 4, length) sequences, in place, and return them.
+
+    position, base : (n,) columns and rows
+    """
+    number = torch.arange(len(sequences), device=sequences.device)
+    sequences[number, :, position] = 0
+    sequences[number, base, position] = 1
+    return sequences
 
 
 def _indices(sequence: str, row: int, first: str) -> np.ndarray:
@@ -55,9 +77,9 @@ def _indices(sequence: str, row: int, first: str) -> np.ndarray:
             f"length of at least 1 (sequences[0] has {len(first)})"
         )
     letters = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
-    indices = _INDEX_OF_LETTER[letters]
-    if (indices == _INVALID).any():
-        position = int((indices == _INVALID).argmax())
+    indices = INDEX_OF_LETTER[letters]
+    if (indices == INVALID).any():
+        position = int((indices == INVALID).argmax())
         raise ValueError(
             f"sequences[{row}] has {sequence[position]!r} at position {position}; "
             "only A, C, G, T and N (either case) are known"
@@ -69,8 +91,7 @@ def decode(one_hot: Any) -> list[str]:
     """The inverse of `one_hot_encode`: (n, 4, length) to n upper-case strings, zeros to N."""
     one_hot = validate_one_hot(one_hot)
     letters = np.frombuffer((ALPHABET + "N").encode(), dtype=np.uint8)
-    index = one_hot.to(torch.uint8).argmax(1).masked_fill(one_hot.sum(1) == 0, _NOT_A_BASE)
-    return [letters[row].tobytes().decode() for row in index.cpu().numpy()]
+    return [letters[row].tobytes().decode() for row in indices_from_one_hot(one_hot).cpu().numpy()]
 
 
 def reverse_complement(scores: Tensor) -> Tensor:

@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tism.data.dataset import NOT_A_BASE, one_hot_from_indices
 from tism.execution import progress_bar
-from tism.sequence import validate_one_hot
+from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,11 +79,6 @@ class ScoreStore:
     def n_chunks(self) -> int:
         """Chunks of the complete store."""
         return -(-len(self) // self.chunk_size)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every chunk has been written."""
-        return not self.missing()
 
     @property
     def regions(self) -> pd.DataFrame:
@@ -303,9 +297,8 @@ def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
 def _indices(sequences: Sequences) -> Iterator[tuple[int, np.ndarray]]:
     """First row and (rows, length) uint8 base indices, 4 for N, of one block after another."""
     for start in range(0, len(sequences), _BLOCK):
-        one_hot = validate_one_hot(sequences[start : start + _BLOCK]).to(torch.uint8).cpu()
-        indices = one_hot.argmax(1).masked_fill(one_hot.sum(1) == 0, NOT_A_BASE)
-        yield start, indices.to(torch.uint8).numpy()
+        one_hot = validate_one_hot(sequences[start : start + _BLOCK])
+        yield start, indices_from_one_hot(one_hot).cpu().numpy()
 
 
 def sequences_checksum(sequences: Sequences, columns: Mapping[str, Any] | None = None) -> str:

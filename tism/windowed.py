@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tism.execution import Predictor, in_batches, is_out_of_memory
+from tism.sequence import put_bases
 from tism.window import Batch, Frame, Reference, Untraceable, Windowed
 from tism.window_rules import Call, leaves, mapped, windows_in
 
@@ -275,10 +276,7 @@ def make_plan(
     Raises Untraceable, naming the function at fault, where they fail or disagree.
     """
     rows = len(position)
-    mutants = sequence.repeat(1 + rows, 1, 1)
-    number = torch.arange(1, 1 + rows)
-    mutants[number, :, position] = 0
-    mutants[number, base, position] = 1
+    mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
     parts: list[Tensor] = []
     with Work() as full:
         in_batches(

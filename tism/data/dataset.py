@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tism.sequence import one_hot_from_indices
+
 if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "validation", "test")
-NOT_A_BASE = 4
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,9 @@ class Dataset:
         return one_hot_from_indices(self.sequences[rows[:, None], columns])
 
 
-def one_hot_from_indices(indices: np.ndarray) -> torch.Tensor:
-    """(n, length) base indices, 4 for N, to (n, 4, length) float32 with N as zeros."""
-    table = torch.cat([torch.eye(4), torch.zeros(1, 4)])
-    return table[torch.from_numpy(indices.astype(np.int64))].transpose(1, 2).contiguous()
+def evenly(rows: np.ndarray, n: int) -> np.ndarray:
+    """n of the rows, spread evenly, or all of them where there are fewer."""
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]
 
 
 def standardisation(targets: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ import pooch
 import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
+
+from tism.checkpoint import write_text
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0
@@ -94,11 +95,6 @@ def checksum_of(prefixes: str | Iterable[str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def fetch_all(prefix: str, *, progress: bool = True) -> list[Path]:
-    """Local paths of all files whose path starts with `prefix`; see `fetch`."""
-    return [fetch(row.path, progress=progress) for row in sources(prefix)]
-
-
 def fetch(path: str | Path, *, progress: bool = True) -> Path:
     """Local path of a file listed in `data/sources.csv`, downloaded if it is not there yet.
 
@@ -167,9 +163,7 @@ def _expected_sha256(source: Source) -> str | None:
 def _record_sha256(source: Source, sha256: str) -> None:
     record = _record_path(source)
     _make_folder(record.parent)
-    temporary = Path(f"{record}.{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps({"url": source.url, "sha256": sha256}, indent=2) + "\n")
-    os.replace(temporary, record)
+    write_text(record, json.dumps({"url": source.url, "sha256": sha256}, indent=2) + "\n")
 
 
 def _make_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tism.data.dataset import NOT_A_BASE, Dataset, standardisation
+from tism.data.dataset import Dataset, standardisation
 from tism.data.readers import (
     InputFileError,
     check_unique,
@@ -27,6 +27,7 @@ from tism.data.readers import (
     read_targets,
 )
 from tism.data.yeast import number_loci
+from tism.sequence import NOT_A_BASE
 
 CHROMOSOMES = tuple(f"chr{k}" for k in range(1, 20))
 HELD_OUT = {"chr8": "validation", "chr11": "validation", "chr19": "test"}

@@ -12,15 +12,10 @@ from typing import IO
 import numpy as np
 import pandas as pd
 
-from tism.data.dataset import NOT_A_BASE
+from tism.sequence import INDEX_OF_LETTER, INVALID
 
-NOT_A_LETTER = 255
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
 BED_HEADERS = ("#", "track", "browser")
-
-_CODES = np.full(256, NOT_A_LETTER, np.uint8)
-for _letters, _code in ((b"Aa", 0), (b"Cc", 1), (b"Gg", 2), (b"Tt", 3), (b"Nn", NOT_A_BASE)):
-    _CODES[list(_letters)] = _code
 
 
 class InputFileError(ValueError):
@@ -99,8 +94,8 @@ def _header_name(path: str | Path, number: int, line: bytes) -> str:
 def _base_indices(path: str | Path, name: str, header: int, letters: bytearray) -> np.ndarray:
     if not letters:
         raise InputFileError(path, header, f"{name!r} has no sequence", "add it or drop the header")
-    codes = _CODES[np.frombuffer(letters, np.uint8)]
-    if codes.max() == NOT_A_LETTER:
+    codes = INDEX_OF_LETTER[np.frombuffer(letters, np.uint8)]
+    if codes.max() == INVALID:
         raise _strange_letter(path, header)
     return codes
 

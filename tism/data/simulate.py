@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
-from tism.data.dataset import NOT_A_BASE, Dataset, one_hot_from_indices, standardisation
+from tism.data.dataset import Dataset, standardisation
 from tism.data.download import data_root
 from tism.data.immgen import HELD_OUT
+from tism.sequence import NOT_A_BASE, one_hot_from_indices
 
 # Cell types of ImmGen (Yoshida et al. 2019) and their place in a lineage tree. A data set of n
 # tasks takes the first n; the first eight are those of the paper's Fig. 1B.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tism.data.dataset import NOT_A_BASE, SPLITS, Dataset
+from tism.data.dataset import SPLITS, Dataset, evenly
 from tism.data.yeast import NO_WORD, canonical_words, task_table
-from tism.sequence import ALPHABET
+from tism.sequence import ALPHABET, NOT_A_BASE
 
 if TYPE_CHECKING:
     from tism.data.simulate import Truth
@@ -168,7 +168,7 @@ def enriched_words(dataset: Dataset, size: int = 7) -> pd.DataFrame:
     Returns one row a task: task, group, word, share of the active and of the other regions that
     have the word, fold (their ratio, with half a region added to each), z; largest z first.
     """
-    rows = _spread(dataset.indices("train"), _MOST_REGIONS)
+    rows = evenly(dataset.indices("train"), _MOST_REGIONS)
     has_task = active(dataset)[rows].astype(np.float64)
     has_word = _word_presence(_windows(dataset, rows), size)
     n_active, n = has_task.sum(0), len(rows)
@@ -223,13 +223,6 @@ def composition_span(frequencies: np.ndarray, n: int) -> tuple[float, float]:
     return float(spans[0]), float(spans[1])
 
 
-def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
-
-
 def _word_presence(sequences: np.ndarray, size: int):
     """(n, 4**size) sparse matrix of ones where a sequence has a word, on either strand."""
     from scipy import sparse
@@ -257,7 +250,7 @@ def motif_logos(dataset: Dataset, task: str, word: str, reach: int = 6) -> dict[
 
     Returns title to (4, len(word) + 2 * reach) letter heights in bits against uniform bases.
     """
-    rows = _spread(dataset.indices("train"), _MOST_REGIONS)
+    rows = evenly(dataset.indices("train"), _MOST_REGIONS)
     is_active = active(dataset)[rows, dataset.tasks.index(task)]
     logos = {}
     for title, chosen in (("active", rows[is_active]), ("other", rows[~is_active])):

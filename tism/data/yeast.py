@@ -16,24 +16,8 @@ from tism.data.download import data_root, fetch
 from tism.data.readers import read_bed, read_fasta
 
 GENOME = "yeast/Saccharomyces_cerevisiae.R64-1-1.dna.toplevel.fa.gz"
-CHROMOSOMES = {
-    "chr1": "I",
-    "chr2": "II",
-    "chr3": "III",
-    "chr4": "IV",
-    "chr5": "V",
-    "chr6": "VI",
-    "chr7": "VII",
-    "chr8": "VIII",
-    "chr9": "IX",
-    "chr10": "X",
-    "chr11": "XI",
-    "chr12": "XII",
-    "chr13": "XIII",
-    "chr14": "XIV",
-    "chr15": "XV",
-    "chr16": "XVI",
-}
+_NUMERALS = "I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI"
+CHROMOSOMES = {f"chr{number}": name for number, name in enumerate(_NUMERALS.split(), 1)}
 VALIDATION_CHROMOSOMES = ("chr5", "chr11")
 TEST_CHROMOSOMES = ("chr8", "chr16")
 CLUSTER_SPAN = 150
