@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import zarr
 
 FORMAT = 1
+_OWN = ("scores", "sequences", "zarr.json")
 CHUNK_BYTES = 2**23
 MOST_ROWS = 64
 _BLOCK = 4096  # sequences read at once where they are only copied
@@ -177,14 +179,16 @@ def open_store(path: str | Path) -> ScoreStore:
         raise StoreError(f"{path}: no store of scores here; make one with `tism score`")
     try:
         content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["tism"]
-        identity, notes = content["identity"], content["notes"]
+        identity, notes = dict(content["identity"]), dict(content["notes"])
+        found, columns = identity["format"], [check_column(name) for name in notes["columns"]]
     except (ValueError, KeyError, TypeError):
         raise StoreError(f"{path}: zarr data, but not a store of scores; name another") from None
-    if identity["format"] != FORMAT:
+    if found != FORMAT:
         raise StoreError(
-            f"{path}: format {identity['format']}, but this version of tism writes {FORMAT}; "
+            f"{path}: format {found}, but this version of tism writes {FORMAT}; "
             "use the version that made it, or score into another store"
         )
+    notes["columns"] = columns
     return ScoreStore(path, identity, notes, zarr.open_array(path / "scores", mode="r+"))
 
 
@@ -209,7 +213,7 @@ def create_store(
 
     Raises StoreError for a store of another identity or chunk size, naming what differs.
     """
-    path, columns = Path(path), dict(columns or {})
+    path, columns = Path(path), {check_column(k): v for k, v in (columns or {}).items()}
     identity = {
         "format": FORMAT, **identity, "sequences": sequences_checksum(sequences, columns)
     }  # fmt: skip
@@ -229,6 +233,16 @@ def create_store(
             "leave chunk_size out to go on with it"
         )
     return store
+
+
+def check_column(name: Any) -> str:
+    """The name of a column, which becomes a folder of the store; ValueError for one that cannot."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]{0,99}", name) or name in _OWN:
+        raise ValueError(
+            f"columns must be named by letters, digits, _, ., - and blanks, and not "
+            f"{' or '.join(_OWN)}; got {name!r}"
+        )
+    return name
 
 
 def _chunk_size(chunk_size: int | None, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
