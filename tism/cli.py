@@ -10,10 +10,11 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
+from tism.execution import is_out_of_memory
 from tism.scoring import METHODS, score_to_store, variant_table
 from tism.storage import ScoreStore, StoreError, check_shard, open_store
 
@@ -87,8 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, StoreError) as error:
         if options.debug:
             raise
-        print(f"tism: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
+    except (RuntimeError, MemoryError) as error:
+        if options.debug or not is_out_of_memory(error):
+            raise
+        _fail(error)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    for line in (f"tism: error: {error}", *getattr(error, "__notes__", [])):
+        print(line, file=sys.stderr)
+    sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
