@@ -44,7 +44,7 @@ from tism.experiment import (
     work_folder,
 )
 from tism.metrics import profile_correlation, summarise
-from tism.robustness import write_table
+from tism.robustness import read_kept, write_table
 from tism.sequence import ALPHABET
 
 REACHES = (5, 10, 20, 40)  # bp between two positions
@@ -100,7 +100,7 @@ def kept(
         path = work_folder("cache") / name / f"{key}.csv"
         if not path.exists():
             write_table(path, compute(network))
-        frames.append(pd.read_csv(path))
+        frames.append(read_kept(path))
     return pd.concat(frames, ignore_index=True)
 
 

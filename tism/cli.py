@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
+from tism.execution import is_out_of_memory
 from tism.scoring import METHODS, score_to_store, variant_table
-from tism.storage import ScoreStore, check_shard, open_store
+from tism.storage import ScoreStore, StoreError, check_shard, open_store
 
 _MOST_DIGITS = 6  # of a task's number: a range of more would fill the memory
 
@@ -87,11 +88,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("tism: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, StoreError) as error:
         if options.debug:
             raise
-        print(f"tism: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
+    except (RuntimeError, MemoryError) as error:
+        if options.debug or not is_out_of_memory(error):
+            raise
+        _fail(error)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    for line in (f"tism: error: {' '.join(str(error).split())}", *getattr(error, "__notes__", [])):
+        print(line, file=sys.stderr)
+    sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,10 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{
 # Bases a batch: large enough to fill a GPU; on a CPU, activations of up to 32 MB, which the
 # allocator reuses (300 channels: 65 sequences of 251 bp run in 3/4 of the time of 130).
 _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
+_TOO_LARGE = (
+    "tism: memory ran out with one row at a time, where no smaller batch_size helps: take fewer "
+    "tasks, a narrower window (start, stop), shorter sequences or another device"
+)
 
 
 class ModelError(ValueError, RuntimeError):
@@ -71,7 +75,8 @@ def evaluating(
     """Lend `model` to a computation and give it back as it was, also when the computation raises.
 
     Meanwhile every submodule is in evaluation mode and no parameter requires a gradient; training
-    flags, requires_grad flags, device and random state are restored afterwards.
+    flags, requires_grad flags, device and random state are restored afterwards. Where memory ran
+    out and no smaller batch helped, the error gets a note of what to ask less of.
 
     device : where to run; None stays where the model is
     """
@@ -102,6 +107,10 @@ def evaluating(
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
             yield Predictor(model, output_fn, target)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
+                error.add_note(_TOO_LARGE)
+            raise
         finally:
             for table, name, tensor, data, grad_data in tensors:
                 tensor.data = data

@@ -297,13 +297,17 @@ def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
 def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors that the cache holds under a name, or computed now and kept there.
 
+    Processes that ask for the same at the same time wait for the first, which computes it.
+
     name : relative, ending in a digest of all that the tensors depend on
     """
     stem = work_folder("cache") / name
-    if stem.with_name(stem.name + ".json").exists():
-        return load_checkpoint(stem)[0]
-    tensors = compute()
-    save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{stem}.lock"):
+        if stem.with_name(stem.name + ".json").exists():
+            return load_checkpoint(stem)[0]
+        tensors = compute()
+        save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
     return tensors
 
 

@@ -35,6 +35,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from io import StringIO
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import versions
-from tism.checkpoint import replacing, write_text
+from tism.checkpoint import read_checked, read_json, write_checked
 from tism.data.dataset import Dataset
 from tism.data.download import data_root
 from tism.evaluation import correlations
@@ -242,8 +243,8 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     for epoch, model in run.networks(progress=progress):
         kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
         if not kept.exists():
-            write_text(kept, json.dumps(_measure(run, model, progress)) + "\n")
-        rows.append({**_label(run, epoch), **json.loads(kept.read_text()), "key": run.key})
+            write_checked(kept, json.dumps(_measure(run, model, progress)) + "\n")
+        rows.append({**_label(run, epoch), **read_json(kept), "key": run.key})
     table = pd.DataFrame(rows)
     write_table(rows_of_run(run), table)
     return table
@@ -255,9 +256,13 @@ def rows_of_run(run: Run) -> Path:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file with six digits a number, whole or not at all."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    """Write a CSV file with six digits a number, whole or not at all, with its checksum beside."""
+    write_checked(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def read_kept(path: Path, **options: Any) -> pd.DataFrame:
+    """What `write_table` wrote; options of `pandas.read_csv`. DamagedFileError where it changed."""
+    return pd.read_csv(StringIO(read_checked(path)), **options)
 
 
 def _label(run: Run, epoch: int) -> dict[str, Any]:
@@ -510,7 +515,7 @@ def _refuse_others(path: Path, column: str, keys: dict[str, str]) -> None:
 
 def _read_text(path: Path) -> pd.DataFrame:
     """A CSV file with every value as it is written."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return read_kept(path, dtype=str, keep_default_na=False)
 
 
 def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | None:
@@ -526,11 +531,14 @@ def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | Non
 
 
 def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
-    """What `find_table` finds, an empty `control` as an empty string; or FileNotFoundError."""
+    """What `find_table` finds, an empty `control` as an empty string.
+
+    Raises FileNotFoundError, or DamagedFileError naming what is not as `write_table` wrote it.
+    """
     path = find_table(profile, name)
     if path is None:
         raise FileNotFoundError(f"profile {profile} has no {name}, neither fresh nor recorded")
-    table = pd.read_csv(path, dtype={"control": str})
+    table = read_kept(path, dtype={"control": str})
     return table.fillna({"control": ""} if "control" in table else {})
 
 

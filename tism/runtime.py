@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
+from io import StringIO
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import peers, versions
-from tism.checkpoint import replacing
+from tism.checkpoint import read_checked, write_checked
 from tism.execution import evaluating, progress_bar
 from tism.experiment import default_device, digest, work_folder
 from tism.gradient import tism
@@ -294,9 +295,8 @@ def _remembered(job: Job, names: Sequence[str], budget: float, repeats: int) -> 
     path = work_folder("cache") / "runtime" / f"{digest(settings)}.csv"
     if not path.exists():
         table = measure_job(job, names, budget=budget, repeats=repeats)
-        with replacing(path) as temporary:
-            table.to_csv(temporary, index=False)
-    return pd.read_csv(path)
+        write_checked(path, table.to_csv(index=False))
+    return pd.read_csv(StringIO(read_checked(path)))
 
 
 def measure_job(
