@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 
 import numpy as np
@@ -119,3 +120,11 @@ def tiny_dataset():
 def dataset(tiny_dataset):
     """A copy of `tiny_dataset`."""
     return deepcopy(tiny_dataset)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Keep the counts of a nightly run of the fuzz tests in which nothing failed."""
+    if os.environ.get("TISM_FUZZ") == "nightly" and exitstatus == 0:
+        import fuzzing
+
+        fuzzing.write_counts()

@@ -126,8 +126,10 @@ def test_staged_book_has_the_profile_s_chapters(tmp_path, monkeypatch):
     fresh = tmp_path / "smoke" / "notebooks" / f"{CHAPTER}.ipynb"
     fresh.parent.mkdir(parents=True)
     fresh.write_text("{}")
+    fresh.with_name(f".{CHAPTER}.left.ipynb").write_text("half of a ch")  # by a killed run
     staged = stage_book("smoke")
     assert (staged / "notebooks" / fresh.name).read_text() == "{}"
+    assert not list((staged / "notebooks").glob(".*"))
     assert (staged / "_toc.yml").is_file()
     assert not (staged / "data" / "cache").exists()
 

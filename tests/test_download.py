@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import re
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -57,7 +58,13 @@ class Server:
 
 @pytest.fixture
 def server():
-    state = Server()
+    with serving(Server()) as state:
+        yield state
+
+
+@contextmanager
+def serving(state: Server):
+    """The server at `state.url` while the block runs."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -159,13 +166,16 @@ def test_download_starts_again_where_it_cannot_continue(server, listed, monkeypa
     assert get().read_bytes() == CONTENT
 
 
-def test_part_that_is_already_complete(server, listed, cache):
-    listed((PATH, GOOD, server.url))
+@pytest.mark.parametrize(
+    ("published", "asked"), [(GOOD, []), ("", [f"bytes={len(CONTENT)}-", None])]
+)
+def test_part_that_is_already_complete(server, listed, cache, published, asked):
+    listed((PATH, published, server.url))
     (cache / "set").mkdir(parents=True)
     (cache / "set/file.bin.part").write_bytes(CONTENT)
     (cache / "set/file.bin.part.validator").write_text(server.etag)
     assert get().read_bytes() == CONTENT
-    assert server.ranges_asked == [f"bytes={len(CONTENT)}-", None]
+    assert server.ranges_asked == asked
 
 
 def test_damaged_download_is_refused(server, listed, cache):

@@ -172,7 +172,8 @@ def test_a_model_without_parameters_and_an_input_that_requires_grad(sequences, f
 
 
 @FUNCTIONS
-def test_a_failed_move_to_another_device_is_undone(net, sequences, function):
+def test_a_failed_move_to_another_device_is_undone(net, sequences, function, monkeypatch):
+    monkeypatch.setattr("tism.execution._computes", lambda device: True)
     mix_flags(net)
     before = state(net)
 
@@ -189,7 +190,8 @@ class MovesByData(nn.Linear):
         return super().to(torch.float32)
 
 
-def test_gradients_of_parameters_come_back_from_another_device():
+def test_gradients_of_parameters_come_back_from_another_device(monkeypatch):
+    monkeypatch.setattr("tism.execution._computes", lambda device: True)
     model = nn.Sequential(nn.Flatten(), MovesByData(8, 1).double())
     model.to = model[1].to
     mix_flags(model)
@@ -260,7 +262,14 @@ BAD_ARGUMENTS = [
     ({"output_fn": lambda out: out[None]}, ValueError, "output_fn must return shape"),
     ({"output_fn": lambda out: out.sum(0)[None]}, ValueError, r"output_fn .*got \(1, 3\)"),
     ({"output_fn": lambda out: (out, out)}, TypeError, "output_fn must return a tensor.*tuple"),
-    ({"device": "abacus"}, RuntimeError, "device"),
+    ({"device": "abacus"}, ValueError, "device must be a name.*'abacus'"),
+    ({"device": "meta"}, ValueError, "device 'meta' is not available on this machine; try 'cpu'"),
+    ({"device": 1.5}, TypeError, r"device must be a name.*1\.5"),
+    ({"batch_size": np.array([1, 2])}, TypeError, "batch_size must be an int or None"),
+    ({"tasks": slice("a")}, TypeError, "tasks must be None, an int.*slice"),
+    ({"tasks": slice(None, None, 0)}, TypeError, "tasks must be None, an int.*slice"),
+    ({"tasks": torch.ones(1, requires_grad=True)}, TypeError, "tasks must be None, an int"),
+    ({"tasks": torch.ones(1, dtype=torch.bfloat16)}, TypeError, "tasks must be None, an int"),
 ]
 
 

@@ -36,7 +36,19 @@ def call(root: Path, *arguments: str, config: str = "profile=immgen"):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A copy of the repository whose immgen profile is tiny and reads files made here."""
-    root = tmp_path_factory.mktemp("copy")
+    root = copy_repository(tmp_path_factory.mktemp("copy"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(root).items():
+            patch.setenv(name, value)
+        patch.delenv("TISM_RESULTS_DIR", raising=False)
+        yield root
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {"PYTHONPATH": str(root), "TISM_DATA_DIR": str(root / "data"), "TISM_DEVICE": "cpu"}
+
+
+def copy_repository(root: Path) -> Path:
     for name in ("book", "notebooks", "tism", "data"):
         ignored = shutil.ignore_patterns("__pycache__", "raw", "cache", "checkpoints", "results")
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
@@ -44,12 +56,7 @@ def root(tmp_path_factory):
         shutil.copyfile(ROOT / name, root / name)
     shutil.copytree(ROOT / "workflow", root / "workflow")
     _make_tiny(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(root))
-        patch.setenv("TISM_DATA_DIR", str(root / "data"))
-        patch.setenv("TISM_DEVICE", "cpu")
-        patch.delenv("TISM_RESULTS_DIR", raising=False)
-        yield root
+    return root
 
 
 def _make_tiny(root: Path) -> None:

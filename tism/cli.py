@@ -8,14 +8,18 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
+from tism.execution import is_out_of_memory
 from tism.scoring import METHODS, score_to_store, variant_table
 from tism.storage import ScoreStore, StoreError, check_shard, open_store
+
+_MOST_DIGITS = 6  # of a task's number: a range of more would fill the memory
 
 _DESCRIPTION = """\
 In silico saturation mutagenesis (ISM) of any PyTorch model of DNA, exact or by first-order Taylor
@@ -87,8 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, StoreError) as error:
         if options.debug:
             raise
-        print(f"tism: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
+    except (RuntimeError, MemoryError) as error:
+        if options.debug or not is_out_of_memory(error):
+            raise
+        _fail(error)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    for line in (f"tism: error: {' '.join(str(error).split())}", *getattr(error, "__notes__", [])):
+        print(line, file=sys.stderr)
+    sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,7 +213,7 @@ def _status(options: argparse.Namespace) -> None:
     store = open_store(options.store)
     print(_state(store))
     for key in ("kind", "method", "tasks"):
-        print(f"{key}: {store.identity[key]}")
+        print(f"{key}: {store.identity.get(key, 'unknown')}")
 
 
 def _state(store: ScoreStore) -> str:
@@ -237,7 +250,9 @@ def load_model(
 
     Raises ValueError naming what cannot be found, is no module, or does not fit the weights.
     """
-    model = load_function(where)(**(keywords or {}))
+    function = load_function(where)
+    with _own_code(where):
+        model = function(**(keywords or {}))
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
@@ -286,7 +301,8 @@ def _module_of_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))  # as `python file.py` does: for its imports
     try:
-        spec.loader.exec_module(module)
+        with _own_code(path):
+            spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
     return _loaded.setdefault(path.resolve(), module)
@@ -295,12 +311,25 @@ def _module_of_file(path: Path) -> Any:
 _loaded: dict[Path, Any] = {}
 
 
+@contextmanager
+def _own_code(where: Any) -> Iterator[None]:
+    """Names the user's code in what it raises."""
+    try:
+        yield
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where} raised {problem}; --debug shows where") from error
+
+
 def _module(name: str) -> Any:
     sys.path.insert(0, "")  # as `python -m` does
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+        with _own_code(name):
+            return importlib.import_module(name)
+    except ValueError as raised:
+        error = raised.__cause__
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if not missing or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(f"no module {name!r}; a file is written path/to/file.py") from None
     finally:
@@ -314,6 +343,8 @@ def parse_tasks(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
             raise argparse.ArgumentTypeError(f"{text!r} does not look like 0,3,5-8")
+        if max(len(first), len(last)) > _MOST_DIGITS:
+            raise argparse.ArgumentTypeError(f"{part.strip()[:20]!r} is no number of a task")
         chosen = range(int(first), int(last or first) + 1)
         if not chosen:
             raise argparse.ArgumentTypeError(f"{part.strip()!r} ends before it begins")

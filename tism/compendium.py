@@ -32,7 +32,7 @@ import torch
 from filelock import FileLock
 
 from tism import robustness, versions
-from tism.checkpoint import replacing, write_text
+from tism.checkpoint import read_checked, read_json, replacing, write_checked, write_text
 from tism.data.download import checksum_of
 from tism.experiment import (
     Experiment,
@@ -110,7 +110,7 @@ def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, A
         return {}
     recorded = tables == "recorded"
     paths = [robustness.find_table(profile.name, t, recorded=recorded) for t in READS[name]]
-    return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
+    return {"read": [path and digest(read_checked(path)) for path in paths]}
 
 
 def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
@@ -191,14 +191,14 @@ def note_provenance(folder: Path, file: str, maker: str, profile: Profile) -> No
     """
     record = folder / "provenance.json"
     with FileLock(f"{record}.lock"):
-        entries = json.loads(record.read_text()) if record.exists() else {}
+        entries = read_json(record) if record.exists() else {}
         entries[file] = {
             "chapter": maker,
             "key": record_key(maker, profile),
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             **_provenance(),
         }
-        write_text(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
+        write_checked(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
 
 def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") -> str:
@@ -294,7 +294,8 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
         executed = _read_notebook(temporary)
         clean_notebook(executed)
         executed["metadata"]["tism"] = {"profile": profile, "key": key}
-        write_text(temporary, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(executed, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
     return target
 
 
@@ -357,12 +358,14 @@ def _record_tables(chapter: str, profile: str) -> None:
     provenance = fresh / "provenance.json"
     if not provenance.exists():
         return
-    entries = json.loads(provenance.read_text())
+    entries = read_json(provenance)
     path = recorded / "provenance.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_json(path) if path.exists() else {}
     kept = {k: v for k, v in kept.items() if v["chapter"] != chapter}
     for name, entry in entries.items():
         if entry["chapter"] == chapter:
+            if name.endswith(".csv"):
+                read_checked(fresh / name)  # what was damaged meanwhile is not recorded
             with replacing((shared if "/" in name else recorded) / name) as temporary:
                 shutil.copyfile(fresh / name, temporary)
             kept[name] = entry
@@ -405,12 +408,14 @@ def stage_book(profile: str) -> Path:
     root, target = repository(), results_folder(profile) / "book"
     shutil.rmtree(target, ignore_errors=True)
     for name in ("book", "data", "notebooks", "tism"):
-        ignored = shutil.ignore_patterns("raw", "cache", "checkpoints", "__pycache__")
+        ignored = shutil.ignore_patterns("raw", "cache", "checkpoints", "__pycache__", ".*")
         shutil.copytree(root / name, target / name, ignore=ignored)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(root / name, target / name)
-    for path in (results_folder(profile) / "notebooks").glob("*.ipynb"):
-        shutil.copyfile(path, target / "notebooks" / path.name)
+    for name in chapters():
+        path = results_folder(profile) / "notebooks" / f"{name}.ipynb"
+        if path.exists():
+            shutil.copyfile(path, target / "notebooks" / path.name)
     return target
 
 

@@ -23,7 +23,7 @@ from tism.execution import (
 )
 from tism.gradient import tism
 from tism.ism import by_position, ism, plan_of_engine
-from tism.sequence import put_bases, validate_one_hot
+from tism.sequence import numeric_tensor, put_bases, validate_one_hot
 from tism.windowed import Plan, Windows
 
 # Forward passes that things take, measured on a CPU with networks of 64 kernels: a gradient, and
@@ -116,7 +116,8 @@ def _number_of_tasks(predict: Predictor, one_hot: Tensor, tasks: Tasks) -> int:
 
 
 def _check_budget(budget: float, n_tasks: int, length: int) -> None:
-    if isinstance(budget, bool) or not isinstance(budget, int | float | np.number):
+    real = isinstance(budget, int | float | np.integer | np.floating)
+    if isinstance(budget, bool) or not real:
         raise TypeError(f"budget must be a number of forward passes a sequence, got {budget!r}")
     least, most = 1 + n_tasks, 3 * length + 1
     if not least <= budget <= max(least, most):
@@ -131,7 +132,7 @@ def _check_base(base: Any, shape: tuple[int, ...]) -> Tensor | None:
         if base != "tism":
             raise ValueError(f'base must be "tism" or an estimate of shape {shape}, got {base!r}')
         return None
-    base = torch.as_tensor(base).cpu()
+    base = numeric_tensor("base", base).cpu()
     if base.shape != shape or not base.is_floating_point() or not base.isfinite().all():
         raise ValueError(
             f"base must be finite floating-point numbers of shape {shape}, got "
@@ -202,6 +203,8 @@ def exact_effects(
     index = select_tasks(tasks, n_tasks)
 
     def effects(chosen: Tensor) -> Tensor:
+        if not chosen.any():
+            return torch.empty(0, len(index))
         row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
         found, _ = by_position(compute, (row, position, base), size, lambda rows: None)
         return found[:, index].cpu()
@@ -246,7 +249,8 @@ def choose(estimate: Tensor, open_: Tensor, k: int) -> Tensor:
     substitutions are spread over the sequence.
     """
     square = estimate.square()
-    share = (square / square.sum((2, 3), keepdim=True).clamp(min=1e-30)).sum(1)
+    share = square / square.sum((2, 3), keepdim=True).clamp(min=1e-30)
+    share = share.nan_to_num(0).sum(1)  # a task without finite numbers has no say
     number = torch.arange(share[0].numel(), dtype=torch.float64).view(share.shape[1:])
     share = share + 1e-12 * (number * 0.618034 % 1)  # of equal ones, some a golden section apart
     share = share.masked_fill(~open_, -1).flatten(1)

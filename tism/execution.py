@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
@@ -19,6 +19,14 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{
 # Bases a batch: large enough to fill a GPU; on a CPU, activations of up to 32 MB, which the
 # allocator reuses (300 channels: 65 sequences of 251 bp run in 3/4 of the time of 130).
 _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
+_TOO_LARGE = (
+    "tism: memory ran out with one row at a time, where no smaller batch_size helps: take fewer "
+    "tasks, a narrower window (start, stop), shorter sequences or another device"
+)
+
+
+class ModelError(ValueError, RuntimeError):
+    """A model that fails at the sequences it is given, most often because of their length."""
 
 
 class Predictor:
@@ -34,11 +42,23 @@ class Predictor:
         self.dtype = _floating_dtype(model)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        output = self.model(rows)
+        output = self._run(rows)
         if self.output_fn is not None:
             output = self.output_fn(output)
         _check_output(output, len(rows), self.output_fn)
         return output
+
+    def _run(self, rows: Tensor) -> Any:
+        try:
+            return self.model(rows)
+        except (RuntimeError, LookupError, AssertionError) as error:
+            bare = type(error) in (RuntimeError, IndexError, KeyError, AssertionError)
+            if not bare or type(rows) is not Tensor or is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"model raised {type(error).__name__} for one_hot of shape (n, "
+                f"{', '.join(map(str, rows.shape[1:]))}): {error}; check the length that it takes"
+            ) from error
 
     def prepare(self, one_hot: Tensor) -> Tensor:
         """Move sequences to the model's device and dtype."""
@@ -55,7 +75,8 @@ def evaluating(
     """Lend `model` to a computation and give it back as it was, also when the computation raises.
 
     Meanwhile every submodule is in evaluation mode and no parameter requires a gradient; training
-    flags, requires_grad flags, device and random state are restored afterwards.
+    flags, requires_grad flags, device and random state are restored afterwards. Where memory ran
+    out and no smaller batch helped, the error gets a note of what to ask less of.
 
     device : where to run; None stays where the model is
     """
@@ -86,6 +107,10 @@ def evaluating(
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
             yield Predictor(model, output_fn, target)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
+                error.add_note(_TOO_LARGE)
+            raise
         finally:
             for table, name, tensor, data, grad_data in tensors:
                 tensor.data = data
@@ -181,16 +206,32 @@ def choose_batch_size(batch_size: int | None, length: int, device: torch.device)
     """The caller's batch size, checked, or one that suits the device."""
     if batch_size is None:
         return max(1, _BASES_PER_BATCH.get(device.type, 2**14) // length)
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
-        raise TypeError(f"batch_size must be an int or None, got {batch_size!r}")
+    batch_size = whole_number("batch_size", batch_size, "an int or None")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return operator.index(batch_size)
+    return batch_size
+
+
+def whole_number(name: str, value: Any, wanted: str = "an int") -> int:
+    """The value of an argument as an int; TypeError naming it for what is none, a bool included."""
+    is_bool = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+    with suppress(TypeError, RuntimeError):
+        if not is_bool:
+            return operator.index(value)
+    raise TypeError(f"{name} must be {wanted}, got {value!r}")
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed that torch takes; TypeError or ValueError naming it for another."""
+    seed = whole_number("seed", seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be from -2**63 to 2**64 - 1, got {seed}")
+    return seed
 
 
 def select_tasks(tasks: Tasks, n_tasks: int) -> list[int]:
     """Task numbers, in the order asked for; negative ones count from the end."""
-    chosen = list(range(n_tasks)[tasks]) if isinstance(tasks, slice) else _task_list(tasks, n_tasks)
+    chosen = _task_list(tasks, n_tasks)
     if not chosen:
         raise ValueError(f"tasks selects none of the model's {n_tasks} tasks: {tasks!r}")
     for task in chosen:
@@ -205,9 +246,11 @@ def _task_list(tasks: Any, n_tasks: int) -> list[int]:
     if tasks is None:
         return list(range(n_tasks))
     try:
-        array = np.asarray(tasks.cpu() if isinstance(tasks, Tensor) else tasks)
+        if isinstance(tasks, slice):
+            return list(range(n_tasks)[tasks])
+        array = np.asarray(tasks.tolist() if isinstance(tasks, Tensor) else tasks)
         known = not array.size or (array.dtype.kind in "iu" and array.ndim <= 1)
-    except ValueError:  # ragged
+    except (TypeError, ValueError, RuntimeError):  # ragged, a slice of letters, no values
         known = False
     if not known:
         raise TypeError(f"tasks must be None, an int, a sequence of ints or a slice, got {tasks!r}")
@@ -234,13 +277,29 @@ def _resolve_device(
 ) -> torch.device:
     if device is None:
         return home[0] if home else torch.device("cpu")
-    device = torch.device(device)
-    module = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
-    if module is not None and not module.is_available():
+    device = _known_device(device)
+    if not _computes(device):
         raise ValueError(f"device {str(device)!r} is not available on this machine; try 'cpu'")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def _known_device(device: Any) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        wanted = "must be a name such as 'cpu' or 'cuda:0', or a torch.device"
+        error = ValueError if isinstance(device, str) else TypeError
+        raise error(f"device {wanted}, got {device!r}") from None
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether numbers can be put there and read back: not where only shapes are known."""
+    try:
+        return torch.zeros(1, device=device).tolist() == [0]
+    except Exception:  # of as many types as there are kinds of devices
+        return False
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from tism import versions
-from tism.checkpoint import load_checkpoint, replacing, save_checkpoint
+from tism.checkpoint import load_checkpoint, read_checked, save_checkpoint, write_checked
 from tism.data.dataset import Dataset, evenly
 from tism.data.download import checksum_of, data_root
 from tism.execution import progress_bar
@@ -296,20 +297,28 @@ def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
 def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors that the cache holds under a name, or computed now and kept there.
 
+    Processes that ask for the same at the same time wait for the first, which computes it.
+
     name : relative, ending in a digest of all that the tensors depend on
     """
     stem = work_folder("cache") / name
-    if stem.with_name(stem.name + ".json").exists():
-        return load_checkpoint(stem)[0]
-    tensors = compute()
-    save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{stem}.lock"):
+        if stem.with_name(stem.name + ".json").exists():
+            return load_checkpoint(stem)[0]
+        tensors = compute()
+        save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})
     return tensors
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file with six digits a number, whole or not at all."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    """Write a CSV file with six digits a number, whole or not at all, with its checksum beside."""
+    write_checked(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def read_kept(path: Path, **options: Any) -> pd.DataFrame:
+    """What `write_table` wrote; options of `pandas.read_csv`. DamagedFileError where it changed."""
+    return pd.read_csv(StringIO(read_checked(path)), **options)
 
 
 def kept_table(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -317,7 +326,7 @@ def kept_table(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     path = work_folder("cache") / f"{name}.csv"
     if not path.exists():
         write_table(path, compute())
-    return pd.read_csv(path)
+    return read_kept(path)
 
 
 def fingerprint(model: nn.Module, one_hot: Tensor) -> str:

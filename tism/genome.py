@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,8 @@ import pandas as pd
 from torch import Tensor
 
 from tism.checkpoint import replacing
-from tism.data.readers import InputFileError, open_text, read_bed
+from tism.data.readers import InputFileError, numbered_lines, open_text, read_bed
+from tism.execution import whole_number
 from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_hot_from_indices
 
 _AMBIGUOUS = 5
@@ -166,7 +169,8 @@ def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> 
     if length is None:
         _check_one_length(bed, table)
         length = int(table["end"].iloc[0] - table["start"].iloc[0])
-    start = (table["start"] + table["end"]) // 2 - _checked_length(length) // 2
+    length = _checked_length(length)
+    start = (table["start"] + table["end"]) // 2 - length // 2
     record = table["chrom"] + ":" + table["start"].astype(str) + "-" + table["end"].astype(str)
     regions = pd.DataFrame({"chrom": table["chrom"], "start": start, "end": start + length})
     regions["name"] = table.get("name", record)
@@ -178,9 +182,10 @@ def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> 
 
 
 def _checked_length(length: Any) -> int:
-    if isinstance(length, bool) or not hasattr(length, "__index__") or length < 1:
+    length = whole_number("length", length, "an int of at least 1")
+    if length < 1:
         raise ValueError(f"length must be an int of at least 1, got {length!r}")
-    return int(length)
+    return length
 
 
 def _check_one_length(path: str | Path, table: pd.DataFrame) -> None:
@@ -217,7 +222,7 @@ def read_variants(vcf: str | Path, genome: Genome, length: int) -> Variants:
     genome, ALT equal to REF.
     Raises InputFileError by line for what is no VCF row, or where no row can be scored.
     """
-    _checked_length(length)
+    length = _checked_length(length)
     kept, refused = [], []
     for line, (chrom, text, name, ref, alt) in _vcf_rows(vcf):
         ref, alt = ref.upper(), alt.upper()
@@ -237,22 +242,21 @@ def read_variants(vcf: str | Path, genome: Genome, length: int) -> Variants:
 
 
 def _vcf_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    with open_text(path) as file:
-        for number, raw in enumerate(file, 1):
-            if raw.startswith(b"#") or not raw.strip():
-                continue
-            fields = raw.decode(errors="replace").rstrip("\r\n").split("\t", len(_VCF_COLUMNS))
-            if len(fields) < len(_VCF_COLUMNS):
-                raise InputFileError(
-                    path, number, f"{len(fields)} tab-separated columns",
-                    f"a VCF row begins with {', '.join(_VCF_COLUMNS)}",
-                )  # fmt: skip
-            yield number, fields[: len(_VCF_COLUMNS)]
+    for number, raw in numbered_lines(path):
+        if raw.startswith(b"#") or not raw.strip():
+            continue
+        fields = raw.decode(errors="replace").rstrip("\r\n").split("\t", len(_VCF_COLUMNS))
+        if len(fields) < len(_VCF_COLUMNS):
+            raise InputFileError(
+                path, number, f"{len(fields)} tab-separated columns",
+                f"a VCF row begins with {', '.join(_VCF_COLUMNS)}",
+            )  # fmt: skip
+        yield number, fields[: len(_VCF_COLUMNS)]
 
 
 def _position(path: str | Path, line: int, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise InputFileError(path, line, f"POS is {text!r}", "give a whole number from 1 on")
+    if not re.fullmatch("[0-9]{1,18}", text) or not int(text):
+        raise InputFileError(path, line, f"POS is {text[:60]!r}", "give a whole number from 1 on")
     return int(text)
 
 
@@ -322,7 +326,7 @@ def _plain_file(path: Path) -> Path:
             try:
                 with replacing(unpacked) as temporary, temporary.open("wb") as target:
                     shutil.copyfileobj(file, target, 2**20)
-            except (EOFError, gzip.BadGzipFile) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise InputFileError(path, None, f"damaged ({error})", "fetch it again") from None
         return unpacked
 

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from tism.backward import CheapBackward
 from tism.execution import (
+    ModelError,
     OutputFn,
     Predictor,
     Tasks,
     choose_batch_size,
     evaluating,
     in_one_tensor,
+    is_out_of_memory,
     progress_bar,
     select_tasks,
 )
@@ -173,11 +175,18 @@ def gradient_by_task(output: Tensor, leaf: Tensor, tasks: Tasks) -> Tensor:
     wider = torch.promote_types(torch.float32, output.dtype)
     gradient = torch.empty((len(leaf), len(chosen), *leaf.shape[1:]), dtype=wider)
     for column, task in enumerate(chosen):
-        (by_task,) = torch.autograd.grad(
-            output[:, task].sum(),
-            leaf,
-            retain_graph=column + 1 < len(chosen),
-            materialize_grads=True,
-        )
-        gradient[:, column] = by_task
+        more = column + 1 < len(chosen)
+        gradient[:, column] = _gradient_of_sum(output[:, task], leaf, more)
     return gradient
+
+
+def _gradient_of_sum(output: Tensor, leaf: Tensor, more: bool) -> Tensor:
+    """The gradient at `leaf`; `more` keeps the graph for the next task."""
+    try:
+        return torch.autograd.grad(output.sum(), leaf, retain_graph=more, materialize_grads=True)[0]
+    except RuntimeError as error:
+        if type(error) is not RuntimeError or is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"model cannot be differentiated by torch: {error}; exact ISM still applies"
+        ) from error

@@ -21,6 +21,7 @@ from tism.execution import (
     is_out_of_memory,
     progress_bar,
     select_tasks,
+    whole_number,
 )
 from tism.sequence import put_bases, validate_one_hot
 from tism.window import Untraceable
@@ -115,9 +116,8 @@ def predict(
 
 
 def _positions(start: int, stop: int | None, length: int) -> range:
-    for name, value in (("start", start), ("stop", stop)):
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name} must be an int, got {value!r}")
+    start = whole_number("start", start)
+    stop = None if stop is None else whole_number("stop", stop)
     window = range(length)[start:stop]
     if not window:
         raise ValueError(
@@ -127,7 +127,7 @@ def _positions(start: int, stop: int | None, length: int) -> range:
 
 
 def _check_engine(engine: str) -> None:
-    if engine not in ENGINES:
+    if not isinstance(engine, str) or engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
 
 

@@ -82,10 +82,12 @@ def layerwise_tism(
     torch.Size([1, 2, 4, 8])
     """
     one_hot = validate_one_hot(one_hot)
+    if isinstance(depth, bool) or not isinstance(depth, int | str):
+        raise TypeError(f"depth must be an int or the name of a layer, got {depth!r}")
     same = {"output_fn": output_fn, "batch_size": batch_size, "device": device}
-    if type(depth) is int and depth == -1:
+    if depth == -1:
         return ism(model, one_hot, tasks, **same, progress=progress)
-    if depth != "input" and (depth != 0 or type(depth) is not int):
+    if depth not in ("input", 0):
         with evaluating(model, output_fn, device) as predict, following():
             stage = find_stage(stages(predict, one_hot[:1]), depth)
             if stage.call >= 0:
@@ -160,8 +162,6 @@ def find_stage(known: list[Stage], depth: int | str) -> Stage:
         if not named + within:
             raise ValueError(f"depth {depth!r} does not exist; the model has {numbered}")
         return (named or within)[-1]
-    if isinstance(depth, bool) or not isinstance(depth, int):
-        raise TypeError(f"depth must be an int or the name of a layer, got {depth!r}")
     if not -len(known) <= depth < len(known):
         raise ValueError(f"depth {depth} does not exist; the model has {numbered}")
     return known[depth]

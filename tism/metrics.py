@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tism.sequence import numeric_tensor
 from tism.taylor import mean_effect
 
 
 def pearson(a: Any, b: Any, dim: int = -1) -> Tensor:
     """Pearson correlation along `dim`, computed in float64; NaN where a or b is constant."""
-    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    a, b = numeric_tensor("a", a).double(), numeric_tensor("b", b).double()
     if a.shape != b.shape:
-        raise ValueError(f"shapes must agree, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"a and b: shapes must agree, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if not -a.ndim <= dim < a.ndim or not a.shape[dim]:
+        raise ValueError(f"dim must be an axis with values, got {dim} of shape {tuple(a.shape)}")
     constant = (a.amax(dim) == a.amin(dim)) | (b.amax(dim) == b.amin(dim))
     a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
     r = (a * b).sum(dim) / (a.norm(dim=dim) * b.norm(dim=dim))

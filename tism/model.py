@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tism.execution import checked_seed
+
 _FULL_WIDTH, _FULL_DENSE = 298, 512
 
 
@@ -244,7 +246,7 @@ VARIANTS = {
 
 def get_variant(name: str) -> Variant:
     """The variant of that name, or a ValueError that lists the names."""
-    if name not in VARIANTS:
+    if not isinstance(name, str) or name not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {name!r}")
     return VARIANTS[name]
 
@@ -273,6 +275,7 @@ def build_model(
     config = replace(config, **get_variant(variant).model)
     if seed is None:
         return AITAC(config)
+    seed = checked_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         return AITAC(config)

@@ -41,7 +41,7 @@ def contributions(
     TISM and the gradient give the same.
     """
     column = _column_of_task(store, task)
-    if len(background) != 4 or min(background) < 0 or abs(sum(background) - 1) > 1e-6:
+    if len(background) != 4 or not (min(background) >= 0 and abs(sum(background) - 1) <= 1e-6):
         raise ValueError(f"background must be four frequencies adding up to 1, got {background}")
     n = len(store)
     scores = np.empty((n, 4, store.length), np.float32)
@@ -75,6 +75,8 @@ def write_modisco_pair(
     the `contributions` (-a), which modisco-lite 3 multiplies itself. Returns the two paths.
     """
     prefix = Path(prefix)
+    if not prefix.name:
+        raise ValueError(f"prefix must end in a file name, got {str(prefix)!r}")
     arrays = contributions(store, task, background=background)
     paths = tuple(prefix.with_name(f"{prefix.name}.{k}.npz") for k in ("sequences", "attributions"))
     for path, array in zip(paths, arrays, strict=True):

@@ -13,10 +13,12 @@ from tism.estimators import exact_effects, expected_size, refine
 from tism.execution import (
     OutputFn,
     Tasks,
+    checked_seed,
     choose_batch_size,
     evaluating,
     in_batches,
     progress_bar,
+    whole_number,
 )
 from tism.gradient import tism
 from tism.ism import plan_of_engine
@@ -94,10 +96,10 @@ def reliability(
     torch.Size([1, 2])
     """
     one_hot = validate_one_hot(one_hot)
-    _check_m(m, one_hot)
+    m = _checked_m(m, one_hot)
     first = tism(model, one_hot, tasks, output_fn=output_fn, batch_size=batch_size, device=device)
     parts: list[tuple[Tensor, Tensor]] = []
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
 
@@ -113,12 +115,12 @@ def reliability(
     return calibrated(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _check_m(m: Any, one_hot: Tensor) -> None:
-    if isinstance(m, bool) or not hasattr(m, "__index__"):
-        raise TypeError(f"m must be an int, got {m!r}")
+def _checked_m(m: Any, one_hot: Tensor) -> int:
+    m = whole_number("m", m)
     most = int((one_hot == 0).sum((1, 2)).min())
     if not 10 <= m <= most:
         raise ValueError(f"m must be from 10 to {most} substitutions of a sequence, got {m}")
+    return m
 
 
 def assess(
@@ -152,7 +154,8 @@ def draw(
     effect; tasks share the draw. Returns (n, 4, length) bool and float64.
     """
     square = expected_size(base, own=0.5).double().square() * substituted[:, None]
-    size = (square / square.sum((2, 3), keepdim=True)).mean(1).sqrt().flatten(1)
+    share = (square / square.sum((2, 3), keepdim=True)).nan_to_num(0)  # of tasks without numbers
+    size = share.mean(1).sqrt().flatten(1)
     probability = _in_proportion(size, m)
     order = torch.rand(size.shape, generator=generator).argsort(1)
     begin = torch.rand(len(size), 1, generator=generator, dtype=torch.float64)

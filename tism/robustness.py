@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import versions
-from tism.checkpoint import write_text
+from tism.checkpoint import read_json, write_checked
 from tism.data.dataset import Dataset
 from tism.data.download import data_root
 from tism.evaluation import correlations
@@ -58,6 +58,7 @@ from tism.experiment import (
     default_device,
     digest,
     load_dataset,
+    read_kept,
     results_folder,
     scored_rows,
     work_folder,
@@ -243,8 +244,8 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     for epoch, model in run.networks(progress=progress):
         kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
         if not kept.exists():
-            write_text(kept, json.dumps(_measure(run, model, progress)) + "\n")
-        rows.append({**_label(run, epoch), **json.loads(kept.read_text()), "key": run.key})
+            write_checked(kept, json.dumps(_measure(run, model, progress)) + "\n")
+        rows.append({**_label(run, epoch), **read_json(kept), "key": run.key})
     table = pd.DataFrame(rows)
     write_table(rows_of_run(run), table)
     return table
@@ -505,7 +506,7 @@ def _refuse_others(path: Path, column: str, keys: dict[str, str]) -> None:
 
 def _read_text(path: Path) -> pd.DataFrame:
     """A CSV file with every value as it is written."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return read_kept(path, dtype=str, keep_default_na=False)
 
 
 def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | None:
@@ -521,11 +522,14 @@ def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | Non
 
 
 def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
-    """What `find_table` finds, an empty `control` as an empty string; or FileNotFoundError."""
+    """What `find_table` finds, an empty `control` as an empty string.
+
+    Raises FileNotFoundError, or DamagedFileError naming what is not as `write_table` wrote it.
+    """
     path = find_table(profile, name)
     if path is None:
         raise FileNotFoundError(f"profile {profile} has no {name}, neither fresh nor recorded")
-    table = pd.read_csv(path, dtype={"control": str})
+    table = read_kept(path, dtype={"control": str})
     return table.fillna({"control": ""} if "control" in table else {})
 
 

@@ -47,7 +47,7 @@ def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
 
 def one_hot_from_indices(indices: np.ndarray) -> Tensor:
     """(n, length) base indices, 4 for N, to (n, 4, length) float32 with N as zeros."""
-    table = torch.cat([torch.eye(4), torch.zeros(1, 4)])
+    table = torch.eye(5, 4, dtype=torch.float32)
     return table[torch.from_numpy(indices.astype(np.int64))].transpose(1, 2).contiguous()
 
 
@@ -94,9 +94,10 @@ def decode(one_hot: Any) -> list[str]:
     return [letters[row].tobytes().decode() for row in indices_from_one_hot(one_hot).cpu().numpy()]
 
 
-def reverse_complement(scores: Tensor) -> Tensor:
+def reverse_complement(scores: Any) -> Tensor:
     """Reverse complement of anything shaped (..., 4, length): one-hot sequences or score maps."""
-    scores = torch.as_tensor(scores)
+    checked = numeric_tensor("scores", scores)
+    scores = scores if isinstance(scores, Tensor) else checked  # which has no graph
     if scores.ndim < 2 or scores.shape[-2] != 4:
         raise ValueError(f"scores must have shape (..., 4, length), got {tuple(scores.shape)}")
     return scores.flip(-2, -1)
@@ -110,7 +111,7 @@ def validate_one_hot(one_hot: Any) -> Tensor:
 
     Raises TypeError for what is no numeric array, ValueError for the rest.
     """
-    one_hot = _as_tensor(one_hot)
+    one_hot = numeric_tensor("one_hot", one_hot)
     if one_hot.ndim != 3 or one_hot.shape[1] != 4:
         raise ValueError(
             f"one_hot must have shape (n, 4, length), got {tuple(one_hot.shape)}"
@@ -125,24 +126,39 @@ def validate_one_hot(one_hot: Any) -> Tensor:
     return one_hot
 
 
-def _as_tensor(one_hot: Any) -> Tensor:
-    if isinstance(one_hot, Tensor):
-        tensor = one_hot.detach()
-    else:
-        array = np.asarray(one_hot)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(
-                f"one_hot must be a numeric tensor or array, got dtype {array.dtype}; "
-                "strings are encoded by one_hot_encode"
-            )
-        if array.dtype.itemsize > 8 or not array.dtype.isnative:
-            array = array.astype(np.float64)
-        with warnings.catch_warnings():  # a read-only array is fine: it is never written to
-            warnings.filterwarnings("ignore", message=".*not writable.*")
-            tensor = torch.as_tensor(np.ascontiguousarray(array))
+def numeric_tensor(name: str, values: Any) -> Tensor:
+    """An argument as a dense tensor of real numbers, detached, sharing memory where it can.
+
+    Raises TypeError naming the argument for anything else.
+    """
+    tensor = values.detach() if isinstance(values, Tensor) else _tensor_of_array(name, values)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise TypeError(
+            f"{name} must be a dense tensor with values, got {tensor.dtype}, {tensor.layout}, "
+            f"on {tensor.device}"
+        )
     if tensor.is_complex():
-        raise TypeError(f"one_hot must be real, got {tensor.dtype}")
+        raise TypeError(f"{name} must be real, got {tensor.dtype}")
     return tensor
+
+
+def _tensor_of_array(name: str, values: Any) -> Tensor:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # such as rows of unequal length
+        raise TypeError(f"{name} must be a numeric tensor or array: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} must be a numeric tensor or array, got dtype {array.dtype}; "
+            "strings are encoded by one_hot_encode"
+        )
+    if array.dtype.itemsize > 8 or not array.dtype.isnative:
+        array = array.astype(np.float64)
+    if min(array.strides, default=0) < 0:  # which torch refuses, even along an axis of one
+        array = array.copy()
+    with warnings.catch_warnings():  # a read-only array is fine: it is never written to
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.as_tensor(np.ascontiguousarray(array))
 
 
 def _shape_hint(one_hot: Tensor) -> str:

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tism.checkpoint import discard_remnants, is_full_disk, temporary_prefix
 from tism.execution import progress_bar
 from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import zarr
 
 FORMAT = 1
+_OWN = ("scores", "sequences", "zarr.json")
 CHUNK_BYTES = 2**23
 MOST_ROWS = 64
 _BLOCK = 4096  # sequences read at once where they are only copied
@@ -85,11 +88,11 @@ class ScoreStore:
         """One row a sequence: the columns that the store was made with."""
         import pandas as pd
 
-        return pd.DataFrame({name: self._array(name)[:] for name in self.notes["columns"]})
+        return pd.DataFrame({name: self._values(name) for name in self.notes["columns"]})
 
     def one_hot(self, rows: slice = slice(None)) -> Tensor:
         """(rows, 4, length) float32 one-hot sequences."""
-        return one_hot_from_indices(np.asarray(self._array("sequences")[rows]))
+        return one_hot_from_indices(self._values("sequences", rows))
 
     def read(self, rows: slice = slice(None)) -> Tensor:
         """Scores of these sequences; StoreError where some have not been written yet."""
@@ -101,7 +104,10 @@ class ScoreStore:
                 f"{self.path}: {absent} of the {len(wanted)} chunks asked for are not there yet; "
                 "run the scoring again, of every shard: it goes on where it stopped"
             )
-        return torch.from_numpy(np.asarray(self.scores[start:stop]))
+        try:
+            return torch.from_numpy(np.asarray(self.scores[start:stop]))
+        except Exception as error:
+            raise self._damage(wanted, error) from error
 
     def missing(self, shard: tuple[int, int] = (1, 1)) -> list[int]:
         """Numbers of the chunks of a shard that have not been written; see `check_shard`."""
@@ -128,14 +134,37 @@ class ScoreStore:
         rows = [self.rows(chunk) for chunk in missing]
         with progress_bar(sum(r.stop - r.start for r in rows), progress, "scores") as report:
             for chunk, some in zip(missing, rows, strict=True):
-                self._discard_remnants(chunk)
-                values = np.asarray(compute(some))
-                expected = (some.stop - some.start, *self.scores.shape[1:])
-                if values.shape != expected:
-                    raise ValueError(f"compute must return shape {expected}, got {values.shape}")
-                with _full_disk_named(self.path):
-                    self.scores[some] = values
+                if not self._file(chunk).exists():  # another process may have been here meanwhile
+                    self._write(chunk, compute(some))
                 report(some.stop - some.start)
+
+    def _write(self, chunk: int, values: Any) -> None:
+        values, some = np.asarray(values), self.rows(chunk)
+        expected = (some.stop - some.start, *self.scores.shape[1:])
+        if values.shape != expected:
+            raise ValueError(f"compute must return shape {expected}, got {values.shape}")
+        self._discard_remnants(chunk)
+        with _full_disk_named(self.path):
+            try:
+                self.scores[some] = values
+            except FileNotFoundError:  # taken for a remnant by a process that writes the same
+                self.scores[some] = values
+
+    def _values(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        try:
+            return np.asarray(self._array(name)[rows])
+        except Exception as error:
+            raise StoreError(_damaged(self.path / name, error)) from error
+
+    def _damage(self, chunks: range, error: Exception) -> StoreError:
+        """Name the first chunk among these that cannot be read."""
+        for chunk in chunks:
+            try:
+                self.scores[self.rows(chunk)]
+            except Exception:
+                remedy = "delete this file and run the scoring again: it writes what is missing"
+                return StoreError(f"{self._file(chunk)}: damaged ({_first_line(error)}); {remedy}")
+        return StoreError(_damaged(self.path, error))
 
     def _array(self, name: str) -> zarr.Array:
         return _zarr().open_array(self.path / name, mode="r")
@@ -148,6 +177,14 @@ class ScoreStore:
         """Delete what a killed process left of a chunk under its temporary name."""
         for remnant in self._file(chunk).parent.glob("*.partial"):
             remnant.unlink(missing_ok=True)
+
+
+def _damaged(path: Path, error: object) -> str:
+    return f"{path}: damaged ({_first_line(error)}); delete the store and score again"
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def check_shard(shard: tuple[int, int]) -> tuple[int, int]:
@@ -171,12 +208,18 @@ def open_store(path: str | Path) -> ScoreStore:
         raise StoreError(f"{path}: no store of scores here; make one with `tism score`")
     try:
         content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["tism"]
-        identity, notes = content["identity"], content["notes"]
-    except (ValueError, KeyError, TypeError):
+        identity, notes = dict(content["identity"]), dict(content["notes"])
+        found, columns = identity["format"], list(notes["columns"])
+    except (KeyError, TypeError):
         raise StoreError(f"{path}: zarr data, but not a store of scores; name another") from None
-    if identity["format"] != FORMAT:
+    except ValueError as error:
+        raise StoreError(_damaged(path / "zarr.json", error)) from None
+    if content.get("layout", _layout(path, content)) != _layout(path, content):
+        raise StoreError(_damaged(path, "a zarr.json in it was changed"))
+    _check_columns(path, columns)
+    if found != FORMAT:
         raise StoreError(
-            f"{path}: format {identity['format']}, but this version of tism writes {FORMAT}; "
+            f"{path}: format {found}, but this version of tism writes {FORMAT}; "
             "use the version that made it, or score into another store"
         )
     return ScoreStore(path, identity, notes, zarr.open_array(path / "scores", mode="r+"))
@@ -203,7 +246,7 @@ def create_store(
 
     Raises StoreError for a store of another identity or chunk size, naming what differs.
     """
-    path, columns = Path(path), dict(columns or {})
+    path, columns = Path(path), {check_column(k): v for k, v in (columns or {}).items()}
     identity = {
         "format": FORMAT, **identity, "sequences": sequences_checksum(sequences, columns)
     }  # fmt: skip
@@ -223,6 +266,24 @@ def create_store(
             "leave chunk_size out to go on with it"
         )
     return store
+
+
+def _check_columns(path: Path, columns: list[Any]) -> None:
+    try:
+        for name in columns:
+            check_column(name)
+    except ValueError as error:
+        raise StoreError(f"{path}: not a store of scores of ours: {error}") from None
+
+
+def check_column(name: Any) -> str:
+    """The name of a column, which becomes a folder of the store; ValueError for one that cannot."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]{0,99}", name) or name in _OWN:
+        raise ValueError(
+            f"columns must be named by letters, digits, _, ., - and blanks, and not "
+            f"{' or '.join(_OWN)}; got {name!r}"
+        )
+    return name
 
 
 def _chunk_size(chunk_size: int | None, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -246,7 +307,8 @@ def _create(
     (n, *row_shape), dtype, chunk_size = layout
     with _full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        discard_remnants(path)
+        draft = Path(tempfile.mkdtemp(path.suffix, temporary_prefix(path), path.parent))
         try:
             draft.chmod(0o755)
             content = {"identity": identity, "notes": notes}
@@ -257,15 +319,25 @@ def _create(
                 chunks=(chunk_size, *row_shape),
                 dtype=str(dtype).removeprefix("torch."),
                 fill_value=float("nan"),
-                compressors=zarr.codecs.ZstdCodec(level=3, checksum=True),
+                compressors=_zstd(),
                 config={"write_empty_chunks": True},
             )
             _write_sequences(group, sequences)
             for name, values in columns.items():
                 _write_column(group, name, np.asarray(values))
+            group.attrs["tism"] = {**content, "layout": _layout(draft, content)}
             _move(draft, path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _layout(path: Path, content: dict[str, Any]) -> str:
+    """sha256 of what tells how to read the arrays: their metadata, identity and notes."""
+    own = {key: content[key] for key in ("identity", "notes")}
+    state = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    for metadata in sorted(path.glob("*/zarr.json")):
+        state.update(metadata.read_bytes())
+    return state.hexdigest()
 
 
 def _move(draft: Path, path: Path) -> None:
@@ -282,14 +354,20 @@ def _write_sequences(group: zarr.Group, sequences: Sequences) -> None:
         if array is None:
             shape = (len(sequences), indices.shape[1])
             chunks = (min(_BLOCK, shape[0]), shape[1])
-            array = group.create_array("sequences", shape=shape, chunks=chunks, dtype="uint8")
+            array = group.create_array(
+                "sequences", shape=shape, chunks=chunks, dtype="uint8", compressors=_zstd()
+            )
         array[start : start + len(indices)] = indices
 
 
 def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
     text = values.dtype.kind not in "iuf"
     array = group.create_array(
-        name, shape=values.shape, chunks=values.shape, dtype="str" if text else values.dtype
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype="str" if text else values.dtype,
+        compressors=_zstd(),
     )
     array[:] = values.astype(np.dtypes.StringDType()) if text else values
 
@@ -355,14 +433,19 @@ def _full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         kept = "nothing of the store was written"
         if (path / "zarr.json").exists():
             store = open_store(path)
             kept = f"{store.n_chunks - len(store.missing())} of {store.n_chunks} chunks are written"
         message = f"no space left for {path}: {kept}; free some and run the same again: it goes on"
-        raise OSError(error.errno, message) from error
+        raise OSError(errno.ENOSPC, message) from error
+
+
+def _zstd() -> Any:
+    """Compression that notices damage."""
+    return _zarr().codecs.ZstdCodec(level=3, checksum=True)
 
 
 def _zarr() -> Any:

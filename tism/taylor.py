@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tism.sequence import numeric_tensor
+
 
 def tism_from_gradient(gradient: Any, one_hot: Any) -> Tensor:
     """First-order Taylor approximation of ISM (Eq. 7): gradient minus that at the reference base.
@@ -61,7 +63,7 @@ def hypothetical(gradient: Any, baseline: Any) -> Tensor:
     Returns the shape of `gradient`.
     """
     gradient = _scores(gradient, "gradient")
-    baseline = torch.as_tensor(baseline, dtype=gradient.dtype, device=gradient.device)
+    baseline = numeric_tensor("baseline", baseline).to(gradient)
     n, _, _, length = gradient.shape
     if baseline.shape not in {(4,), (4, length), (n, 4, length)}:
         raise ValueError(
@@ -87,7 +89,10 @@ def gradient_times_input(gradient: Any, one_hot: Any) -> Tensor:
 
 
 def _scores(scores: Any, name: str) -> Tensor:
-    scores = torch.as_tensor(scores)
+    checked = numeric_tensor(name, scores)
+    scores = scores if isinstance(scores, Tensor) else checked  # which has no graph
+    if not scores.is_floating_point():
+        scores = scores.to(torch.get_default_dtype())
     if scores.ndim != 4 or scores.shape[2] != 4:
         raise ValueError(f"{name} must have shape (n, tasks, 4, length), got {tuple(scores.shape)}")
     return scores
@@ -96,7 +101,7 @@ def _scores(scores: Any, name: str) -> Tensor:
 def _aligned(scores: Any, one_hot: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype and device, the sequence with an axis for the tasks."""
     scores = _scores(scores, "gradient or scores")
-    one_hot = torch.as_tensor(one_hot).to(scores)
+    one_hot = numeric_tensor("one_hot", one_hot).to(scores)
     expected = (scores.shape[0], 4, scores.shape[3])
     if one_hot.shape != expected:
         raise ValueError(

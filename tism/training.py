@@ -18,7 +18,7 @@ from tism import versions
 from tism.backward import CheapBackward
 from tism.checkpoint import load_checkpoint, replacing, save_checkpoint
 from tism.data.dataset import Dataset
-from tism.execution import progress_bar, random_state_kept
+from tism.execution import is_out_of_memory, progress_bar, random_state_kept
 from tism.ism import predict
 from tism.metrics import pearson
 from tism.model import AITAC, AITACConfig, get_variant
@@ -282,6 +282,17 @@ class _Trainer:
         return total / len(rows)
 
     def _step(self, rows: np.ndarray, shifts: np.ndarray) -> float:
+        try:
+            return self._descend(rows, shifts)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                error.add_note(
+                    f"tism: lower batch_size of the training, now {self.config.batch_size}; "
+                    "another batch_size is another training"
+                )
+            raise
+
+    def _descend(self, rows: np.ndarray, shifts: np.ndarray) -> float:
         one_hot = self.dataset.one_hot(rows, shifts).to(self.device)
         target = self.targets[torch.from_numpy(rows)].to(self.device)
         loss = training_loss(self.model, one_hot, target, self.config)

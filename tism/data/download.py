@@ -23,7 +23,11 @@ import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tism.checkpoint import write_text
+from tism.checkpoint import (
+    file_sha256,
+    is_full_disk,
+    write_text,
+)
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0
@@ -125,7 +129,7 @@ def _local_copy(source: Source) -> Path | None:
     for path in _places(source):
         if not path.is_file():
             continue
-        got = pooch.file_hash(str(path), alg="sha256")
+        got = file_sha256(path)
         if expected is None:
             _record_sha256(source, got)
         if expected in (None, got):
@@ -185,49 +189,73 @@ def _download(source: Source, progress: bool) -> Path:
 
 
 def _retrieve(source: Source, target: Path, progress: bool) -> Path:
-    expected = _expected_sha256(source)
-    pooch.get_logger().setLevel("WARNING")  # its messages carry this machine's paths
+    """Download beside the target and move it there once its checksum is right."""
+    expected, download = _expected_sha256(source), ResumableDownload(target, progress=progress)
     try:
-        pooch.retrieve(
-            source.url,
-            known_hash=f"sha256:{expected}" if expected else None,
-            fname=target.name,
-            path=target.parent,
-            downloader=ResumableDownloader(Path(f"{target}.part"), progress=progress),
-        )
+        if not download.holds(expected):
+            download.run(source.url)
     except requests.RequestException as error:
         raise DownloadError(
             f"{source.path}: cannot be downloaded from {source.url}: {error}; try again, set "
             f"TISM_DATA_MIRROR to a folder that holds it, or put the file at {target}"
         ) from error
-    except ValueError as error:  # pooch: the checksum differs
-        raise DownloadError(_damage(source, error)) from error
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise DownloadError(
+            f"{source.path}: no space left for {target}; free some, or set TISM_DATA_DIR to a "
+            "folder on another disk, and run again: it goes on with what arrived"
+        ) from error
+    got = file_sha256(download.part)
+    if expected not in (None, got):
+        download.discard()
+        raise DownloadError(_damage(source, got, expected))
     if expected is None:
-        _record_sha256(source, pooch.file_hash(str(target), alg="sha256"))
+        _record_sha256(source, got)
+    download.move()
     return target
 
 
-def _damage(source: Source, error: ValueError) -> str:
+def _damage(source: Source, got: str, expected: str) -> str:
     remedy = "try again"
     if not source.sha256:
         remedy += f", or delete {_record_path(source)} if the publisher has replaced the file"
-    return f"{source.path} from {source.url}: {error} What was cached before is kept; {remedy}."
+    return (
+        f"{source.path} from {source.url}: sha256 {got}, expected {expected}. What was cached "
+        f"before is kept; {remedy}."
+    )
 
 
-class ResumableDownloader:
-    """Downloader for pooch that keeps what arrived and continues there (pooch starts anew).
+class ResumableDownload:
+    """A download that keeps what arrived, also when it is killed, and continues there.
 
-    part : file that collects the bytes; moved to pooch's temporary file when complete. Beside it
-        stands the validator (ETag or date) of the version begun, so that a file which changed at
-        the publisher, or a server without ranges, is downloaded from its start.
+    target : what the file is called in the end. Until then the bytes are in <target>.part, beside
+        which stands the validator (ETag or date) of the version begun, so that a file which changed
+        at the publisher, or a server without ranges, is downloaded from its start.
     """
 
-    def __init__(self, part: Path, *, progress: bool) -> None:
-        self.part = part
-        self.validator = Path(f"{part}.validator")
+    def __init__(self, target: Path, *, progress: bool) -> None:
+        self.target = target
+        self.part = Path(f"{target}.part")
+        self.validator = Path(f"{self.part}.validator")
         self.progress = progress
 
-    def __call__(self, url: str, output_file: str, _: object) -> None:
+    def holds(self, sha256: str | None) -> bool:
+        """Whether all of the file arrived before; False where its checksum is not known."""
+        return self.part.is_file() and sha256 == file_sha256(self.part)
+
+    def discard(self) -> None:
+        """Delete what arrived."""
+        self.part.unlink(missing_ok=True)
+        self.validator.unlink(missing_ok=True)
+
+    def move(self) -> None:
+        """Give the complete file its name; without its validator no byte of it would count."""
+        os.replace(self.part, self.target)
+        self.validator.unlink(missing_ok=True)
+
+    def run(self, url: str) -> None:
+        """Download what is missing, again where that may help; requests' errors otherwise."""
         for attempt in range(ATTEMPTS):
             try:
                 self._continue(url)
@@ -236,8 +264,6 @@ class ResumableDownloader:
                 if attempt == ATTEMPTS - 1 or not _may_pass(error):
                     raise
                 time.sleep(WAIT_SECONDS * 2**attempt)
-        self.validator.unlink(missing_ok=True)
-        os.replace(self.part, output_file)
 
     def _continue(self, url: str) -> None:
         headers = {"Accept-Encoding": "identity"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickletools
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from tism.data.dataset import Dataset, standardisation
 from tism.data.readers import (
     InputFileError,
     check_unique,
+    decoded,
     iterate_fasta,
+    numbered_lines,
     open_text,
     read_targets,
 )
@@ -120,16 +123,15 @@ def read_peaks(path: str | Path) -> tuple[pd.DataFrame, int]:
     Also returns whether a stray ^Z line was ignored.
     """
     rows, end_mark = [], 0
-    with open_text(path) as file:
-        for number, raw in enumerate(file, 1):
-            if end_mark:
-                raise InputFileError(
-                    path, number, "a line behind the end mark ^Z", "delete the ^Z, or what follows"
-                )
-            end_mark = int(raw.strip() == END_MARK)
-            fields = raw.decode().split()
-            if fields and not end_mark and not (not rows and _is_header(fields)):
-                rows.append(_peak(path, number, fields))
+    for number, raw in numbered_lines(path):
+        if end_mark:
+            raise InputFileError(
+                path, number, "a line behind the end mark ^Z", "delete the ^Z, or what follows"
+            )
+        end_mark = int(raw.strip() == END_MARK)
+        fields = decoded(path, number, raw).split()
+        if fields and not end_mark and not (not rows and _is_header(fields)):
+            rows.append(_peak(path, number, fields))
     if not rows:
         raise InputFileError(path, None, "holds no peak", "give a line for each peak")
     table = pd.DataFrame(rows, columns=["name", "chrom", "start", "end", "line"])
@@ -147,7 +149,8 @@ def _peak(path: str | Path, number: int, fields: list[str]) -> tuple[str, str, i
             path, number, f"{len(fields)} columns", "give name, chromosome, start and stop"
         )
     name, chrom, start, stop = fields
-    if not (start.isdecimal() and stop.isdecimal() and 1 <= int(start) <= int(stop)):
+    whole = all(re.fullmatch("[0-9]{1,18}", place) for place in (start, stop))
+    if not (whole and 1 <= int(start) <= int(stop)):
         raise InputFileError(
             path,
             number,
@@ -235,20 +238,19 @@ def read_held_out(path: str | Path) -> dict[str, set[str]]:
     """Peak names of each list: a line "# title", then one line of names separated by blanks."""
     lists: dict[str, set[str]] = {}
     title = None
-    with open_text(path) as file:
-        for number, raw in enumerate(file, 1):
-            line = raw.decode().strip()
-            if line.startswith("#"):
-                title = line[1:].strip()
-                if title in lists:
-                    raise InputFileError(path, number, f"list {title!r} twice", "name it once")
-                lists[title] = set()
-            elif line and title is None:
-                raise InputFileError(
-                    path, number, "names before the first title", "start with '# Test0'"
-                )
-            elif line:
-                lists[title] |= {name.removeprefix(PREFIX) for name in line.split()}
+    for number, raw in numbered_lines(path):
+        line = decoded(path, number, raw).strip()
+        if line.startswith("#"):
+            title = line[1:].strip()
+            if title in lists:
+                raise InputFileError(path, number, f"list {title!r} twice", "name it once")
+            lists[title] = set()
+        elif line and title is None:
+            raise InputFileError(
+                path, number, "names before the first title", "start with '# Test0'"
+            )
+        elif line:
+            lists[title] |= {name.removeprefix(PREFIX) for name in line.split()}
     empty = [title for title, names in lists.items() if not names]
     if not lists or empty:
         problem = f"list {empty[0]!r} holds no name" if empty else "holds no list"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +18,7 @@ import pandas as pd
 from tism.sequence import INDEX_OF_LETTER, INVALID
 
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
-BED_HEADERS = ("#", "track", "browser")
+BED_HEADERS = ("track", "browser")
 
 
 class InputFileError(ValueError):
@@ -35,7 +38,33 @@ def open_text(path: str | Path) -> IO[bytes]:
         raise InputFileError(
             path, None, "no such file", "give the path of an existing file"
         ) from None
+    except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
+        problem = getattr(error, "strerror", None) or str(error)
+        raise InputFileError(path, None, problem, "give the path of a readable file") from None
     return gzip.open(path, "rb") if zipped else open(path, "rb")
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Number, from 1, and bytes of every line of a plain or gzipped file, without a UTF-8 mark.
+
+    Raises InputFileError where the archive is damaged.
+    """
+    number = 0
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputFileError(path, number + 1, f"damaged ({error})", "fetch it again") from None
+
+
+def decoded(path: str | Path, number: int, line: bytes) -> str:
+    """A line as text without its end; InputFileError where it is no UTF-8."""
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line[error.start]:02x}, which is no UTF-8"
+        raise InputFileError(path, number, byte, "give a text file, saved as UTF-8") from None
 
 
 def read_fasta(path: str | Path) -> dict[str, np.ndarray]:
@@ -65,18 +94,17 @@ def iterate_fasta(path: str | Path) -> Iterator[tuple[str, int, np.ndarray]]:
     For genomes of which only some chromosomes should stay in memory; see `read_fasta`.
     """
     name, header, letters = None, 0, bytearray()
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.startswith(b">"):
-                if name is not None:
-                    yield name, header, _base_indices(path, name, header, letters)
-                name, header, letters = _header_name(path, number, line), number, bytearray()
-            elif name is None and line.strip():
-                raise InputFileError(
-                    path, number, "sequence before the first header", "start the file with '>name'"
-                )
-            else:
-                letters += line.strip()
+    for number, line in numbered_lines(path):
+        if line.startswith(b">"):
+            if name is not None:
+                yield name, header, _base_indices(path, name, header, letters)
+            name, header, letters = _header_name(path, number, line), number, bytearray()
+        elif name is None and line.strip():
+            raise InputFileError(
+                path, number, "sequence before the first header", "start the file with '>name'"
+            )
+        else:
+            letters += line.strip()
     if name is None:
         raise InputFileError(
             path, None, "holds no sequence", "give a FASTA file with '>name' headers"
@@ -88,7 +116,7 @@ def _header_name(path: str | Path, number: int, line: bytes) -> str:
     words = line[1:].split()
     if not words:
         raise InputFileError(path, number, "header without a name", "write '>name'")
-    return words[0].decode()
+    return decoded(path, number, words[0])
 
 
 def _base_indices(path: str | Path, name: str, header: int, letters: bytearray) -> np.ndarray:
@@ -102,14 +130,13 @@ def _base_indices(path: str | Path, name: str, header: int, letters: bytearray) 
 
 def _strange_letter(path: str | Path, header: int) -> InputFileError:
     """The error for the first letter other than ACGTN below the header in line `header`."""
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            strange = line.strip().translate(None, b"ACGTNacgtn")
-            if number > header and strange:
-                letter = strange[:1].decode(errors="replace")
-                return InputFileError(
-                    path, number, f"letter {letter!r}", "use A, C, G, T or N (either case) only"
-                )
+    for number, line in numbered_lines(path):
+        strange = line.strip().translate(None, b"ACGTNacgtn")
+        if number > header and strange:
+            letter = strange[:1].decode(errors="replace")
+            return InputFileError(
+                path, number, f"letter {letter!r}", "use A, C, G, T or N (either case) only"
+            )
     raise AssertionError("called for a sequence of ACGTN")
 
 
@@ -141,9 +168,9 @@ def read_bed(
     values = list(zip(*rows, strict=True))[:columns]
     frame = pd.DataFrame(dict(zip(BED_COLUMNS, values, strict=False)))
     for column in ("start", "end"):
-        frame[column] = _numbers(path, numbers, column, values, np.int64, "a whole number")
+        frame[column] = _numbers(path, numbers, column, values, _WHOLE, "a whole number")
     if "score" in frame:
-        frame["score"] = _numbers(path, numbers, "score", values, np.float64, "a finite number")
+        frame["score"] = _numbers(path, numbers, "score", values, _FINITE, "a finite number")
     _check_intervals(path, numbers, frame)
     if chromosome_sizes is not None:
         _check_chromosomes(path, numbers, frame, chromosome_sizes)
@@ -155,12 +182,12 @@ def read_bed(
 def _bed_rows(path: str | Path) -> tuple[np.ndarray, list[list[str]]]:
     """Line numbers and fields of the lines with intervals, all of one width."""
     numbers, rows = [], []
-    with open_text(path) as file:
-        for number, raw in enumerate(file, 1):
-            line = raw.decode().rstrip("\r\n")
-            if line.strip() and not line.startswith(BED_HEADERS):
-                numbers.append(number)
-                rows.append(line.split("\t"))
+    for number, raw in numbered_lines(path):
+        line = decoded(path, number, raw)
+        words = line.split(None, 1)
+        if words and words[0] not in BED_HEADERS and not line.startswith("#"):
+            numbers.append(number)
+            rows.append(line.split("\t"))
     if not rows:
         raise InputFileError(
             path, None, "holds no interval", "give a BED file with at least one line"
@@ -179,30 +206,34 @@ def _numbers(
     numbers: np.ndarray,
     column: str,
     columns: list[tuple[str, ...]],
-    dtype: type,
+    form: re.Pattern[str],
     wanted: str,
 ) -> np.ndarray:
     values = columns[BED_COLUMNS.index(column)]
-    try:
-        array = np.array(values).astype(dtype)
-    except ValueError:
-        row = next(i for i, value in enumerate(values) if not _converts(value, dtype))
-    else:
+    bad = next((i for i, value in enumerate(values) if not form.fullmatch(value)), None)
+    if bad is None:
+        array = np.array(values).astype(np.int64 if form is _WHOLE else np.float64)
         if np.isfinite(array).all():
             return array
-        row = int(np.flatnonzero(~np.isfinite(array))[0])
-    raise InputFileError(path, numbers[row], f"{column} is {values[row]!r}", f"give {wanted}")
+        bad = int(np.flatnonzero(~np.isfinite(array))[0])
+    raise InputFileError(path, numbers[bad], f"{column} is {_brief(values[bad])}", f"give {wanted}")
 
 
-def _converts(value: str, dtype: type) -> bool:
-    try:
-        np.array(value).astype(dtype)
-    except ValueError:
-        return False
-    return True
+# Python's own int and float take more: underscores, digits of other scripts, any size.
+_WHOLE = re.compile(r" *[+-]?[0-9]{1,18} *")
+_FINITE = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
+
+
+def _brief(value: str) -> str:
+    return repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value)} characters)"
 
 
 def _check_intervals(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
+    nameless = np.flatnonzero((frame["chrom"] == "").to_numpy())
+    if nameless.size:
+        raise InputFileError(
+            path, numbers[nameless[0]], "no chromosome", "begin the line with its name"
+        )
     start, end = frame["start"].to_numpy(), frame["end"].to_numpy()
     bad = np.flatnonzero((start < 0) | (end <= start))
     if bad.size:
@@ -274,9 +305,13 @@ def read_targets(
         a finite number; at repeated tasks, no row, or another number of rows than `n_rows`.
     """
     tasks = _target_header(path, separator)
+    _check_rows(path)
     with open_text(path) as file:
         try:
-            frame = pd.read_csv(file, sep=separator, skip_blank_lines=False, low_memory=False)
+            frame = pd.read_csv(
+                file, sep=separator, dtype={0: str}, skip_blank_lines=False, low_memory=False,
+                keep_default_na=False, na_values=[""],
+            )  # fmt: skip
         except pd.errors.ParserError as error:
             line = re.search(r"in line (\d+)", str(error))
             raise InputFileError(
@@ -297,17 +332,30 @@ def read_targets(
 
 def _target_header(path: str | Path, separator: str) -> list[str]:
     """Names of the tasks, checked."""
-    with open_text(path) as file:
-        header, first = file.readline().decode(), file.readline()
-    if not first:
+    if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
+        raise ValueError(f"separator must be one character such as ',', got {separator!r}")
+    lines = list(islice(numbered_lines(path), 2))
+    if len(lines) < 2:
         raise InputFileError(path, None, "holds no row", "give a header and a line for each region")
-    tasks = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))[1:]
+    tasks = next(csv.reader([decoded(path, *lines[0])], delimiter=separator))[1:]
     if not tasks:
         raise InputFileError(path, 1, "names no task", f"separate the columns by {separator!r}")
     repeated = sorted({task for task in tasks if tasks.count(task) > 1})
     if repeated:
         raise InputFileError(path, 1, f"task {repeated[0]!r} occurs twice", "name each task once")
     return tasks
+
+
+def _check_rows(path: str | Path) -> None:
+    """Refuse what would shift rows against lines, or text that pandas reads in a way of its own."""
+    for number, line in numbered_lines(path):
+        decoded(path, number, line)
+        if line.count(b'"') % 2:
+            raise InputFileError(path, number, "a quote that does not end", "close or delete it")
+        if b"\r" in line.rstrip(b"\r\n") or b"\0" in line:
+            raise InputFileError(
+                path, number, "a carriage return or NUL within the line", "end lines by newlines"
+            )
 
 
 def _wanted_columns(tasks: list[str]) -> str:
@@ -325,6 +373,7 @@ def _check_names(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> 
 
 def _finite_values(path: str | Path, numbers: np.ndarray, targets: pd.DataFrame) -> pd.DataFrame:
     values = targets.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    values[targets.select_dtypes(bool).columns] = np.nan  # True is no number
     rows, columns = np.nonzero(~np.isfinite(values.to_numpy()))
     if rows.size:
         raise InputFileError(

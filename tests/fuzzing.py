@@ -1,0 +1,112 @@
+"""Shared by the fuzz tests: how many inputs, what may come of one, and the count of what did.
+
+`make test` draws a few hundred inputs, the same ones every time. `make fuzz` draws more than 10,000
+new ones and writes data/results/fuzz.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, settings
+from torch import nn
+
+from tism.checkpoint import replacing
+
+NIGHTLY = os.environ.get("TISM_FUZZ") == "nightly"
+TABLE = Path(__file__).parents[1] / "data" / "results" / "fuzz.csv"
+answered: Counter[str] = Counter()
+refused: Counter[str] = Counter()
+
+_CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+_PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
+settings.register_profile("quick", derandomize=True, database=None, phases=_PHASES)
+settings.register_profile("nightly", print_blob=True, phases=_PHASES)
+
+
+def inputs(quick: int, nightly: int) -> settings:
+    """How many inputs a test draws in either mode."""
+    return settings(
+        settings.get_profile("nightly" if NIGHTLY else "quick"),
+        max_examples=nightly if NIGHTLY else quick,
+        deadline=None,
+        suppress_health_check=_CHECKS,
+    )
+
+
+class Refused(str):
+    """The message of an error that was raised as it should be."""
+
+
+def outcome(name: str, call: Callable[[], Any], *wanted: str) -> Any:
+    """What a call returns, or the message of the error with which it refuses bad input.
+
+    name : under which the input is counted
+    wanted : words of which a message has to hold one: the argument, or the file
+
+    Fails where the error is another than TypeError or ValueError or names none of them.
+    """
+    try:
+        result = call()
+    except UnicodeError:  # a ValueError, but from the depths
+        raise
+    except (TypeError, ValueError, OSError) as error:
+        message = Refused(error)
+        if not any(word in message for word in wanted):
+            raise AssertionError(f"names none of {wanted}: {error!r}") from error
+        refused[name] += 1
+        return message
+    answered[name] += 1
+    return result
+
+
+def state(model: Any) -> dict[str, Any]:
+    """All that a call must leave alone: of a model, and of the process."""
+    own: dict[str, Any] = {
+        "random": torch.get_rng_state().tolist(),
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "dtype": torch.get_default_dtype(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
+    }
+    if isinstance(model, nn.Module):
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        own |= {
+            "names": [(name, id(tensor), tensor.dtype) for name, tensor in tensors],
+            "values": [tensor.detach().flatten().tolist() for _, tensor in tensors],
+            "flags": [p.requires_grad for p in model.parameters()],
+            "gradients": [p.grad is None for p in model.parameters()],
+            "training": [module.training for module in model.modules()],
+            "hooks": [
+                [list(h) for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
+                for m in model.modules()
+            ],
+        }
+    return own
+
+
+@contextmanager
+def unchanged(model: Any) -> Iterator[None]:
+    """Fails where the block changes the model or the process, also by an error."""
+    before = state(model)
+    try:
+        yield
+    finally:
+        assert state(model) == before
+
+
+def write_counts() -> None:
+    """One row a function or reader: inputs, how many got an answer and how many an error."""
+    names = sorted({*answered, *refused})
+    with replacing(TABLE) as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["function", "inputs", "right_answers", "named_errors"])
+        for name in names:
+            rows.writerow([name, answered[name] + refused[name], answered[name], refused[name]])
