@@ -2,9 +2,11 @@
 
 import json
 import re
+from types import SimpleNamespace
 
-import papermill
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from tism import compendium
 from tism.compendium import chapters, run_chapter, stale_records
@@ -34,18 +36,13 @@ def test_chapter_runs_at_smoke(name, sandbox):
     assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
 
 
-@pytest.mark.filterwarnings("default")
-def test_misspelt_parameter_is_refused(sandbox, tmp_path):
-    root = compendium.repository()
-    with pytest.raises(papermill.PapermillExecutionError, match="has no parameter profle"):
-        papermill.execute_notebook(
-            root / "notebooks" / "01_taylor_to_ism.ipynb",
-            tmp_path / "out.ipynb",
-            parameters={"profle": "smoke"},
-            cwd=root,
-            kernel_name="python3",
-            progress_bar=False,
-        )
+def test_misspelt_parameter_is_refused(monkeypatch):
+    path = compendium.repository() / "notebooks" / "01_taylor_to_ism.ipynb"
+    notebook = parameterize_notebook(load_notebook_node(str(path)), {"profle": "smoke"})
+    code = ["", *(cell.source for cell in notebook.cells if cell.cell_type == "code")]
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns={"In": code}))
+    with pytest.raises(ValueError, match="01_taylor_to_ism has no parameter profle"):
+        compendium.open_chapter("01_taylor_to_ism", profile="smoke")
 
 
 def test_no_record_is_stale():
