@@ -1,18 +1,40 @@
-"""Models, sequences and a data set small enough to be checked by brute force."""
+"""Small models, sequences and data that brute force can check; the built book and a browser."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import Browser, missing
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
 
 LENGTH, N_TASKS = 20, 3
+ROOT = Path(__file__).parents[1]
+LONGEST = ("test_notebooks", "book", "test_workflow", "test_motifs")
+BOOK = ("_config.yml", "_toc.yml", "book", "notebooks", "data", "tism")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs all that needs the built book, which is thus built once; else one a file.
+
+    The longest come first, so that no worker is left with one of them at the end.
+    """
+    for item in items:
+        item.group = "book" if "site" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(item.group))
+    place = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.group, len(LONGEST)))
 
 
 class ResidualNet(nn.Module):
@@ -128,3 +150,40 @@ def pytest_sessionfinish(session, exitstatus):
         import fuzzing
 
         fuzzing.write_counts()
+
+
+def committed_files() -> list[Path]:
+    """The book's sources as a clone has them, with what is not yet committed."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *BOOK]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the book built from the committed record; a warning fails."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for name in committed_files():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    build = ["build", ".", "--path-output", str(output), "--all", "-W", "-n", "--keep-going"]
+    run = subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / "jupyter-book", *build],
+        cwd=source,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+    complaints = [line for line in run.stderr.splitlines() if re.search("WARNING|ERROR", line)]
+    assert run.returncode == 0, "\n".join(complaints or [run.stderr[-3000:]])
+    return output / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One headless Chromium for all tests; a test that uses it is skipped where there is none."""
+    if absent := missing():
+        pytest.skip(f"no {absent} here (Debian: apt-get install chromium chromium-driver)")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
