@@ -25,6 +25,12 @@ LONGEST = ("test_notebooks", "book", "test_workflow", "test_motifs")
 BOOK = ("_config.yml", "_toc.yml", "book", "notebooks", "data", "tism")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For those who look at the book while they change it."""
+    parser.addoption("--site", metavar="FOLDER", help="test this built book, build none")
+    parser.addoption("--screenshots", metavar="FOLDER", help="save a picture of every page")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker runs all that needs the built book, which is thus built once; else one a file.
 
@@ -160,8 +166,10 @@ def committed_files() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The folder of the book built from the committed record; a warning fails."""
+    if built := request.config.getoption("site"):
+        return Path(built).resolve()
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
     for name in committed_files():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
