@@ -23,6 +23,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -396,9 +397,9 @@ def broken(
             row.wrong.append(f"{folder.name}: {what} {found} {said}")
 
 
-def kills(work: Work, known: Reference, times: int, dice: random.Random, folder: Path) -> Row:
+def kills(work: Work, known: Reference, times: int, folder: Path) -> Row:
     """kill -9, in turn at a random change to a file and at a random time."""
-    row = Row("kill -9", work.name)
+    row, dice = Row("kill -9", work.name), dice_of(folder)
     while row.times < times:
         chosen, seconds = dice.randint(1, known.events), dice.random() * known.seconds
         place = folder / f"{row.times}_{dice.randrange(10**6)}"
@@ -418,14 +419,18 @@ def kill_after(pid: int, seconds: float, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
 
 
+def dice_of(folder: Path) -> random.Random:
+    """Chance of its own for what is done in a folder, whatever else is done meanwhile."""
+    return random.Random(f"{SEED} {folder.parent.name} {folder.name}")
+
+
 NO_SPACE = r"(?i)(/.*no space left|no space left.*/)"
 
 
-def full_disks(work: Work, known: Reference, times: int, dice: random.Random, folder: Path) -> Row:
-    """No space from the n-th change to a file on that needs some; every n, or `times` of them."""
+def full_disks(work: Work, known: Reference, points: list[int], folder: Path) -> Row:
+    """No space from a change to a file on that needs some, at each of these points."""
     row = Row("disk full from a write on", work.name)
-    points = range(1, known.events + 1)
-    for n in points if times >= len(points) else sorted(dice.sample(points, times)):
+    for n in points:
         place = folder / f"{n}"
         broken(row, work, known, place, prepare=lambda p=place, n=n: fill_at(p, n), named=NO_SPACE)
     return row
@@ -439,9 +444,9 @@ def fill_at(folder: Path, chosen: int) -> None:
     at_event(folder, act)
 
 
-def small_disks(work: Work, known: Reference, times: int, dice: random.Random, folder: Path) -> Row:
+def small_disks(work: Work, known: Reference, times: int, folder: Path) -> Row:
     """A real file system of random size, too small for the work; then a larger one."""
-    row = Row("small disk", work.name)
+    row, dice = Row("small disk", work.name), dice_of(folder)
     pages = sum(-(-p.stat().st_size // 4096) for p in known.folder.rglob("*") if p.is_file())
     while row.times < times:
         place = folder / f"{row.times}_{dice.randrange(10**6)}"
@@ -459,9 +464,9 @@ def mount(place: Path, options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
 
 
-def two_at_once(work: Work, known: Reference, times: int, dice: random.Random, folder: Path) -> Row:
+def two_at_once(work: Work, known: Reference, times: int, folder: Path) -> Row:
     """Two processes that do the same in the same folder, the second a moment after the first."""
-    row = Row("two processes at once", work.name, times, says="nothing")
+    row, dice = Row("two processes at once", work.name, times, says="nothing"), dice_of(folder)
     for number in range(times):
         place, log = folder / f"{number}", folder / f"{number}_second"
         place.mkdir(parents=True)
@@ -477,11 +482,9 @@ def two_at_once(work: Work, known: Reference, times: int, dice: random.Random, f
     return row
 
 
-def interruptions(
-    work: Work, known: Reference, times: int, dice: random.Random, folder: Path
-) -> Row:
+def interruptions(work: Work, known: Reference, times: int, folder: Path) -> Row:
     """SIGINT, as Ctrl-C sends it, before a random change to a file."""
-    row = Row("SIGINT", work.name)
+    row, dice = Row("SIGINT", work.name), dice_of(folder)
     while row.times < times:
         place, chosen = folder / f"{row.times}", dice.randint(1, known.events)
         prepare = lambda p=place, n=chosen: kill_at(p, n, signal.SIGINT)  # noqa: E731
@@ -540,9 +543,9 @@ KEPT = (
 )
 
 
-def damages(kept: Kept, source: Path, times: int, dice: random.Random, folder: Path) -> Row:
+def damages(kept: Kept, source: Path, times: int, folder: Path) -> Row:
     """Cut a file short or turn one of its bits, and use it: refused, or as it was before."""
-    row = Row("damaged file", kept.name)
+    row, dice = Row("damaged file", kept.name), dice_of(folder)
     shutil.copytree(source, folder / "whole")
     before = _used(kept, folder / "whole")
     for number in range(times):
@@ -637,10 +640,10 @@ def _scored(folder: Path) -> torch.Tensor:
     return storage.open_store(folder / "s.zarr").read()
 
 
-def shortages(name: str, times: int, dice: random.Random) -> Row:
+def shortages(name: str, times: int) -> Row:
     """Lack of memory in a random batch, as PyTorch reports it of a GPU and of a CPU."""
     row, run = Row("out of memory", name), attributions()[name]
-    rows: list[int] = []
+    rows, dice = [], random.Random(f"{SEED} {name}")
     with short_of_memory(rows):
         whole = run()
     for number in range(times):
@@ -701,8 +704,9 @@ def _status(client: object, asked: str) -> str:
     return reply["content"]["status"]
 
 
-def notebook_interruptions(times: int, dice: random.Random, folder: Path) -> Row:
+def notebook_interruptions(times: int, folder: Path) -> Row:
     """SIGINT to the kernel of the training chapter while it trains, as "interrupt" sends it."""
+    dice = dice_of(folder)
     run_cells(folder / "undisturbed", lambda: 0.0, 0)
     hits = run_cells(folder / "interrupted", lambda: 0.1 + dice.random(), times)
     (before, _), (after, left) = files(folder / "undisturbed"), files(folder / "interrupted")
@@ -714,11 +718,11 @@ def notebook_interruptions(times: int, dice: random.Random, folder: Path) -> Row
     return row
 
 
-def workflow_kills(times: int, dice: random.Random, folder: Path) -> Row:
+def workflow_kills(times: int, folder: Path) -> Row:
     """kill -9 of Snakemake and all its jobs at random times, one after the other, to the end."""
     from test_workflow import SCORED, SNAKEMAKE, TABLE, TRAINED, copy_repository, environment
 
-    root = copy_repository(folder / "copy")
+    root, dice = copy_repository(folder / "copy"), dice_of(folder)
     command = [*SNAKEMAKE, "--config", "profile=immgen", "--", TABLE]
     own = {k: v for k, v in os.environ.items() if k != "TISM_RESULTS_DIR"} | environment(root)
 
@@ -785,8 +789,8 @@ def _below(root: Path, name: str) -> Path:
     )
 
 
-def in_fork(function: Callable, *arguments: object) -> Callable[[], list[Row]]:
-    """Begin a function that makes a row or several in a fork of its own; returns what waits for it.
+def in_fork(function: Callable, *arguments: object) -> Callable[[], object]:
+    """Begin a function that returns a dataclass in a fork; returns what waits for it.
 
     This process itself must not start the threads of zarr, with which a fork stands still.
     """
@@ -794,20 +798,20 @@ def in_fork(function: Callable, *arguments: object) -> Callable[[], list[Row]]:
     pid = os.fork()
     if pid == 0:
         try:
-            found = function(*arguments)
-            rows = [vars(row) for row in ([found] if isinstance(found, Row) else found)]
-            os.write(writer, json.dumps(rows).encode())
+            content = pickle.dumps(function(*arguments))
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(content)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writer)
 
-    def wait() -> list[Row]:
+    def wait() -> object:
         with os.fdopen(reader, "rb") as pipe:
             content = pipe.read()
         ends(pid)
-        return [Row(**row) for row in json.loads(content)]
+        return pickle.loads(content)
 
     return wait
 
@@ -841,6 +845,7 @@ KILLS = {
 }
 N_WORKFLOW, N_NOTEBOOK, N_DAMAGED, N_SHORT = 4, 2, 40, 12
 N_TOGETHER, N_SMALL, N_INTERRUPTED = 5, 6, 4
+AT_ONCE = 16
 FAULTS = (
     "kill -9",
     "disk full from a write on",
@@ -853,37 +858,57 @@ FAULTS = (
 
 
 def campaign(share: float, folder: Path) -> Iterator[Row]:
-    """The rows of the table; share 1 is all of it, less takes so much of each, at least 1."""
-    dice, slow = random.Random(SEED), []
+    """The rows of the table, in parts; share 1 is all, less takes so much of each, at least 1."""
+    slow = []
     if share == 1:
-        slow.append(in_fork(notebook_interruptions, N_NOTEBOOK, dice, folder / "notebook"))
-        slow.append(in_fork(workflow_kills, N_WORKFLOW, dice, folder / "workflow"))
+        slow.append(in_fork(notebook_interruptions, N_NOTEBOOK, folder / "notebook"))
+        slow.append(in_fork(workflow_kills, N_WORKFLOW, folder / "workflow"))
     warm_up(folder / "warm")
-    begun = [in_fork(faults_of, work, share, folder / work.name) for work in WORKS]
-    begun += [in_fork(shortages, name, some(N_SHORT, share), dice) for name in attributions()]
+    known = [in_fork(reference, work, folder / work.name / "reference") for work in WORKS]
+    begun: list[Callable[[], object]] = []
+    for work, wait in zip(WORKS, known, strict=True):
+        for function, *arguments in faults_of(work, wait(), share, folder / work.name):
+            if len(begun) == AT_ONCE:
+                yield begun.pop(0)()
+            begun.append(in_fork(function, *arguments))
+    begun += [in_fork(shortages, name, some(N_SHORT, share)) for name in attributions()]
     for wait in begun + slow:
-        yield from wait()
+        yield wait()
 
 
 def some(times: int, share: float) -> int:
     return max(1, round(share * times))
 
 
-def faults_of(work: Work, share: float, folder: Path) -> Iterator[Row]:
-    """Everything that befalls one work and what it left."""
-    dice, known = random.Random(f"{SEED} {work.name}"), reference(work, folder / "reference")
-    yield kills(work, known, some(KILLS[work.name], share), dice, folder / "kills")
-    yield full_disks(work, known, some(known.events, share), dice, folder / "full")
+def faults_of(work: Work, known: Reference, share: float, folder: Path) -> Iterator[tuple]:
+    """Everything that befalls one work and what it left: functions with their arguments."""
+    n_kills, dice = some(KILLS[work.name], share), random.Random(f"{SEED} {work.name}")
+    for part in range(0, n_kills, 4):
+        yield kills, work, known, min(4, n_kills - part), folder / f"kills_{part}"
+    points = range(1, known.events + 1)
+    points = sorted(dice.sample(points, some(len(points), share)))
+    for part in range(0, len(points), 8):
+        yield full_disks, work, known, points[part : part + 8], folder / f"full_{part}"
     if CAN_MOUNT and share == 1:
-        yield small_disks(work, known, N_SMALL, dice, folder / "small")
-    yield two_at_once(work, known, some(N_TOGETHER, share), dice, folder / "together")
+        yield small_disks, work, known, N_SMALL, folder / "small"
+    yield two_at_once, work, known, some(N_TOGETHER, share), folder / "together"
     if work.name in ("training", "scoring to a store"):
-        yield interruptions(work, known, some(N_INTERRUPTED, share), dice, folder / "interrupted")
+        yield interruptions, work, known, some(N_INTERRUPTED, share), folder / "interrupted"
     stopped = stopped_training(folder / "stopped") if work is WORKS[0] else None
     for kept in (kept for kept in KEPT if kept.work == work.name):
         source = stopped if kept.name == "state of a training" else known.folder
-        place = folder / kept.name
-        yield from in_fork(damages, kept, source, some(N_DAMAGED, share), dice, place)()
+        yield damages, kept, source, some(N_DAMAGED, share), folder / kept.name
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """Rows of the same fault and place as one, in the order of `FAULTS`."""
+    whole: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        known = whole.setdefault((row.fault, row.where), Row(row.fault, row.where))
+        for name in ("times", "lost", "half_written", "left", "unnamed", "held", "wrong"):
+            setattr(known, name, getattr(known, name) + getattr(row, name))
+        known.says = max(known.says, row.says, key=len)
+    return sorted(whole.values(), key=lambda row: FAULTS.index(row.fault))
 
 
 def warm_up(folder: Path) -> None:
@@ -938,8 +963,7 @@ def main() -> None:
             rows.append(row)
             print(*row.cells().values(), *row.wrong, sep=" | ", flush=True)
     shutil.rmtree(inputs())
-    rows.sort(key=lambda row: FAULTS.index(row.fault))
-    table = pd.DataFrame([row.cells() for row in rows])
+    table = pd.DataFrame([row.cells() for row in merged(rows)])
     write_text(options.out, table.to_csv(index=False, lineterminator="\n"))
     if options.share == 1:
         about = {"seed": SEED, "share": options.share, **compendium._provenance()}
