@@ -2,6 +2,7 @@
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
 # make look   save a picture of every page of the built book under _build/screenshots
+# make faults  break everything on purpose, half an hour, and record what came of it
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
@@ -19,7 +20,7 @@ endif
 
 SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
-.PHONY: book site test look bench record clean
+.PHONY: book site test look faults bench record clean
 
 book: $(READY)
 	$(SNAKEMAKE)
@@ -35,6 +36,9 @@ test: $(READY)
 
 look: $(READY)
 	$(BIN)/python -m pytest tests/test_browser.py --site _build/html --screenshots _build/screenshots
+
+faults: $(READY)
+	$(BIN)/python tests/faults.py
 
 bench: $(READY)
 	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime

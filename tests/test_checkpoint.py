@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,9 +13,13 @@ import torch
 from tism import checkpoint
 from tism.checkpoint import (
     DamagedCheckpointError,
+    DamagedFileError,
     load_checkpoint,
+    read_checked,
+    read_json,
     replacing,
     save_checkpoint,
+    write_checked,
     write_text,
 )
 
@@ -154,6 +161,56 @@ def test_a_full_disk_leaves_the_old_checkpoint(stem, monkeypatch):
 
     assert load_checkpoint(stem)[0]["weight"].eq(1).all()
     assert files(stem) == ["model.v0.json", "model.v0.safetensors"]
+
+
+def test_a_full_disk_is_named_whoever_notices_it(tmp_path):
+    from safetensors import SafetensorError
+
+    path = tmp_path / "file"
+    for error in (OSError(28, "No space left on device"), SafetensorError("No space left")):
+        refusal = pytest.raises(OSError, match=rf"no space left for {path}.*free some")
+        with refusal as caught, replacing(path):
+            raise error
+        assert caught.value.errno == 28
+    with pytest.raises(OSError, match="something else"), replacing(path):
+        raise OSError(5, "something else")
+
+
+def test_what_killed_processes_left_goes_with_the_next_write(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path = tmp_path / "model.v0.json"
+    mine = checkpoint.temporary_prefix(path)
+    theirs = mine.replace(f"-{os.getpid()}.", f"-{ended.pid}.")
+    for name in (f"{mine}1.json", f"{theirs}2.json", f"{theirs}3.safetensors"):
+        (tmp_path / name).touch()
+
+    write_text(path, "{}")
+
+    assert files(path) == sorted([f"{mine}1.json", f"{theirs}3.safetensors", path.name])
+
+
+@pytest.mark.parametrize("change", [truncate, flip_a_bit, lambda path: path.write_bytes(b"\xff")])
+def test_a_checked_file_is_refused_by_name_where_it_changed(tmp_path, change):
+    path = tmp_path / "table.csv"
+    write_checked(path, "a,b\n1,2\n")
+    assert read_checked(path) == "a,b\n1,2\n"
+
+    change(path)
+
+    with pytest.raises(DamagedFileError, match=r"table\.csv is damaged.*delete it"):
+        read_checked(path)
+    write_checked(path, "a,b\n1,3\n")
+    assert read_checked(path) == "a,b\n1,3\n"
+
+
+def test_a_file_without_checksum_is_taken_as_it_is_unless_it_makes_no_sense(tmp_path):
+    path = tmp_path / "older.json"
+    path.write_text("[1]")
+    assert read_json(path) == [1]
+    path.write_text("[1")
+    with pytest.raises(DamagedFileError, match=r"older\.json is damaged"):
+        read_json(path)
 
 
 def test_a_checkpoint_without_its_json_does_not_exist(tmp_path, monkeypatch):

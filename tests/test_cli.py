@@ -214,6 +214,16 @@ def test_interruption_says_how_to_go_on(files, capsys, monkeypatch):
     assert "the same command goes on" in capsys.readouterr().err
 
 
+def test_lack_of_memory_says_what_to_ask_less_of(files, capsys, monkeypatch):
+    def allocate(*_):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr("tism.execution.Predictor.__call__", allocate)
+    error = error_of(f"{SCORE} --bed peaks.bed --out s.zarr", capsys)
+    assert "tism: error: DefaultCPUAllocator: not enough memory" in error
+    assert "take fewer tasks" in error
+
+
 @pytest.mark.parametrize(
     ("text", "tasks"), [("0", [0]), ("3,1", [3, 1]), ("0, 5-7", [0, 5, 6, 7]), ("2-2", [2])]
 )

@@ -372,6 +372,8 @@ def test_out_of_memory_at_one_row_is_the_callers(net, sequences, function, error
         function(hungry, sequences, batch_size=4)
 
     assert caught.value is error
+    assert any("take fewer tasks" in note for note in error.__notes__)
+    assert len(error.__notes__) == 1
     assert hungry.asked == [4, 2, 1]
     assert state(hungry) == before
 

@@ -221,6 +221,42 @@ def test_compute_of_another_shape_is_refused(tmp_path, one_hot):
     assert len(store.missing()) == 1
 
 
+def read_all(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    store = open_store(path)
+    return store.read(), store.one_hot()
+
+
+@pytest.mark.parametrize("name", ["scores/c/1/0/0/0", "sequences/c/0/0", "sequences/zarr.json"])
+def test_damage_is_named_with_the_remedy(tmp_path, model, one_hot, name):
+    store = score_to_store(tmp_path / "s", model, one_hot, chunk_size=5)
+    whole, path = store.read(), store.path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"damaged .*; delete .* and (run|score)") as error:
+        read_all(store.path)
+    assert str(store.path) in str(error.value)
+    if name.startswith("scores"):
+        assert str(path) in str(error.value)
+        path.unlink()
+        torch.testing.assert_close(score_to_store(store.path, model, one_hot).read(), whole)
+
+
+def test_a_chunk_that_another_process_wrote_meanwhile_stays(tmp_path, one_hot):
+    store = create_store(tmp_path / "s", {}, one_hot, row_shape=(1,), chunk_size=10)
+    asked = []
+
+    def compute(rows: slice) -> torch.Tensor:
+        asked.append(rows.start)
+        if len(asked) == 1:  # the other is faster
+            open_store(store.path).fill(lambda some: torch.ones(some.stop - some.start, 1))
+        return torch.zeros(rows.stop - rows.start, 1)
+
+    store.fill(compute)
+    assert asked == [0]
+    assert store.read()[:, 0].tolist() == [0] * 10 + [1] * 13
+
+
 def full_after(n: int, patch: pytest.MonkeyPatch) -> None:
     """The disk is full at the n-th file that takes its final name, until the patch is undone."""
     count, replace = 0, Path.replace

@@ -585,6 +585,30 @@ def test_a_training_killed_before_its_last_file_only_writes_it(
     assert contents(tmp_path) == contents(folder)
 
 
+def test_the_log_is_whole_after_a_kill_that_followed_the_last_state(
+    dataset, whole, tmp_path, monkeypatch
+):
+    _, expected, folder = whole(CONFIG)
+    with monkeypatch.context() as patch:
+        die_at(patch, training, "_delete_states", expected["epoch"])
+        with pytest.raises(Killed):
+            train(network(), dataset, CONFIG, tmp_path)
+
+    train(network(), dataset, CONFIG, tmp_path)
+
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_lack_of_memory_names_the_setting(dataset, tmp_path, monkeypatch):
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(training, "training_loss", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train(network(), dataset, CONFIG, tmp_path)
+    assert caught.value.__notes__ == [
+        "tism: lower batch_size of the training, now 8; another batch_size is another training"
+    ]
+
+
 CHILD = """
 import os, pickle, signal, sys, torch
 from tism import training

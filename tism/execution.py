@@ -20,8 +20,8 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{
 # allocator reuses (300 channels: 65 sequences of 251 bp run in 3/4 of the time of 130).
 _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
 _TOO_LARGE = (
-    "tism: memory ran out with one row at a time, where no smaller batch_size helps: take fewer "
-    "tasks, a narrower window (start, stop), shorter sequences or another device"
+    "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
+    "fewer tasks, a narrower window (start, stop), shorter sequences or another device"
 )
 
 

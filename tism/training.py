@@ -344,9 +344,9 @@ class _Trainer:
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": t for k, t in entries.items()}
         metadata = {"identity": self.identity, "state": asdict(self.state)}
+        _write_log(self.folder / "log.csv", self.state.log)  # a state is resumed with its log whole
         save_checkpoint(self.folder / f"state_{epoch}", tensors, metadata)
         _delete_states(self.folder, keep=epoch)
-        _write_log(self.folder / "log.csv", self.state.log)
 
     def _resume(self) -> None:
         epochs = [int(path.stem.removeprefix("state_")) for path in _states(self.folder)]

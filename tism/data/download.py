@@ -173,11 +173,13 @@ def _record_sha256(source: Source, sha256: str) -> None:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise DownloadError(f"cannot write to {folder}; set TISM_DATA_DIR to a writable folder")
+        reason = "" if os.access(folder, os.W_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise DownloadError(
+            f"cannot write to {folder} ({reason}); set TISM_DATA_DIR to a writable folder"
+        )
 
 
 def _download(source: Source, progress: bool) -> Path:
