@@ -1,6 +1,8 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
+# make fuzz   draw more than 10,000 inputs for functions, readers and commands: data/results/fuzz.csv
+# make audit  look up the pinned packages for known vulnerabilities; needs pipx and internet
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
@@ -18,7 +20,7 @@ endif
 
 SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
-.PHONY: book site test bench record clean
+.PHONY: book site test fuzz audit bench record clean
 
 book: $(READY)
 	$(SNAKEMAKE)
@@ -31,6 +33,14 @@ test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: export TISM_FUZZ = nightly
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_readers.py
+
+audit:
+	pipx run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 bench: $(READY)
 	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime
