@@ -3,6 +3,8 @@
 # make test   lint and test
 # make look   save a picture of every page of the built book under _build/screenshots
 # make faults  break everything on purpose, half an hour, and record what came of it
+# make fuzz   draw more than 10,000 inputs for functions, readers and commands: data/results/fuzz.csv
+# make audit  look up the pinned packages for known vulnerabilities; needs pipx and internet
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
@@ -20,7 +22,7 @@ endif
 
 SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
-.PHONY: book site test look faults bench record clean
+.PHONY: book site test look faults fuzz audit bench record clean
 
 book: $(READY)
 	$(SNAKEMAKE)
@@ -39,6 +41,14 @@ look: $(READY)
 
 faults: $(READY)
 	$(BIN)/python tests/faults.py
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: export TISM_FUZZ = nightly
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_readers.py
+
+audit:
+	pipx run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 bench: $(READY)
 	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime

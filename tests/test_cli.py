@@ -247,3 +247,37 @@ def test_entry_point_is_the_program():
     )
     assert shown.returncode == 0
     assert "usage: tism score" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def load(:\n", "own.py raised SyntaxError"),
+        ("{}['key']\n", "own.py raised KeyError: 'key'"),
+        ("def load():\n    assert False, 'not today'\n", "own.py:load raised AssertionError: not"),
+        (
+            "import torch\nload = lambda: torch.nn.Linear(3, 3)\n",
+            "model raised RuntimeError for one",
+        ),
+    ],
+)
+def test_errors_of_the_users_code_take_one_line(files, capsys, code, words):
+    Path("own.py").write_text(code)
+    command = "score --fasta genome.fa --model own.py:load --quiet --bed peaks.bed --out s.zarr"
+    error = error_of(command, capsys)
+    assert words in error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if "error" in line]) == 1
+
+
+def test_tasks_that_would_fill_the_memory_are_refused(files, capsys):
+    error = error_of(f"{SCORE} --bed peaks.bed --out s --tasks 0-99999999999", capsys)
+    assert "'0-99999999999' is no number of a task" in error
+
+
+def test_export_needs_numbers_and_a_file_name(files, capsys):
+    run(f"{SCORE} --bed peaks.bed --out s.zarr --tasks 0")
+    error = error_of("export s.zarr --modisco x --background nan 0.5 0.25 0.25", capsys)
+    assert "background must be four frequencies" in error
+    assert "prefix must end in a file name" in error_of("export s.zarr --modisco ..", capsys)
+    assert not list(files.glob("x*"))

@@ -510,3 +510,25 @@ def test_a_device_that_is_not_there_is_refused_by_name(net, sequences, monkeypat
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"device '{device}' is not available.*'cpu'"):
         tism.ism(net, sequences, device=device)
+
+
+@FUNCTIONS
+def test_a_model_that_refuses_a_length_is_named(net, function):
+    with pytest.raises(ValueError, match=r"model raised RuntimeError for one_hot of shape \(n, 4"):
+        function(net, one_hot_encode("ACGT"))
+
+
+@pytest.mark.parametrize("error", [AssertionError, IndexError, KeyError])
+def test_errors_of_a_model_say_for_what(net, sequences, error):
+    with pytest.raises(
+        ValueError, match=rf"model raised {error.__name__} .*\(n, 4, 20\)"
+    ) as raised:
+        predict(Raises(net, at_call=1, error=error("mine")), sequences)
+    assert isinstance(raised.value.__cause__, error)
+
+
+def test_a_model_that_torch_cannot_differentiate_is_named(linear, sequences):
+    square = Apply(lambda x: (lambda y: y.mul_(y))(linear(x)))
+    with pytest.raises(ValueError, match=r"model cannot be differentiated by torch.*exact ISM"):
+        tism.tism(square, sequences)
+    assert tism.ism(square, sequences).shape[0] == len(sequences)

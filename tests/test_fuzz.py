@@ -470,7 +470,7 @@ def ism_scenes(draw: st.DrawFn) -> dict[str, Any]:
     scene = draw(
         scenes(
             (*SAME, "engine", "start", "stop"),
-            good={"start": ends.filter(lambda value: value is not None), "stop": ends},
+            good={"start": ends, "stop": ends},
             bad={"start": NO_INT, "stop": NO_INT},
         )
     )

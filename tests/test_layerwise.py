@@ -195,3 +195,10 @@ def test_what_cannot_be_traced_is_refused_with_what_to_use():
         layerwise_tism(Opaque(), draw(), depth=1)
     with pytest.raises(ValueError, match="cannot be traced"):
         depths(Opaque(), draw())
+
+
+@pytest.mark.parametrize("depth", [None, 1.5, True, [0], torch.tensor([1, 2])])
+def test_depth_is_a_number_or_a_name(depth):
+    model = build_model("cnn0", length=8, n_tasks=1, width=2, seed=0)
+    with pytest.raises(TypeError, match="depth must be an int or the name of a layer"):
+        layerwise_tism(model, torch.eye(4)[None].repeat(1, 1, 2), depth=depth)

@@ -268,3 +268,16 @@ def test_sizes_that_make_no_network(name, value, error, message):
 def test_configurations_that_make_no_network(settings, message):
     with pytest.raises(ValueError, match=message):
         AITACConfig(length=8, n_tasks=2, **settings)
+
+
+@pytest.mark.parametrize("variant", [["baseline"], None, {}])
+def test_variant_is_a_name(variant):
+    with pytest.raises(ValueError, match="variant must be one of baseline"):
+        build_model(variant, length=8, n_tasks=1)
+
+
+def test_seed_is_checked():
+    with pytest.raises(TypeError, match="seed must be an int, got 'a'"):
+        build_model("baseline", length=8, n_tasks=1, width=2, seed="a")
+    with pytest.raises(ValueError, match="seed must be from"):
+        build_model("baseline", length=8, n_tasks=1, width=2, seed=2**64)

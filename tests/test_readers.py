@@ -149,3 +149,62 @@ def test_targets(write):
 )
 def test_targets_are_refused(write, text, line, word):
     refused(read_targets, write(text, "heights.csv"), line, word, n_rows=3)
+
+
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "line", "word"),
+    [
+        (read_bed, "chr1\t1_0\t50\n", 1, "start is '1_0'"),
+        (read_bed, "chr1\t\u0663\t50\n", 1, "start is '\u0663'"),
+        (read_bed, "chr1\t1\t99999999999999999999\n", 1, "end is '99999999999999999999'"),
+        (read_bed, f"chr1\t1\t{'9' * 5000}\n", 1, "(5000 characters)"),
+        (read_bed, "chr1\t1\t2\ta\t1_0\n", 1, "score is '1_0'"),
+        (read_bed, "\t1\t2\n", 1, "no chromosome"),
+        (read_targets, 'name,A\np1,1\n"p2,2\np3,3\n', 3, "a quote that does not end"),
+        (read_targets, "name,A\np1,1\rp2,2\n", 2, "a carriage return or NUL within the line"),
+        (read_targets, "name,A\np1\0,1\n", 2, "a carriage return or NUL within the line"),
+        (read_targets, "name,A\np1,True\np2,False\n", 2, "value of 'A' is True"),
+    ],
+)
+def test_what_python_and_pandas_would_take_is_refused(write, reader, text, line, word):
+    refused(reader, write(text), line, word)
+
+
+@pytest.mark.parametrize("reader", [read_fasta, read_bed, read_targets])
+def test_other_bytes_are_named_by_line(tmp_path, reader):
+    path = tmp_path / "file.txt"
+    for content in (b">a\xff\nACGT\n", b"chr\xff\t1\t2\n"):
+        path.write_bytes(b">chr\n" * (reader is read_fasta) + content)
+        with pytest.raises(InputFileError, match=r"file\.txt, line [12]: "):
+            reader(path)
+    path.write_bytes(gzip.compress(b">a\nACGT\n" * 50)[:-12])
+    with pytest.raises(InputFileError, match=r"file\.txt.*damaged"):
+        reader(path)
+    with pytest.raises(InputFileError, match="Is a directory; give the path of a readable file"):
+        reader(tmp_path)
+
+
+def test_byte_order_marks_are_no_part_of_the_first_name(write):
+    assert read_bed(write(f"{BOM}chr1\t1\t2\n"))["chrom"].tolist() == ["chr1"]
+    assert list(read_fasta(write(f"{BOM}>a\nAC\n"))) == ["a"]
+    assert read_targets(write(f"{BOM}name,A\np,1\n")).columns.tolist() == ["A"]
+
+
+def test_a_chromosome_may_begin_like_a_header(write):
+    frame = read_bed(write("track_7\t1\t2\nbrowser3\t1\t2\ntrack name=x\n"))
+    assert frame["chrom"].tolist() == ["track_7", "browser3"]
+
+
+def test_names_of_regions_stay_as_they_are_written(write):
+    names = ["007", "1e5", "NA", "true", "1.0"]
+    table = "".join(f"{name},1\n" for name in names)
+    assert read_targets(write("name,A\n" + table)).index.tolist() == names
+
+
+@pytest.mark.parametrize("separator", ["", ",,", '"', None, 3])
+def test_a_separator_is_one_character(write, separator):
+    with pytest.raises(ValueError, match="separator must be one character"):
+        read_targets(write("name,A\np,1\n"), separator=separator)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tism import build_model, ism, reliability, tism
+from tism import build_model, ism, one_hot_encode, reliability, tism
 from tism.metrics import profile_correlation
 from tism.reliability import Calibration, assess, calibrated, draw, error_size
 
@@ -140,3 +140,38 @@ def test_the_constants_are_plausible():
     how = sys.modules["tism.reliability"].CALIBRATION
     assert how.scale > 0 > how.power
     assert how.low < how.middle < how.high
+
+
+class Logarithms(nn.Module):
+    """Two tasks, of which the second is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.1, 1, 48))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (x.flatten(1) * self.weight).sum(1)
+        return torch.stack([total.square(), torch.log(-total)], 1)
+
+
+def test_a_task_without_numbers_is_undefined_and_the_others_are_not():
+    model, one_hot = Logarithms(), one_hot_encode("ACGTACGTTGCA")
+    found = reliability(model, one_hot, m=20)
+    assert found.word[0][1] == "undefined"
+    alone = reliability(model, one_hot, 0, m=20)
+    assert found.word[0][0] == alone.word[0][0] != "undefined"
+    assert abs(float(found.r[0, 0]) - float(alone.r[0, 0])) < 0.2
+    assert reliability(model, one_hot, 1, m=20).word == [["undefined"]]
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, True, None])
+def test_seed_must_be_a_number(seed):
+    with pytest.raises(TypeError, match="seed must be an int"):
+        reliability(Logarithms(), one_hot_encode("ACGTACGTTGCA"), m=20, seed=seed)
+    with pytest.raises(ValueError, match=r"seed must be from -2\*\*63"):
+        reliability(Logarithms(), one_hot_encode("ACGTACGTTGCA"), m=20, seed=2**64)
+
+
+def test_sequences_that_are_too_short_are_named():
+    with pytest.raises(ValueError, match="one_hot has 6 substitutions in a sequence; at least 10"):
+        reliability(nn.Sequential(nn.Flatten(), nn.Linear(8, 1)), one_hot_encode("AC"))

@@ -93,7 +93,9 @@ def test_workflow_uses_the_python_of_the_environment():
     assert workflow["jobs"]["publish"]["needs"] == "test"
 
 
-@pytest.mark.parametrize("target", ["book", "site", "test", "faults", "record", "clean"])
+@pytest.mark.parametrize(
+    "target", ["book", "site", "test", "faults", "fuzz", "audit", "record", "clean"]
+)
 def test_makefile_target_runs(target: str):
     run = subprocess.run(
         ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
@@ -103,6 +105,8 @@ def test_makefile_target_runs(target: str):
         "site": "jupyter-book build . --all -W -n",
         "test": "-m pytest",
         "faults": "tests/faults.py",
+        "fuzz": "-m pytest tests/test_fuzz.py tests/test_fuzz_readers.py",
+        "audit": "pip-audit --requirement requirements.lock",
         "record": "tism.compendium record yeast --executed",
         "clean": "rm -rf _build results",
     }

@@ -146,3 +146,32 @@ BAD_ONE_HOT = [
 def test_what_is_no_one_hot_sequence_is_named(one_hot, error, message):
     with pytest.raises(error, match=message):
         validate_one_hot(one_hot)
+
+
+@pytest.mark.parametrize(
+    "one_hot",
+    [
+        torch.zeros(1, 4, 2).to_sparse(),
+        torch.zeros(1, 4, 2, device="meta"),
+        [[[1, 0], [0]]],
+        {"x": 1},
+        torch.zeros(1, 4, 2, dtype=torch.complex64),
+    ],
+    ids=["sparse", "meta", "ragged", "dict", "complex"],
+)
+def test_what_has_no_real_numbers_is_named(one_hot):
+    with pytest.raises(TypeError, match=r"^one_hot must be"):
+        validate_one_hot(one_hot)
+
+
+def test_an_array_of_one_sequence_backwards():
+    one_hot = one_hot_encode("ACGT").numpy()[::-1]  # torch refuses its stride, numpy its being one
+    assert decode(one_hot) == ["ACGT"]
+
+
+def test_encoding_is_float32_whatever_torch_computes_in():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert one_hot_encode("ACGT").dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

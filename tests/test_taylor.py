@@ -152,3 +152,30 @@ def test_a_baseline_that_does_not_fit(gradient, shape):
 def test_centre_refuses_another_axis_order():
     with pytest.raises(ValueError, match=r"scores must have shape \(n, tasks, 4, length\)"):
         centre(torch.zeros(5, 3, 20, 4))
+
+
+def test_whole_numbers_are_not_rounded():
+    """A baseline of a quarter is no zero, whatever type the scores have."""
+    scores = torch.arange(24).view(1, 1, 4, 6)
+    expected = centre(scores.double())
+    torch.testing.assert_close(hypothetical(scores, [0.25] * 4).double(), expected)
+    torch.testing.assert_close(centre(scores.numpy()).double(), expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [("ACGT", "scores"), (None, "scores"), ([[1.0], [1.0, 2.0]], "scores"), (1j, "scores")],
+)
+def test_what_is_no_array_is_named(scores, wanted):
+    with pytest.raises(TypeError, match=f"^{wanted} must be a"):
+        centre(scores)
+
+
+def test_arrays_that_run_backwards():
+    scores = np.arange(24.0).reshape(1, 1, 4, 6)[..., ::-1]
+    torch.testing.assert_close(centre(scores), centre(scores.copy()))
+
+
+def test_gradients_pass_through():
+    scores = torch.rand(1, 1, 4, 3, requires_grad=True)
+    assert centre(scores).requires_grad

@@ -26,6 +26,7 @@ _AMBIGUOUS = 5
 _CODES = INDEX_OF_LETTER.copy()
 _CODES[list(b"RYSWKMBDHVryswkmbdhv")] = _AMBIGUOUS
 _VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT")
+_LONGEST = 10**9  # bp of a window
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +51,11 @@ class Genome:
                 index, None, f"no index of {self.path.name} ({error})", "delete it to make it anew"
             ) from None
         self.sizes: dict[str, int] = {name: len(self._fasta[name]) for name in self._fasta.keys()}  # noqa: SIM118
+        empty = [name for name, size in self.sizes.items() if not size]
+        if empty:
+            self.close()
+            problem = f"{empty[0]!r} has no sequence"
+            raise InputFileError(self.path, None, problem, "add it or drop the header")
 
     def codes(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
         """(stop - start,) uint8, 0 1 2 3 = A C G T and 4 = N, and how many IUPAC letters are N.
@@ -182,9 +188,9 @@ def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> 
 
 
 def _checked_length(length: Any) -> int:
-    length = whole_number("length", length, "an int of at least 1")
-    if length < 1:
-        raise ValueError(f"length must be an int of at least 1, got {length!r}")
+    length = whole_number("length", length)
+    if not 1 <= length <= _LONGEST:
+        raise ValueError(f"length must be from 1 to {_LONGEST:,} bp, got {length}")
     return length
 
 

@@ -116,9 +116,9 @@ def predict(
 
 
 def _positions(start: int, stop: int | None, length: int) -> range:
-    start = whole_number("start", start)
-    stop = None if stop is None else whole_number("stop", stop)
-    window = range(length)[start:stop]
+    named = {"start": start, "stop": stop}
+    ends = (None if v is None else whole_number(name, v) for name, v in named.items())
+    window = range(length)[slice(*ends)]
     if not window:
         raise ValueError(
             f"start={start}, stop={stop} selects no position of a sequence of length {length}"

@@ -75,7 +75,7 @@ def write_modisco_pair(
     the `contributions` (-a), which modisco-lite 3 multiplies itself. Returns the two paths.
     """
     prefix = Path(prefix)
-    if not prefix.name:
+    if prefix.name in ("", ".."):
         raise ValueError(f"prefix must end in a file name, got {str(prefix)!r}")
     arrays = contributions(store, task, background=background)
     paths = tuple(prefix.with_name(f"{prefix.name}.{k}.npz") for k in ("sequences", "attributions"))

@@ -118,6 +118,8 @@ def reliability(
 def _checked_m(m: Any, one_hot: Tensor) -> int:
     m = whole_number("m", m)
     most = int((one_hot == 0).sum((1, 2)).min())
+    if most < 10:
+        raise ValueError(f"one_hot has {most} substitutions in a sequence; at least 10 are needed")
     if not 10 <= m <= most:
         raise ValueError(f"m must be from 10 to {most} substitutions of a sequence, got {m}")
     return m

@@ -273,7 +273,7 @@ def _check_columns(path: Path, columns: list[Any]) -> None:
         for name in columns:
             check_column(name)
     except ValueError as error:
-        raise StoreError(f"{path}: not a store of scores of ours: {error}") from None
+        raise StoreError(f"{path}: zarr data, but not a store of scores: {error}") from None
 
 
 def check_column(name: Any) -> str:

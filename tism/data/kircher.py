@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tism.data.readers import InputFileError
+from tism.data.readers import InputFileError, check_rows, open_text
 from tism.sequence import ALPHABET, decode, one_hot_encode, reverse_complement
 
 COLUMNS = ("Chrom", "Pos", "Ref", "Alt", "Barcodes", "Coefficient", "pValue", "Element", "Release")
@@ -75,13 +75,20 @@ def read_variants(path: str | Path) -> tuple[pd.DataFrame, dict[str, int]]:
     Raises InputFileError for a missing column, a letter that is no base, or a value that is no
     number.
     """
-    table = pd.read_csv(path, sep="\t", dtype={"Chrom": str}, low_memory=False)
+    check_rows(path)
+    with open_text(path) as file:
+        try:
+            table = pd.read_csv(file, sep="\t", dtype={"Chrom": str}, low_memory=False)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise InputFileError(
+                path, None, f"no table ({error})", "fetch the file again"
+            ) from None
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise InputFileError(path, 1, f"no column {', '.join(missing)}", "fetch the file again")
     table = table[table["Release"] == RELEASE]
     placed = table[table["Pos"].notna()]
-    _check_variants(path, placed)
+    placed = placed.assign(**_checked_numbers(path, placed))
     deletion, enough = placed["Alt"] == "-", placed["Barcodes"] >= LEAST_BARCODES
     notes = {
         "rows": len(table),
@@ -97,17 +104,21 @@ def read_variants(path: str | Path) -> tuple[pd.DataFrame, dict[str, int]]:
     return placed[own].astype({"position": int}).reset_index(drop=True), notes
 
 
-def _check_variants(path: str | Path, table: pd.DataFrame) -> None:
+def _checked_numbers(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of numbers as numbers, after a check of the letters too."""
     for column, letters in (("Ref", ALPHABET), ("Alt", ALPHABET + "-")):
         other = table[~table[column].isin(list(letters))]
         if len(other):
             line = int(other.index[0]) + 2
             problem = f"{column} is {other[column].iloc[0]!r}"
             raise InputFileError(path, line, problem, f"want one of {letters}")
-    numbers = table[["Pos", "Coefficient", "pValue"]].apply(pd.to_numeric, errors="coerce")
-    bad = numbers.index[numbers.isna().any(axis=1)]
+    columns = ["Pos", "Barcodes", "Coefficient", "pValue"]
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    finite = np.isfinite(numbers.to_numpy(float)).all(1) & (numbers["Pos"] % 1 == 0)
+    bad = numbers.index[~finite]
     if len(bad):
         raise InputFileError(path, int(bad[0]) + 2, "a value is no number", "fetch the file again")
+    return numbers
 
 
 def rebuild_sequence(variants: pd.DataFrame, start: int, end: int) -> str:

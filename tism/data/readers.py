@@ -305,7 +305,7 @@ def read_targets(
         a finite number; at repeated tasks, no row, or another number of rows than `n_rows`.
     """
     tasks = _target_header(path, separator)
-    _check_rows(path)
+    check_rows(path)
     with open_text(path) as file:
         try:
             frame = pd.read_csv(
@@ -346,7 +346,7 @@ def _target_header(path: str | Path, separator: str) -> list[str]:
     return tasks
 
 
-def _check_rows(path: str | Path) -> None:
+def check_rows(path: str | Path) -> None:
     """Refuse what would shift rows against lines, or text that pandas reads in a way of its own."""
     for number, line in numbered_lines(path):
         decoded(path, number, line)
