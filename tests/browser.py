@@ -1,0 +1,114 @@
+"""A headless Chromium that opens files and remembers what a page asked for and complained of."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",  # which Chromium wants of root, as in a container
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}  # CSS pixels
+THEMES = ("light", "dark")
+DRAWN = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done));"
+READY = """
+const done = arguments[0];
+const ready = [document.fonts.ready, window.MathJax?.startup?.promise];
+Promise.all(ready).then(() => requestAnimationFrame(() => setTimeout(done)));
+"""
+
+
+def missing() -> str:
+    """What of Debian's `chromium` and `chromium-driver` this machine lacks; empty if nothing."""
+    return " and ".join(name for name in ("chromium", "chromedriver") if not shutil.which(name))
+
+
+@dataclass
+class Log:
+    """What happened since the page was opened or the log last read."""
+
+    requests: list[str]  # addresses, in order
+    messages: list[str]  # errors and warnings of the console, uncaught exceptions among them
+
+    def files(self) -> list[Path]:
+        """The files on disk behind the requests, each once."""
+        addresses = (urlsplit(request) for request in self.requests)
+        return list(dict.fromkeys(Path(unquote(a.path)) for a in addresses if a.scheme == "file"))
+
+    def outside(self) -> list[str]:
+        """The requests for anything but a file or data within the page."""
+        return [r for r in self.requests if urlsplit(r).scheme not in {"file", "data", "blob"}]
+
+
+class Browser:
+    """One window of Chromium; `driver` is selenium's, for keys, clicks and elements."""
+
+    def __init__(self, profile: Path) -> None:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+        self.driver.set_script_timeout(30)
+        self.show("desktop", "light")
+
+    def open(self, path: Path, suffix: str = "") -> None:
+        """Load a file and wait for its fonts and equations; `suffix` is a query or an anchor."""
+        self.log()
+        self.driver.get(path.resolve().as_uri() + suffix)
+        self.driver.execute_async_script(READY)
+
+    def show(self, size: str, theme: str) -> None:
+        """Change the window to one of `SIZES` and the system's colours to one of `THEMES`."""
+        width, height = SIZES[size]
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
+        self.command("Emulation.setDeviceMetricsOverride", mobile=size == "phone", **metrics)
+        colours = [{"name": "prefers-color-scheme", "value": theme}]
+        self.command("Emulation.setEmulatedMedia", features=colours)
+        self.driver.execute_async_script(DRAWN)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What JavaScript returns; `arguments` are its `arguments`."""
+        return self.driver.execute_script(script, *arguments)
+
+    def log(self) -> Log:
+        """Requests, errors and warnings since the last call."""
+        events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        sent = (e["params"] for e in events if e["method"] == "Network.requestWillBeSent")
+        levels = {"SEVERE", "WARNING"}
+        said = [e["message"] for e in self.driver.get_log("browser") if e["level"] in levels]
+        return Log([parameters["request"]["url"] for parameters in sent], said)
+
+    def screenshot(self, path: Path) -> None:
+        """The whole page, as long as it is, as WebP."""
+        settings = {"format": "webp", "quality": 60, "captureBeyondViewport": True}
+        height = min(self.run("return document.documentElement.scrollHeight"), 16_000)
+        width = self.run("return window.innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        picture = self.command("Page.captureScreenshot", clip=clip, **settings)["data"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(picture))
+
+    def command(self, name: str, **parameters: Any) -> Any:
+        """Send a command of the Chrome DevTools Protocol."""
+        return self.driver.execute_cdp_cmd(name, parameters)
+
+    def close(self) -> None:
+        """End Chromium and its driver."""
+        self.driver.quit()
