@@ -267,7 +267,9 @@ def page(tmp_path_factory) -> Path:
     head += '<link rel="icon" href="data:,">'
     head += '<link rel="stylesheet" href="explorer.css">'
     scripts = f'<script src="{extension.DATA}"></script><script src="explorer.js"></script>'
-    (folder / "index.html").write_text(f"<!doctype html>{head}<body>{block}{scripts}")
+    (folder / "index.html").write_text(
+        f'<!doctype html>{head}<body><section id="explorer">{block}</section>{scripts}'
+    )
     return folder / "index.html"
 
 

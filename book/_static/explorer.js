@@ -13,7 +13,7 @@
     T: "M0 0H1V.19H.62V1H.38V.19H0Z",
   };
 
-  const root = document.getElementById("explorer");
+  const root = document.getElementById("ex-root");
   const data = window.TISM_EXPLORER;
   if (!root) return;
   root.hidden = false;
