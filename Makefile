@@ -1,6 +1,7 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
+# make look   save a picture of every page of the built book under _build/screenshots
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
@@ -18,7 +19,7 @@ endif
 
 SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
-.PHONY: book site test bench record clean
+.PHONY: book site test look bench record clean
 
 book: $(READY)
 	$(SNAKEMAKE)
@@ -30,7 +31,10 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+look: $(READY)
+	$(BIN)/python -m pytest tests/test_browser.py --site _build/html --screenshots _build/screenshots
 
 bench: $(READY)
 	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime

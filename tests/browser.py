@@ -21,18 +21,27 @@ FLAGS = (
     "--disable-sync",
 )
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}  # CSS pixels
-THEMES = ("light", "dark")
-DRAWN = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done));"
+DRAWN = """
+const done = arguments[0];
+const finish = () => document.getAnimations().filter((a) => a instanceof CSSTransition)
+  .forEach((a) => a.finish());
+requestAnimationFrame(() => requestAnimationFrame(() => { finish(); done(); }));
+"""
 READY = """
 const done = arguments[0];
-const ready = [document.fonts.ready, window.MathJax?.startup?.promise];
-Promise.all(ready).then(() => requestAnimationFrame(() => setTimeout(done)));
+document.fonts.ready.then(() => requestAnimationFrame(() => setTimeout(done)));
 """
 
 
+def chromium() -> str | None:
+    """Where Chromium, or Chrome, is; None if nowhere."""
+    return next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
 def missing() -> str:
-    """What of Debian's `chromium` and `chromium-driver` this machine lacks; empty if nothing."""
-    return " and ".join(name for name in ("chromium", "chromedriver") if not shutil.which(name))
+    """What of a Chromium and its driver this machine lacks; empty if nothing."""
+    found = {"chromium": chromium(), "chromedriver": shutil.which("chromedriver")}
+    return " and ".join(name for name, path in found.items() if not path)
 
 
 @dataclass
@@ -60,22 +69,23 @@ class Browser:
         from selenium.webdriver.chrome.service import Service
 
         options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium")
+        options.binary_location = chromium()
         for flag in (*FLAGS, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
         self.driver.set_script_timeout(30)
+        self.command("Performance.enable", timeDomain="threadTicks")
         self.show("desktop", "light")
 
     def open(self, path: Path, suffix: str = "") -> None:
-        """Load a file and wait for its fonts and equations; `suffix` is a query or an anchor."""
+        """Load a file and wait until it is drawn; `suffix` is a query or an anchor."""
         self.log()
         self.driver.get(path.resolve().as_uri() + suffix)
         self.driver.execute_async_script(READY)
 
     def show(self, size: str, theme: str) -> None:
-        """Change the window to one of `SIZES` and the system's colours to one of `THEMES`."""
+        """Change the window to one of `SIZES` and the system's colours to light or dark."""
         width, height = SIZES[size]
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
         self.command("Emulation.setDeviceMetricsOverride", mobile=size == "phone", **metrics)
@@ -95,12 +105,18 @@ class Browser:
         said = [e["message"] for e in self.driver.get_log("browser") if e["level"] in levels]
         return Log([parameters["request"]["url"] for parameters in sent], said)
 
+    def processor_time(self, since: float = 0) -> float:
+        """Seconds that the page's thread has been at work, beyond `since`."""
+        metrics = self.command("Performance.getMetrics")["metrics"]
+        time = next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+        return time - since if time >= since else time  # a new process begins at zero
+
     def screenshot(self, path: Path) -> None:
-        """The whole page, as long as it is, as WebP."""
-        settings = {"format": "webp", "quality": 60, "captureBeyondViewport": True}
-        height = min(self.run("return document.documentElement.scrollHeight"), 16_000)
-        width = self.run("return window.innerWidth")
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        """The page at half its size, as WebP; of one longer than 30,000 pixels the beginning."""
+        root = "document.documentElement"
+        width, height = self.run(f"return [{root}.clientWidth, {root}.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, 30_000), "scale": 0.5}
+        settings = {"format": "webp", "quality": 70, "captureBeyondViewport": True}
         picture = self.command("Page.captureScreenshot", clip=clip, **settings)["data"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(picture))

@@ -1,17 +1,40 @@
-"""Models, sequences and a data set small enough to be checked by brute force."""
+"""Small models, sequences and data that brute force can check; the built book and a browser."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import Browser, missing
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
 
 LENGTH, N_TASKS = 20, 3
+ROOT = Path(__file__).parents[1]
+BOOK = ("_config.yml", "_toc.yml", "book", "notebooks", "data", "tism")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For those who look at the book while they change it."""
+    parser.addoption("--site", metavar="FOLDER", help="test this built book, build none")
+    parser.addoption("--screenshots", metavar="FOLDER", help="save a picture of every page")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs all that needs the built book, which is thus built once; else one a file."""
+    for item in items:
+        group = "book" if "site" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 class ResidualNet(nn.Module):
@@ -107,3 +130,42 @@ def tiny_dataset():
 def dataset(tiny_dataset):
     """A copy of `tiny_dataset`."""
     return deepcopy(tiny_dataset)
+
+
+def committed_files() -> list[Path]:
+    """The book's sources as a clone has them, with what is not yet committed."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *BOOK]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The folder of the book built from the committed record; a warning fails."""
+    if built := request.config.getoption("site"):
+        return Path(built).resolve()
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for name in committed_files():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    build = ["build", ".", "--path-output", str(output), "--all", "-W", "-n", "--keep-going"]
+    run = subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / "jupyter-book", *build],
+        cwd=source,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+    complaints = [line for line in run.stderr.splitlines() if re.search("WARNING|ERROR", line)]
+    assert run.returncode == 0, "\n".join(complaints or [run.stderr[-3000:]])
+    return output / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One headless Chromium for all tests; a test that uses it is skipped where there is none."""
+    if absent := missing():
+        pytest.skip(f"no {absent} here (Debian: apt-get install chromium chromium-driver)")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()

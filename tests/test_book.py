@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sysconfig
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +10,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "data", "tism")
 LOADING = {
     "audio": "src",
     "embed": "src",
@@ -30,38 +25,6 @@ LOADING_LINKS = {"icon", "modulepreload", "preload", "prefetch", "stylesheet"}
 OUTSIDE = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 CSS_LOAD = re.compile(r"(?:url\(|@import)\s*['\"]?\s*([^'\")\s;]+)", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:work|root|tmp|home|Users)/[\w.~-]+")
-
-
-def committed_files() -> list[Path]:
-    """The book's sources as a clone has them, with what is not yet committed."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *SOURCES]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    for name in committed_files():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("site")
-    build = ["build", ".", "--path-output", str(output), "--all", "-W", "-n", "--keep-going"]
-    run = subprocess.run(
-        [Path(sysconfig.get_path("scripts")) / "jupyter-book", *build],
-        cwd=source,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-    )
-    complaints = [line for line in run.stderr.splitlines() if re.search("WARNING|ERROR", line)]
-    assert run.returncode == 0, "\n".join(complaints or [run.stderr[-3000:]])
-    return output / "_build" / "html"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from browser import Browser, missing
+from browser import Browser
 
 from tism import build_model, ism, one_hot_encode, tism
 from tism.data.readers import InputFileError
@@ -273,15 +273,6 @@ def page(tmp_path_factory) -> Path:
     return folder / "index.html"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if missing():
-        pytest.skip(f"no {missing()}")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
 def opened(browser, page):
     """Opens the page at an anchor; in the end nothing may have gone wrong in it."""
@@ -327,16 +318,10 @@ def window(browser: Browser) -> tuple[int, int]:
     return tuple(int(value) for value in values)
 
 
-def busy(browser: Browser) -> float:
-    """Seconds of processor time that the page has taken, with `Performance.enable` before it."""
-    metrics = browser.command("Performance.getMetrics")["metrics"]
-    return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
-
-
 def test_it_opens_at_once_on_a_typical_region(opened, recorded):
+    before = opened().processor_time()
     browser = opened()
-    browser.command("Performance.enable", timeDomain="threadTicks")
-    assert busy(opened()) < 1
+    assert browser.processor_time(before) < 1
     choice = picked(browser)
     assert (choice["first"], choice["second"]) == ("ISM", "TISM")
     assert r_in_page(browser) == pytest.approx(r_of(recorded, choice), abs=1e-9)

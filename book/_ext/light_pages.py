@@ -1,0 +1,119 @@
+"""Sphinx extension that leaves out of a page what it does not use: quick to open, also by phone.
+
+Figures become lossless WebP, a third of the same PNG. What the theme and the extensions load for
+everybody - icons by the thousand, cells that run elsewhere, the index of words - goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from sphinx.transforms.post_transforms.images import ImageConverter
+
+# what is loaded for every page, and the text by which a page shows that it uses it
+USED_WITH = {
+    "fontawesome.js": None,  # its style sheet draws the same icons
+    "sphinx-thebe.css": None,
+    "sphinx-thebe.js": None,
+    "design-tabs.js": 'class="sd-tab',
+    "sphinx-design.min.css": 'class="sd-',
+    "searchtools.js": 'id="search-results"',
+    "language_data.js": 'id="search-results"',
+    "searchindex.js": 'id="search-results"',
+}
+THEBE = re.compile(
+    r"<script[^>]*>\s*(?:const THEBE_JS_URL|\{\s*requestKernel|kernelName =).*?</script>\s*",
+    re.DOTALL,
+)
+TAG = (
+    r'<(?:script|link)\b[^>]*\b(?:src|href)="(?:[^"]*/)?{name}(?:\?[^"]*)?"[^>]*>(?:</script>)?\s*'
+)
+ICON = re.compile(r"((?:\.fa-[\w-]+:before,?)+)\{content:\"\\[0-9a-f]+\"\}")
+LETTER = re.compile(r"\\([0-9a-f]{4})\b|([\ue000-\uf8ff])")
+WOFF2 = re.compile(r"url\([^)]*\.woff2\) format\(\"woff2\"\),")
+
+
+class ToWebP(ImageConverter):
+    """Figures from PNG to WebP, pixel for pixel."""
+
+    def match(self, node) -> bool:
+        """Is it a PNG of this book, and are these pages of HTML?"""
+        return self.app.builder.format == "html" and "image/png" in self.guess_mimetypes(node)
+
+    def get_conversion_rule(self, node) -> tuple[str, str]:
+        """From PNG to WebP."""
+        return "image/png", "image/webp"
+
+    def convert(self, _from: str, _to: str) -> bool:
+        """Write the picture, once for all pages that show it."""
+        from PIL import Image
+
+        if not Path(_to).exists():
+            with Image.open(_from) as image:
+                image.save(_to, "WEBP", lossless=True, quality=80)
+        return True
+
+
+def strip(page: str) -> str:
+    """The page without the tags that load what it does not use."""
+    for name, mark in USED_WITH.items():
+        if mark is None or mark not in page:
+            page = re.sub(TAG.format(name=re.escape(name)), "", page)
+    return THEBE.sub("", page)
+
+
+def strip_icons(static: Path, icons: set[str]) -> None:
+    """Leave the theme only the icons of these names and those that its other rules draw."""
+    path = static / "styles" / "pydata-sphinx-theme.css"
+    wanted = {f".{icon}:before" for icon in icons}
+    style = path.read_text(encoding="utf-8")
+    style = ICON.sub(lambda rule: rule[0] if wanted & set(rule[1].split(",")) else "", style)
+    path.write_text(WOFF2.sub("", style), encoding="utf-8")
+    letters = {int(code, 16) if code else ord(letter) for code, letter in LETTER.findall(style)}
+    for font in (static / "vendor" / "fontawesome" / "webfonts").iterdir():
+        subset_font(font, letters) if font.suffix == ".ttf" else font.unlink()
+
+
+def subset_font(path: Path, letters: set[int]) -> None:
+    """Leave a font only the letters of these code points."""
+    from fontTools import subset
+
+    logging.getLogger(subset.__name__).setLevel(logging.WARNING)
+    options = subset.Options()
+    font = subset.load_font(path, options)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=letters)
+    subsetter.subset(font)
+    subset.save_font(font, path, options)
+
+
+def lighten(app, failure: Exception | None) -> None:
+    """Handler of the end of the build: strip every page, then what no page loads."""
+    if failure or app.builder.format != "html":
+        return
+    folder = Path(app.outdir)
+    static = folder / "_static"
+    for path in static.rglob("*"):
+        if path.suffix == ".map" or USED_WITH.get(path.name, "") is None:
+            path.unlink()
+    icons: set[str] = set()
+    for path in (*folder.rglob("*.html"), *static.rglob("*.js")):
+        text = path.read_text(encoding="utf-8")
+        icons.update(re.findall(r"fa-[\w-]+", text))
+        if path.suffix == ".html":
+            path.write_text(strip(text), encoding="utf-8")
+    strip_icons(static, icons)
+    # a page opened from disk may not read the others, from which results of a search are quoted
+    options = static / "documentation_options.js"
+    quoting = "SHOW_SEARCH_SUMMARY: location.protocol !== 'file:'"
+    script = options.read_text(encoding="utf-8").replace("SHOW_SEARCH_SUMMARY: true", quoting)
+    options.write_text(script, encoding="utf-8")
+
+
+def setup(app) -> dict[str, bool]:
+    """Entry point of Sphinx."""
+    app.add_post_transform(ToWebP)
+    app.connect("build-finished", lighten, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
