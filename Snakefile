@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from tism import compendium, robustness
+from tism import compendium, explorer, robustness
 from tism.experiment import default_device, load_profile, results_folder
 
 if unknown := set(config) - {"profile"}:
@@ -24,6 +24,7 @@ keys = {name: run.key for name, run in runs.items()}
 chapters = compendium.chapters()
 results = os.path.relpath(results_folder(profile.name))
 tables = [f"{results}/{name}" for name in robustness.table_names(profile)]
+explored = [f"{results}/{name}" for name in explorer.TABLES]
 last = "10_scorecard"  # reads what the other chapters wrote
 tism = f"{sys.executable} -m tism.compendium"
 on_gpu = default_device() != "cpu"
@@ -145,10 +146,29 @@ rule chapter:
         "{tism} run {profile.name} {wildcards.chapter} > {log} 2>&1"
 
 
+rule explorer:
+    input:
+        trained(f"{dataset}_baseline_0" for dataset in profile.datasets),
+        f"{results}/notebooks/{compendium.SCORING_CHAPTER}.ipynb",
+    output:
+        explored,
+    log:
+        f"{results}/logs/explorer.log",
+    params:
+        key=explorer.explorer_key(profile),
+    threads: cores
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "{tism} explorer {profile.name} > {log} 2>&1"
+
+
 rule book:
     input:
         expand(rules.chapter.output, chapter=chapters),
         tables,
+        explored,
         sources,
     output:
         f"{results}/book/_build/html/index.html",

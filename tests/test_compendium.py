@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from tism import compendium, versions
+from tism import compendium, explorer, versions
 from tism.compendium import (
     ROBUSTNESS,
     Chapter,
@@ -132,6 +132,39 @@ def test_staged_book_has_the_profile_s_chapters(tmp_path, monkeypatch):
     assert not list((staged / "notebooks").glob(".*"))
     assert (staged / "_toc.yml").is_file()
     assert not (staged / "data" / "cache").exists()
+
+
+def test_staged_book_has_the_profile_s_explorer(tmp_path, monkeypatch):
+    monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path))
+    name, other = explorer.TABLES
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / name).write_text("fresh")
+    folder = stage_book("smoke") / "data" / "results" / compendium.RECORDED_PROFILE
+    assert (folder / name).read_text() != "fresh"  # one table of two is no explorer
+    (tmp_path / "smoke" / other).write_text("fresh")
+    stage_book("smoke")
+    assert {(folder / table).read_text() for table in explorer.TABLES} == {"fresh"}
+
+
+def test_tables_of_the_explorer_are_written_recorded_and_go_stale(private, monkeypatch):
+    root, *_ = private
+    folder = root / "results" / "smoke"
+
+    def write(of, progress):
+        for name in explorer.TABLES:
+            (folder / name).write_text("dataset\n")
+        return [folder / name for name in explorer.TABLES]
+
+    monkeypatch.setattr(explorer, "write_explorer", write)
+    compendium.main(["explorer", "smoke"])
+    compendium._record_tables(compendium.EXPLORER, "smoke")
+
+    recorded = root / "data" / "results" / "smoke"
+    assert {(recorded / name).read_text() for name in explorer.TABLES} == {"dataset\n"}
+    monkeypatch.setattr(compendium, "chapters", list)
+    assert stale_records() == []
+    monkeypatch.setattr(explorer, "N_TASKS", 2)
+    assert stale_records() == [f"data/results/smoke/{name}" for name in sorted(explorer.TABLES)]
 
 
 def test_paper_numbers_by_id():

@@ -9,6 +9,7 @@ python -m tism.compendium train PROFILE RUN            train one of them: a run 
 python -m tism.compendium model PROFILE RUN            score one of them, trained where it is not
 python -m tism.compendium summarise PROFILE            write models.csv of those that are scored
 python -m tism.compendium initialisations PROFILE      write initialisations.csv
+python -m tism.compendium explorer PROFILE             write the tables of tism.explorer
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from tism import robustness, versions
+from tism import explorer, robustness, versions
 from tism.checkpoint import read_checked, read_json, replacing, write_checked, write_text
 from tism.data.download import checksum_of
 from tism.experiment import (
@@ -51,7 +52,8 @@ from tism.experiment import (
 RECORDED_PROFILE = "yeast"
 UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
 TRAINING_CHAPTER = "03_train_model"
-ROBUSTNESS = "robustness"
+SCORING_CHAPTER = "04_ism_vs_tism"  # leaves the scores of the baselines in the cache
+ROBUSTNESS, EXPLORER = "robustness", "explorer"
 READS = {  # chapters that read tables which others wrote
     "05_robustness": ("models.csv", "initialisations.csv"),
     "10_scorecard": (
@@ -187,7 +189,7 @@ class Chapter:
 def note_provenance(folder: Path, file: str, maker: str, profile: Profile) -> None:
     """Add to a folder's provenance.json where a file in it came from.
 
-    maker : a chapter, or "robustness" for the tables of `tism.robustness`
+    maker : a chapter, or "robustness" or "explorer" for the tables of that module
     """
     record = folder / "provenance.json"
     with FileLock(f"{record}.lock"):
@@ -205,6 +207,8 @@ def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") ->
     """What the tables of a maker (see `note_provenance`) depend on; see `chapter_key`."""
     if maker == ROBUSTNESS:
         return robustness.tables_key(profile)
+    if maker == EXPLORER:
+        return explorer.explorer_key(profile)
     return chapter_key(maker, profile, tables=tables)
 
 
@@ -404,7 +408,10 @@ def stale_records() -> list[str]:
 
 
 def stage_book(profile: str) -> Path:
-    """Copy the book's sources with this profile's executed chapters into results/<profile>/book."""
+    """Copy the book's sources into results/<profile>/book, with what was made at this profile.
+
+    Its chapters and the tables of its explorer take the place of the recorded ones.
+    """
     root, target = repository(), results_folder(profile) / "book"
     shutil.rmtree(target, ignore_errors=True)
     for name in ("book", "data", "notebooks", "tism"):
@@ -416,6 +423,10 @@ def stage_book(profile: str) -> Path:
         path = results_folder(profile) / "notebooks" / f"{name}.ipynb"
         if path.exists():
             shutil.copyfile(path, target / "notebooks" / path.name)
+    fresh = [results_folder(profile) / name for name in explorer.TABLES]
+    if all(path.exists() for path in fresh):
+        for path in fresh:
+            shutil.copyfile(path, target / "data" / "results" / RECORDED_PROFILE / path.name)
     return target
 
 
@@ -439,7 +450,7 @@ def main(arguments: list[str] | None = None) -> None:
         if command == "record":
             sub.add_argument("--executed", action="store_true", help="record what is in results")
     commands.add_parser("stale")
-    for command in ("runs", "train", "model", "summarise", "initialisations"):
+    for command in ("runs", "train", "model", "summarise", "initialisations", "explorer"):
         sub = commands.add_parser(command)
         sub.add_argument("profile", choices=profile_names())
         if command in ("train", "model"):
@@ -463,8 +474,17 @@ def main(arguments: list[str] | None = None) -> None:
                 run_all_of_chapter(name, options.profile)
             if options.command == "record":
                 record_chapter(name, options.profile)
-        if options.command == "record" and not options.chapter:
-            _record_tables(ROBUSTNESS, options.profile)
+        if not options.chapter:
+            _finish_profile(options)
+
+
+def _finish_profile(options: argparse.Namespace) -> None:
+    """What belongs to no chapter, after all of them."""
+    if not getattr(options, "executed", False):
+        _write_explorer(load_profile(options.profile))
+    if options.command == "record":
+        for maker in (ROBUSTNESS, EXPLORER):
+            _record_tables(maker, options.profile)
 
 
 def _run_models(options: argparse.Namespace) -> None:
@@ -480,8 +500,15 @@ def _run_models(options: argparse.Namespace) -> None:
             robustness.score_run(robustness.find_run(profile, options.run), progress=progress)
         case "summarise":
             _note_table(robustness.write_models(profile), profile)
+        case "explorer":
+            _write_explorer(profile)
         case "initialisations":
             _note_table(robustness.write_initialisations(profile, progress=progress), profile)
+
+
+def _write_explorer(profile: Profile) -> None:
+    for path in explorer.write_explorer(profile, progress=sys.stderr.isatty()):
+        note_provenance(path.parent, path.name, EXPLORER, profile)
 
 
 def _note_table(path: Path, profile: Profile) -> None:

@@ -1,0 +1,399 @@
+// The explorer page: two score maps of one region and task, from the recorded tables.
+// window.TISM_EXPLORER is what tism.explorer.page_data returns; effects are stored as it describes.
+(() => {
+  "use strict";
+
+  const BASES = "ACGT";
+  const STEPS = 127, FEWEST = 16, TOP = 10; // of a byte; bases in view; rows of a table
+  const LEFT = 46, RIGHT = 6; // margins of the plotting area, in px
+  const GLYPHS = { // in a unit square, y downwards
+    A: "M0 1L.38 0H.62L1 1H.77L.69 .78H.31L.23 1ZM.37 .61H.63L.5 .24Z",
+    C: "M1 .68C.94 .9 .76 1 .53 1C.2 1 0 .8 0 .5C0 .2 .2 0 .53 0C.76 0 .94 .1 1 .32L.75 .36C.71 .24 .64 .18 .53 .18C.36 .18 .25 .29 .25 .5C.25 .71 .36 .82 .53 .82C.64 .82 .71 .76 .75 .64Z",
+    G: "M1 .46V.86C.88 .95 .72 1 .53 1C.2 1 0 .8 0 .5C0 .2 .2 0 .53 0C.76 0 .93 .09 .99 .29L.75 .33C.71 .23 .64 .18 .53 .18C.36 .18 .25 .29 .25 .5C.25 .71 .36 .82 .55 .82C.64 .82 .71 .8 .77 .76V.62H.55V.46Z",
+    T: "M0 0H1V.19H.62V1H.38V.19H0Z",
+  };
+
+  const root = document.getElementById("ex-root");
+  const data = window.TISM_EXPLORER;
+  if (!root) return;
+  root.hidden = false;
+  if (!data) {
+    root.textContent = "The recorded maps could not be loaded: explorer_data.js is missing.";
+    return;
+  }
+  const element = (name) => document.getElementById(`ex-${name}`);
+  const regions = data.datasets.flatMap((set) =>
+    set.regions.map((region) => ({ ...region, set: set.name, id: `${set.name} ${region.name}` })));
+  const state = {};
+  let shown; // what `describe` made of the state
+
+  const minus = (text) => String(text).replace("-", "\u2212");
+  const round = (x) => minus(Number(x.toPrecision(3)));
+  const count = (n) => n.toLocaleString("en-GB");
+  const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+
+  /** {values: of the substitutions, rows: by base and position, mean: minus the mean of a position}. */
+  function restore([largest, text], sequence) {
+    const bytes = Int8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const values = [], rows = [];
+    let next = 0;
+    for (const base of BASES) {
+      const row = new Float64Array(sequence.length);
+      for (let l = 0; l < sequence.length; l++) {
+        if (sequence[l] === base) continue;
+        const part = bytes[next++] / STEPS;
+        values.push((row[l] = largest * Math.sign(part) * part * part));
+      }
+      rows.push(row);
+    }
+    const mean = Array.from(sequence, (base, l) =>
+      BASES.includes(base) ? -(rows[0][l] + rows[1][l] + rows[2][l] + rows[3][l]) / 3 : 0);
+    return { values, rows, mean };
+  }
+
+  /** Pearson correlation, NaN where one is constant. */
+  function pearson(a, b) {
+    const dot = (x, y) => x.reduce((sum, value, k) => sum + value * y[k], 0);
+    const centred = (x) => {
+      const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
+      return x.map((value) => value - mean);
+    };
+    const [x, y] = [a, b].map(centred);
+    const size = Math.sqrt(dot(x, x) * dot(y, y));
+    return size ? dot(x, y) / size : NaN;
+  }
+
+  /** The substitutions with the largest effects: [{position, base, effect}]. */
+  function strongest(map, sequence) {
+    const all = [];
+    map.rows.forEach((row, b) => row.forEach((effect, position) => {
+      if (sequence[position] !== BASES[b]) all.push({ position, b, effect });
+    }));
+    return all.sort((x, y) => Math.abs(y.effect) - Math.abs(x.effect)).slice(0, TOP);
+  }
+
+  /** Start of the window of this many bases in which both maps are largest. */
+  function strongestStart(bases) {
+    const size = shown.first.mean.map((x, l) => Math.abs(x) + Math.abs(shown.second.mean[l]));
+    let sum = 0, best = 0, start = 0;
+    size.forEach((x, l) => {
+      sum += x - (l >= bases ? size[l - bases] : 0);
+      if (l >= bases - 1 && sum > best * (1 + 1e-9)) [best, start] = [sum, l - bases + 1];
+    });
+    return start;
+  }
+
+  const tasksOf = (region) => Object.keys(region.tasks);
+  const methodsOf = (region, task) =>
+    data.methods.filter((method) => method in region.tasks[task].maps);
+  const predicted = (region, task) => region.tasks[task].predicted;
+  const pick = (wanted, among, otherwise) => (among.includes(wanted) ? wanted : otherwise);
+  const length = () => state.region.sequence.length;
+  const width = () => Math.max(280, element("figure").clientWidth);
+  const plot = () => width() - LEFT - RIGHT;
+  const cell = () => plot() / state.bases;
+  const fitting = () => clamp(Math.floor(plot() / 11), FEWEST, length());
+
+  /** Takes what is wanted where it exists, else keeps what is; `from` null is the strongest stretch. */
+  function change(wanted) {
+    const old = { ...state };
+    const typical = regions[data.datasets[0].regions.length >> 1]; // they go from worst to best
+    const region = regions.find((r) => r.id === wanted.region) || old.region || typical;
+    const tasks = tasksOf(region);
+    const highest = tasks.reduce((a, b) => (predicted(region, b) > predicted(region, a) ? b : a));
+    const task = pick(wanted.task, tasks, pick(old.task, tasks, highest));
+    const methods = methodsOf(region, task);
+    const first = pick(wanted.first, methods, pick(old.first, methods, methods[0]));
+    const second = pick(wanted.second, methods, pick(old.second, methods, methods[1] ?? first));
+    Object.assign(state, { region, task, first, second });
+    if (["region", "task", "first", "second"].some((name) => state[name] !== old[name])) describe();
+    const bases = "bases" in wanted ? wanted.bases : old.bases || fitting();
+    state.bases = clamp(Math.round(bases) || fitting(), Math.min(FEWEST, length()), length());
+    let from = "from" in wanted ? wanted.from : region === old.region ? old.from : null;
+    if (from === null || !Number.isFinite(from)) from = strongestStart(state.bases);
+    state.from = clamp(Math.round(from), 0, length() - state.bases);
+    draw();
+  }
+
+  /** Computes what is shown of the chosen maps, and all that does not depend on the window. */
+  function describe() {
+    const { region, task, first, second } = state;
+    const { maps, label } = region.tasks[task];
+    const [a, b] = [first, second].map((name) => restore(maps[name], region.sequence));
+    const difference = a.mean.map((x, l) => x - b.mean[l]);
+    const heights = [0, ...a.mean, ...b.mean, ...difference];
+    const margin = 0.04 * (Math.max(...heights) - Math.min(...heights)) || 1;
+    shown = { first: a, second: b, difference, label, r: pearson(a.values, b.values) };
+    shown.low = Math.min(...heights) - margin;
+    shown.high = Math.max(...heights) + margin;
+    shown.largest = Math.max(...[...a.values, ...b.values].map(Math.abs)) || 1;
+    choices();
+    element("figure").setAttribute("aria-label", `Maps of ${first} and ${second}`);
+    element("readout").innerHTML = readout();
+    element("tables").innerHTML = table(first, a, second, b) + table(second, b, first, a);
+    element("caption").innerHTML = caption();
+  }
+
+  function fromHash() {
+    const wanted = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+    for (const name of ["from", "bases"]) {
+      if (/^\d+$/.test(wanted[name])) wanted[name] = Number(wanted[name]);
+      else delete wanted[name];
+    }
+    return wanted;
+  }
+
+  let waiting;
+  function toHash() {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      const { region, task, first, second, from, bases } = state;
+      const hash = new URLSearchParams({ region: region.id, task, first, second, from, bases });
+      history.replaceState(null, "", `#${hash}`);
+    }, 200);
+  }
+
+  const user = (wanted) => { change(wanted); toHash(); };
+  const step = (by) =>
+    user({ region: regions.at((regions.indexOf(state.region) + by) % regions.length).id });
+  function zoom(factor) {
+    const bases = clamp(Math.round(state.bases * factor), FEWEST, length());
+    user({ bases, from: state.from + (state.bases - bases) / 2 });
+  }
+
+  const tag = (name, attributes, content = "") => {
+    const list = Object.entries(attributes).map(([key, value]) => ` ${key}="${value}"`).join("");
+    return `<${name}${list}>${content}</${name}>`;
+  };
+  const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+  const fixed = (x) => Number(x.toFixed(2));
+
+  /** A round number of at most three quarters of x. */
+  function tick(x) {
+    const power = 10 ** Math.floor(Math.log10(x));
+    return [5, 2, 1, 0.5].map((k) => k * power).find((k) => k <= 0.75 * x);
+  }
+
+  function frame(top, height, title) {
+    return tag("text", { x: LEFT, y: top - 7, class: "ex-title" }, escape(title)) +
+      tag("line", { x1: LEFT, x2: LEFT, y1: top, y2: top + height, class: "ex-axis" });
+  }
+
+  function logo(mean, title, top, height) {
+    const { low, high } = shown;
+    const y = (value) => top + (height * (high - value)) / (high - low);
+    const step = tick(Math.max(high, -low));
+    const ticks = [-step, 0, step].filter((v) => v > low && v < high);
+    let out = frame(top, height, title);
+    for (const value of ticks) {
+      out += tag("text", { x: LEFT - 6, y: fixed(y(value) + 4), class: "ex-tick ex-end" }, round(value));
+    }
+    for (let k = 0; k < state.bases; k++) {
+      const base = state.region.sequence[state.from + k], value = mean[state.from + k];
+      const tall = Math.abs(y(value) - y(0));
+      if (tall < 0.15 || !GLYPHS[base]) continue;
+      const scale = `${fixed(cell() * 0.96)} ${fixed(Math.sign(value) * tall)}`;
+      out += tag("path", { d: GLYPHS[base], class: `ex-${base}`,
+        transform: `translate(${fixed(LEFT + k * cell())} ${fixed(y(value))}) scale(${scale})` });
+    }
+    return out + tag("line", { x1: LEFT, x2: width() - RIGHT, y1: fixed(y(0)), y2: fixed(y(0)), class: "ex-zero" });
+  }
+
+  function heat(map, title, top, row) {
+    let out = frame(top, 4 * row, title);
+    map.rows.forEach((values, b) => {
+      out += tag("text", { x: LEFT - 6, y: top + (b + 0.5) * row + 4, class: "ex-tick ex-end" }, BASES[b]);
+      for (let k = 0; k < state.bases; k++) {
+        const l = state.from + k, x = fixed(LEFT + k * cell());
+        if (state.region.sequence[l] === BASES[b]) {
+          const r = fixed(Math.min(cell() / 5, 2));
+          out += tag("circle", { cx: fixed(x + cell() / 2), cy: top + (b + 0.5) * row, r, class: "ex-dot" });
+        } else if (values[l]) {
+          out += tag("rect", { x, y: top + b * row, width: fixed(cell()), height: row,
+            class: values[l] > 0 ? "ex-more" : "ex-less",
+            "fill-opacity": Math.sqrt(Math.abs(values[l]) / shown.largest).toFixed(3) });
+        }
+      }
+    });
+    return out;
+  }
+
+  /** The whole region: |mean effect| of the first method upwards, of the second downwards. */
+  function strip(top, height) {
+    const bp = plot() / length(), middle = top + height / 2;
+    const all = [...shown.first.mean, ...shown.second.mean].map(Math.abs);
+    const scale = height / 2 / (Math.max(...all) || 1);
+    const bars = (mean, sign) => mean.map((value, l) => {
+      const end = fixed(middle - sign * Math.abs(value) * scale);
+      return `M${fixed(LEFT + (l + 0.5) * bp)} ${middle}V${end}`;
+    }).join("");
+    return tag("text", { x: LEFT, y: top - 7, class: "ex-title" },
+      escape(`Whole region: ${state.first} up, ${state.second} down`)) +
+      tag("rect", { x: LEFT, y: top, width: plot(), height, class: "ex-strip" }) +
+      tag("path", { d: bars(shown.first.mean, 1), class: "ex-bar", "stroke-width": fixed(bp) }) +
+      tag("path", { d: bars(shown.second.mean, -1), class: "ex-bar", "stroke-width": fixed(bp) }) +
+      tag("rect", { x: fixed(LEFT + state.from * bp), y: top - 2, width: fixed(state.bases * bp),
+        height: height + 4, rx: 3, class: "ex-brush" });
+  }
+
+  function positions(top) {
+    const wanted = 70 / cell();
+    const every = [1, 2, 5, 10, 20, 50, 100].find((k) => k >= wanted) || 200;
+    let out = "";
+    for (let l = Math.ceil(state.from / every) * every; l < state.from + state.bases; l += every) {
+      const x = fixed(LEFT + (l - state.from + 0.5) * cell());
+      out += tag("line", { x1: x, x2: x, y1: top, y2: top + 5, class: "ex-axis" });
+      out += tag("text", { x, y: top + 17, class: "ex-tick ex-mid" }, l);
+    }
+    const middle = (LEFT + width() - RIGHT) / 2, { chrom, start } = state.region;
+    return out + tag("text", { x: middle, y: top + 34, class: "ex-tick ex-mid" },
+      `position in the region (bp); 0 is ${chrom}:${count(start)}`);
+  }
+
+  const STRIP = { top: 20, height: 36 };
+  function figure() {
+    const { first, second } = state, tall = 92, row = 14;
+    let top = STRIP.top + STRIP.height + 36;
+    let out = strip(STRIP.top, STRIP.height);
+    for (const [mean, title] of [[shown.first.mean, `${first}, mean effect`],
+      [shown.second.mean, `${second}, mean effect`], [shown.difference, `${first} \u2212 ${second}`]]) {
+      out += logo(mean, title, top, tall);
+      top += tall + 32;
+    }
+    for (const [map, title] of [[shown.first, first], [shown.second, second]]) {
+      out += heat(map, `${title}, every substitution`, top, row);
+      top += 4 * row + 26;
+    }
+    out += positions(top - 22);
+    const height = top + 16, wide = width();
+    const summary = `${first} and ${second} of ${state.region.name}, ${state.task}: positions ` +
+      `${state.from} to ${state.from + state.bases - 1}, r = ${correlation()}. The table below has the largest effects.`;
+    return `<svg width="${wide}" height="${height}" viewBox="0 0 ${wide} ${height}" role="img" ` +
+      `aria-label="${escape(summary)}">${out}</svg>`;
+  }
+
+  const correlation = () => (Number.isNaN(shown.r) ? "undefined" : minus(shown.r.toFixed(2)));
+  const named = ({ position, b }) => `${position} ${state.region.sequence[position]}\u2192${BASES[b]}`;
+
+  function readout() {
+    const item = (name, value) => `<span><b>${value}</b> ${name}</span>`;
+    return `<span class="ex-r"><b>r = <span id="ex-r" data-r="${shown.r}">${correlation()}</span></b> ` +
+      `${escape(state.first)} and ${escape(state.second)}, ${count(shown.first.values.length)} substitutions</span>` +
+      item("predicted", minus(predicted(state.region, state.task).toFixed(2))) +
+      item(state.region.set === "simulated" ? "simulated" : "measured", minus(shown.label.toFixed(2)));
+  }
+
+  function table(method, map, other, otherMap) {
+    const digits = clamp(1 - Math.floor(Math.log10(shown.largest)), 0, 12);
+    const written = (x) => minus(x.toFixed(digits));
+    const rows = strongest(map, state.region.sequence).map((s, k) =>
+      `<tr><td>${k + 1}</td><th scope="row">${named(s)}</th><td>${written(s.effect)}</td>` +
+      `<td>${written(otherMap.rows[s.b][s.position])}</td></tr>`);
+    return `<table class="table"><caption>Largest effects by ${escape(method)}</caption><thead><tr>` +
+      `<th scope="col">#</th><th scope="col">substitution</th><th scope="col">${escape(method)}</th>` +
+      `<th scope="col">${escape(other)}</th></tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  }
+
+  function caption() {
+    const { region, task } = state, n = regions.filter((r) => r.set === region.set).length;
+    return `Region ${region.chrom}:${count(region.start)}\u2013${count(region.end)} of the ${region.set} set is number ` +
+      `${count(region.rank)} of ${count(region.n_ranked)} scored test regions, from the lowest mean <i>r</i> of ISM and ` +
+      `TISM over all tasks to the highest. The ${n} here stand at even steps of that order, worst and best included; the ` +
+      `${tasksOf(region).length} tasks, ${escape(task)} among them, are chosen likewise.`;
+  }
+
+  const option = (value, text = value) => `<option value="${escape(value)}">${escape(text)}</option>`;
+
+  function choices() {
+    const { region, task, first, second } = state;
+    const methods = methodsOf(region, task);
+    element("region").value = region.id;
+    for (const [name, among, value] of [["task", tasksOf(region), task],
+      ["first", methods, first], ["second", methods, second]]) {
+      element(name).innerHTML = among.map((each) => option(each)).join("");
+      element(name).value = value;
+    }
+  }
+
+  function draw() {
+    const { from, bases } = state;
+    Object.assign(element("bases"), { min: Math.min(FEWEST, length()), max: length(), value: bases });
+    Object.assign(element("from"), { max: length() - bases, value: from });
+    element("figure").innerHTML = figure();
+  }
+
+  const ACTIONS = {
+    previous: () => step(-1),
+    next: () => step(1),
+    strongest: () => user({ bases: fitting(), from: null }),
+    whole: () => user({ bases: length(), from: 0 }),
+  };
+  const quarter = () => Math.max(1, Math.round(state.bases / 4));
+  const KEYS = {
+    ArrowLeft: () => user({ from: state.from - quarter() }),
+    ArrowRight: () => user({ from: state.from + quarter() }),
+    ArrowUp: ACTIONS.previous,
+    ArrowDown: ACTIONS.next,
+    "+": () => zoom(2 / 3),
+    "=": () => zoom(2 / 3),
+    "-": () => zoom(3 / 2),
+    Home: () => user({ from: 0 }),
+    End: () => user({ from: length() }),
+  };
+
+  function listen() {
+    for (const name of ["region", "task", "first", "second"]) {
+      element(name).addEventListener("change", (event) => user({ [name]: event.target.value }));
+    }
+    for (const name of ["from", "bases"]) {
+      element(name).addEventListener("input", (event) => user({ [name]: Number(event.target.value) }));
+    }
+    root.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+    root.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-do]");
+      if (button) ACTIONS[button.dataset.do]();
+    });
+    element("figure").addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+      event.preventDefault();
+      event.stopPropagation();
+      KEYS[event.key]();
+    });
+    window.addEventListener("hashchange", () => change(fromHash()));
+    new ResizeObserver(() => { if (width() !== drawn) { drawn = width(); draw(); } }).observe(element("figure"));
+    dragging();
+  }
+
+  function dragging() {
+    const box = element("figure");
+    let grip = null;
+    box.addEventListener("pointerdown", (event) => {
+      const { left, top } = box.getBoundingClientRect();
+      const inStrip = event.clientY - top <= STRIP.top + STRIP.height + 4;
+      if (inStrip) {
+        const at = ((event.clientX - left - LEFT) / plot()) * length();
+        if (at < state.from || at > state.from + state.bases) user({ from: at - state.bases / 2 });
+      }
+      grip = { x: event.clientX, from: state.from, bp: inStrip ? length() / plot() : -1 / cell() };
+      box.setPointerCapture(event.pointerId);
+    });
+    box.addEventListener("pointermove", (event) => {
+      if (!grip) return;
+      const from = Math.round(grip.from + (event.clientX - grip.x) * grip.bp);
+      if (from !== state.from) user({ from });
+    });
+    box.addEventListener("lostpointercapture", () => { grip = null; });
+  }
+
+  element("region").innerHTML = data.datasets.map((set) => {
+    const list = regions.filter((region) => region.set === set.name).map((region) => {
+      const r = region.mean_r === null ? "none" : minus(region.mean_r.toFixed(2));
+      const rank = `${count(region.rank)} of ${count(region.n_ranked)}`;
+      return option(region.id, `${region.name} \u00b7 mean r ${r}, ${rank}`);
+    });
+    return `<optgroup label="${escape(set.name)} test regions">${list.join("")}</optgroup>`;
+  }).join("");
+  let drawn = width();
+  change(fromHash());
+  listen();
+})();
