@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "data", "tism")
+SOURCES = ("_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data", "tism")
 LOADING = {
     "audio": "src",
     "embed": "src",
