@@ -18,6 +18,7 @@ from PIL import Image
 
 WIDTH = 320  # pixels of a small picture
 FOLDER = "_images/gallery"
+PLAIN = {r"\,": " ", r"\Delta ": "Δ", r"\to": "→", "_0": "₀"}  # of mathematics in captions
 SENTENCE = re.compile(r"(.+?[.;:?])(?:\s|$)", re.DOTALL)
 
 
@@ -52,6 +53,17 @@ def first_sentence(caption: str) -> str:
     return (found.group(1) if found else caption).rstrip(".;:")
 
 
+def plain(caption: nodes.caption) -> str:
+    """The text of a caption, mathematics in Unicode."""
+    text = caption.astext()
+    for formula in caption.findall(nodes.math):
+        shown = formula.astext()
+        for tex, character in PLAIN.items():
+            shown = shown.replace(tex, character)
+        text = text.replace(formula.astext(), shown)
+    return text
+
+
 def small_picture(source: Path, target: Path) -> tuple[int, int]:
     """Write a picture at most `WIDTH` wide as WebP, on white; returns width and height."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +83,7 @@ def pictures(env: Any, page: str) -> Iterator[Picture]:
         if image is not None and caption is not None and figure["ids"]:
             place = figure["ids"][0]
             number = ".".join(map(str, numbers.get(place, ())))
-            text = first_sentence(caption.astext())
+            text = first_sentence(plain(caption))
             yield Picture(place, number, text, image["alt"], Path(env.srcdir) / image["uri"])
 
 
@@ -87,7 +99,7 @@ def section(app: Any, here: str, page: str) -> str:
         items.append(
             f'<li><a href="{escape(address)}"><img src="{up}{file}" alt="{escape(picture.alt)}" '
             f'width="{width}" height="{height}" loading="lazy"/></a>'
-            f'<p><a href="{escape(address)}">{number}{escape(picture.caption)}</a></p></li>'
+            f"<p>{number}{escape(picture.caption)}</p></li>"
         )
     if not items:
         return ""

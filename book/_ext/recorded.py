@@ -64,7 +64,9 @@ def span(values: Iterable[float], form: str = "{:.2f}") -> str:
 
 def interval(row: Any, value: str) -> str:
     """ "value (low to high)"."""
-    return f"{row[value]:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    return f"{row[value]:.2f} ({row['low']:.2f} to {row['high']:.2f})".replace(
+        " to ", "\u00a0to\u00a0"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -79,9 +81,9 @@ def _few_digits(value: float) -> str:
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
-def markdown(table: pd.DataFrame, *, left: int = 1) -> str:
-    """A table in Markdown; all but the first `left` columns are set flush right."""
-    rule = [":--"] * left + ["--:"] * (table.shape[1] - left)
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown; all but the first column are set flush right."""
+    rule = [":--"] + ["--:"] * (table.shape[1] - 1)
     rows = [list(table.columns), rule, *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
@@ -107,12 +109,12 @@ def agreement(record: Record) -> dict[str, str]:
     found = {f"tism_{name}": interval(row, "value") for name, row in means.iterrows()}
     one = record.one_task
     found["tism_kinds"] = span(one.loc[one["estimator"] == "TISM", "mean_r"])
-    for budget in (25, 50, 100):
-        for key, name in (("budgeted", "budgeted"), ("black_box", "budgeted, black box")):
-            rows = one[(one["estimator"] == name) & (one["budget"] == budget)]
-            found[f"{key}_{budget}"] = span(rows["mean_r"])
-            found[f"{key}_{budget}_inferred"] = span(rows["r_not_exact"])
-            found[f"{key}_{budget}_recall"] = span(rows["recall20"], "{:.0%}")
+    fifty = one[one["budget"] == 50].groupby("estimator")
+    windows, box = fifty.get_group("budgeted"), fifty.get_group("budgeted, black box")
+    found["budgeted_50"] = span(windows["mean_r"])
+    found["budgeted_50_inferred"] = span(windows["r_not_exact"])
+    found["budgeted_50_recall"] = span(windows["recall20"], "{:.0%}")
+    found["black_box_50"] = span(box["mean_r"])
     deep = one[one["estimator"].str.startswith("layer-wise")]
     found["layerwise"] = span(deep["mean_r"])
     found["layerwise_cost"] = span(deep["cost_measured"], "{:.0f}")
@@ -146,8 +148,6 @@ def prices(record: Record) -> dict[str, str]:
         "windowed_over_tism_all": span(ratios["windowed ISM / TISM, all tasks"], "{:.1f}"),
         "all_tasks_share": span(1 / ratios["windowed ISM / TISM, all tasks"], "{:.0%}"),
         "plain_over_tism_one": span(ratios["plain ISM / TISM, one task"], "{:,.0f}"),
-        "shortest": f"{costs['length'].min():,}",
-        "longest": f"{costs['length'].max():,}",
         "all_tasks": str(_tasks(costs)),
         "many_tasks": " and ".join(map(str, shared)),
         "many_tasks_share": " and ".join(f"{c['TISM'] / c['ISM']:.0%}" for c in shared.values()),
@@ -200,62 +200,36 @@ def _measured(record: Record) -> pd.DataFrame:
 
 
 def price_table(record: Record) -> str:
-    """Method, what to call, passes for one task, agreement by kind of network."""
+    """Score, passes for one task, agreement by kind of network."""
     one = record.one_task.fillna({"budget": 0})
     rows = []
-    for label, call, estimator, budget in _choices(one):
+    for label, estimator, budget in _choices(one):
         own = one[(one["estimator"] == estimator) & (one["budget"] == budget)].set_index("network")
         exact = (own["mean_r"] == 1).all()
-        rows.append(
-            {
-                "score": label,
-                "call": call,
-                "passes a sequence": span(own["cost_measured"], "{:.0f}"),
-                **{
-                    f"{title} ({_networks(own.loc[kind, 'n_networks'])})": "1"
-                    if exact
-                    else interval(own.loc[kind], "mean_r")
-                    for kind, title in KINDS.items()
-                },
-            }
-        )
-    return markdown(pd.DataFrame(rows), left=2)
+        agreement = {
+            f"{title} ({_networks(own.loc[kind, 'n_networks'])})": "1"
+            if exact
+            else interval(own.loc[kind], "mean_r")
+            for kind, title in KINDS.items()
+        }
+        cost = span(own["cost_measured"], "{:.0f}")
+        rows.append({"score of one task": label, "passes a sequence": cost, **agreement})
+    return markdown(pd.DataFrame(rows))
 
 
 def _networks(count: float) -> str:
     return "1 network" if count == 1 else f"{count:.0f} networks"
 
 
-def _choices(one: pd.DataFrame) -> list[tuple[str, str, str, int]]:
-    """Rows of the table of prices: name, call, estimator and budget in the table of the record."""
+def _choices(one: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Rows of the table of prices: label, then estimator and budget in the recorded table."""
     layers = [name for name in one["estimator"].unique() if name.startswith("layer-wise")]
     return [
-        ("TISM", "`tism.tism(model, x, task)`", "TISM", 0),
-        *(
-            (
-                f"budgeted ISM, {b}",
-                f"`tism.budgeted_ism(model, x, task, budget={b})`",
-                "budgeted",
-                b,
-            )
-            for b in (25, 50, 100)
-        ),
-        (
-            "the same of a black box, 50",
-            '`tism.budgeted_ism(model, x, task, budget=50, engine="full")`',
-            "budgeted, black box",
-            50,
-        ),
-        *(
-            (
-                "layer-wise TISM",
-                f'`tism.layerwise_tism(model, x, task, depth="{name.split(", ")[1]}")`',
-                name,
-                0,
-            )
-            for name in layers
-        ),
-        ("exact ISM, by windows", "`tism.ism(model, x, task)`", "ISM", 0),
+        ("TISM", "TISM", 0),
+        *((f"budgeted ISM, budget {budget}", "budgeted", budget) for budget in (25, 50, 100)),
+        ("budgeted ISM of a black box, budget 50", "budgeted, black box", 50),
+        *((f"layer-wise TISM at `{name.split(', ')[1]}`", name, 0) for name in layers),
+        ("exact ISM, by windows", "ISM", 0),
     ]
 
 
