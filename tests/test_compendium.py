@@ -129,6 +129,7 @@ def test_staged_book_has_the_profile_s_chapters(tmp_path, monkeypatch):
     staged = stage_book("smoke")
     assert (staged / "notebooks" / fresh.name).read_text() == "{}"
     assert (staged / "_toc.yml").is_file()
+    assert (staged / "CITATION.cff").is_file()
     assert not (staged / "data" / "cache").exists()
 
 
