@@ -49,7 +49,6 @@ def test_missing_table_is_named(tmp_path: Path):
 def test_exact_ism_is_the_first_advice_because_windows_are_cheap(record: Record):
     costs = record.costs().pivot(index="length", columns="method", values="measured")
     assert (costs["windowed ISM"] < costs["ISM"] / 5).all()
-    assert (costs["windowed ISM"] > costs["TISM, all tasks"]).all()
 
 
 def test_budgeted_ism_is_ahead_of_layerwise_tism_at_its_price(record: Record):
