@@ -28,7 +28,7 @@ explored = [f"{results}/{name}" for name in explorer.TABLES]
 last = "10_scorecard"  # reads what the other chapters wrote
 tism = f"{sys.executable} -m tism.compendium"
 on_gpu = default_device() != "cpu"
-sources = ["_config.yml", "_toc.yml", *map(str, Path("tism").rglob("*.py"))]
+sources = ["_config.yml", "_toc.yml", "CITATION.cff", *map(str, Path("tism").rglob("*.py"))]
 sources += [str(path) for path in Path("book").rglob("*.*") if "__pycache__" not in path.parts]
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 LENGTH, N_TASKS = 20, 3
 ROOT = Path(__file__).parents[1]
 LONGEST = ("test_notebooks", "book", "test_workflow", "test_motifs")
-BOOK = ("_config.yml", "_toc.yml", "book", "notebooks", "data", "tism")
+BOOK = ("_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data", "tism")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

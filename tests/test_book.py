@@ -140,3 +140,43 @@ def test_equations_and_terms_are_linked(pages: dict[str, str]):
     )
     assert 'href="glossary.html#term-ISM"' in pages["book/intro.html"]
     assert 'id="tism.ism"' in pages["book/api.html"]
+
+
+def test_gallery_shows_every_figure_and_leads_to_it(site: Path, pages: dict[str, str]):
+    gallery = pages["book/gallery.html"]
+    places = re.findall(r'<li><a href="([^"#]+)#([^"]+)"><img', gallery)
+    for page, place in places:
+        assert f'id="{place}"' in (site / "book" / page).read_text(), f"{page}#{place}"
+    captioned = {name: len(re.findall(r"<figcaption", page)) for name, page in pages.items()}
+    drawn = captioned.pop("book/architecture.html")  # no image file
+    assert drawn == 1
+    assert len(places) == sum(captioned.values()) > 40
+    captions = re.findall(r"<p>(?:<strong>[\d.]+</strong> )?([^<]+)</p></li>", gallery)
+    assert len(captions) == len(places)
+    assert [caption for caption in captions if "\\" in caption or not caption.strip()] == []
+
+
+def test_gallery_is_light(site: Path, pages: dict[str, str]):
+    images = {address.split("?")[0] for address in Loads(pages["book/gallery.html"]).addresses}
+    files = [site / "book" / a for a in images if a.endswith((".webp", ".png", ".svg"))]
+    assert len(pages["book/gallery.html"]) + sum(f.stat().st_size for f in files) < 1_000_000
+
+
+def test_decision_page_has_its_numbers(pages: dict[str, str]):
+    page = pages["book/which_score.html"]
+    assert "{{" not in page
+    assert len(re.findall(r"<table", page)) == 4
+    assert len(re.findall(r"0\.\d\d", page)) > 50
+
+
+def test_architecture_is_drawn(pages: dict[str, str]):
+    page = pages["book/architecture.html"]
+    assert re.search(r'<svg class="architecture"[^>]* aria-label="[^"]+imports', page)
+    assert "window_rules" in page
+
+
+def test_both_entries_are_on_the_page_on_citing(pages: dict[str, str]):
+    text = re.sub(r"<[^>]+>", "", pages["book/how_to_cite.html"])
+    assert "@article{sasse2024" in text
+    assert "@article{majdandzic2023" not in text
+    assert "@software{tism_compendium" in text

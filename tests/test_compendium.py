@@ -131,6 +131,7 @@ def test_staged_book_has_the_profile_s_chapters(tmp_path, monkeypatch):
     assert (staged / "notebooks" / fresh.name).read_text() == "{}"
     assert not list((staged / "notebooks").glob(".*"))
     assert (staged / "_toc.yml").is_file()
+    assert (staged / "CITATION.cff").is_file()
     assert not (staged / "data" / "cache").exists()
 
 

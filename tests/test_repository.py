@@ -77,6 +77,26 @@ def test_only_the_lock_pins():
     assert pip == ["-c requirements.lock", "-e .[compendium,test]"]
 
 
+def test_what_conda_installs_is_there_and_pinned():
+    """Binder reads this file too; the extras are taken apart as pip does."""
+    conda, (constraints, own) = environment()
+    assert (ROOT / constraints.removeprefix("-c ")).is_file()
+    path, extras = re.fullmatch(r"-e (\.)\[(.+)\]", own).groups()
+    assert (ROOT / path / "pyproject.toml").is_file()
+    known = PROJECT["optional-dependencies"]
+    todo, names = extras.split(","), set(PROJECT["dependencies"])
+    while todo:
+        for requirement in map(Requirement, known[todo.pop()]):
+            if requirement.name == PROJECT["name"]:
+                todo += requirement.extras
+            else:
+                names.add(str(requirement))
+    missing = {n for n in names if canonicalize_name(Requirement(n).name) not in pins()}
+    assert missing == set()
+    (python,) = (Version(line.split("=")[1]) for line in conda if line.startswith("python="))
+    assert python in Requirement(f"python{PROJECT['requires-python']}").specifier
+
+
 def test_environment_and_makefile_install_the_same():
     _, pip = environment()
     (line,) = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
@@ -136,11 +156,38 @@ def test_readme_example_prints_what_it_says():
     assert len(code.strip().splitlines()) <= 14
 
 
-def test_readme_links_to_files_that_exist():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_files_that_exist(name: str):
+    text = (ROOT / name).read_text()
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert len(links) > 5
+    assert len(links) > 3
     assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_contributing_names_things_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:book|data|tests|tism)/[\w/]+(?:\.\w+|/))`", text)
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    help_text = subprocess.run(
+        [sys.executable, "-m", "tism.compendium", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    commands = set(re.findall(r"tism\.compendium (\w+)", text))
+    assert commands
+    assert commands <= set(re.findall(r"\w+", help_text))
+
+
+def test_changelog_has_the_form_and_the_version():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", text, re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert all(Version(version) <= Version(PROJECT["version"]) for version in versions[1:])
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_licence_is_mit():

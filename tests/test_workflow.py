@@ -52,7 +52,7 @@ def copy_repository(root: Path) -> Path:
     for name in ("book", "notebooks", "tism", "data"):
         ignored = shutil.ignore_patterns("__pycache__", "raw", "cache", "checkpoints", "results")
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
-    for name in ("Snakefile", "_config.yml", "_toc.yml"):
+    for name in ("Snakefile", "_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copyfile(ROOT / name, root / name)
     shutil.copytree(ROOT / "workflow", root / "workflow")
     _make_tiny(root)

@@ -417,7 +417,7 @@ def stage_book(profile: str) -> Path:
     for name in ("book", "data", "notebooks", "tism"):
         ignored = shutil.ignore_patterns("raw", "cache", "checkpoints", "__pycache__", ".*")
         shutil.copytree(root / name, target / name, ignore=ignored)
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copyfile(root / name, target / name)
     for name in chapters():
         path = results_folder(profile) / "notebooks" / f"{name}.ipynb"

@@ -1,0 +1,140 @@
+"""Sphinx extension: the directive `gallery` shows every figure of the book as a small picture.
+
+The figures are taken from the pages as Sphinx has read them: number, first sentence of the caption
+and alternative text are the page's own, and each picture leads to its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from PIL import Image
+
+WIDTH = 320  # pixels of a small picture
+FOLDER = "_images/gallery"
+PLAIN = {r"\,": " ", r"\Delta ": "Δ", r"\to": "→", "_0": "₀"}  # of mathematics in captions
+SENTENCE = re.compile(r"(.+?[.;:?])(?:\s|$)", re.DOTALL)
+
+
+class Gallery(nodes.General, nodes.Element):
+    """Place of the pictures until all pages are read."""
+
+
+class GalleryDirective(Directive):
+    """`{gallery}`, without options or content."""
+
+    def run(self) -> list[nodes.Node]:
+        return [Gallery()]
+
+
+class Picture(NamedTuple):
+    """A figure of the book.
+
+    place : address of the figure within its page
+    number : such as 4.1, or "" where the page numbers none
+    """
+
+    place: str
+    number: str
+    caption: str
+    alt: str
+    file: Path
+
+
+def first_sentence(caption: str) -> str:
+    """What a figure shows, without how to read it."""
+    found = SENTENCE.match(caption)
+    return (found.group(1) if found else caption).rstrip(".;:")
+
+
+def plain(caption: nodes.caption) -> str:
+    """The text of a caption, mathematics in Unicode."""
+    text = caption.astext()
+    for formula in caption.findall(nodes.math):
+        shown = formula.astext()
+        for tex, character in PLAIN.items():
+            shown = shown.replace(tex, character)
+        text = text.replace(formula.astext(), shown)
+    return text
+
+
+def small_picture(source: Path, target: Path) -> tuple[int, int]:
+    """Write a picture at most `WIDTH` wide as WebP, on white; returns width and height."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as image:
+        on_white = Image.new("RGBA", image.size, "white")
+        on_white.alpha_composite(image.convert("RGBA"))
+    on_white.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
+    on_white.convert("RGB").save(target, quality=75, method=6)
+    return on_white.size
+
+
+def pictures(env: Any, page: str) -> Iterator[Picture]:
+    """The captioned figures of a page, in order."""
+    numbers = env.toc_fignumbers.get(page, {}).get("figure", {})
+    for figure in env.get_doctree(page).findall(nodes.figure):
+        image, caption = figure.next_node(nodes.image), figure.next_node(nodes.caption)
+        if image is not None and caption is not None and figure["ids"]:
+            place = figure["ids"][0]
+            number = ".".join(map(str, numbers.get(place, ())))
+            text = first_sentence(plain(caption))
+            yield Picture(place, number, text, image["alt"], Path(env.srcdir) / image["uri"])
+
+
+def section(app: Any, here: str, page: str) -> str:
+    """HTML of the figures of a page under its title; nothing where it has none."""
+    items = []
+    for picture in pictures(app.env, page):
+        file = f"{FOLDER}/{Path(page).name}-{picture.place}.webp"
+        width, height = small_picture(picture.file, Path(app.outdir) / file)
+        up = "../" * here.count("/")
+        address = f"{app.builder.get_relative_uri(here, page)}#{picture.place}"
+        number = f"<strong>{picture.number}</strong> " if picture.number else ""
+        items.append(
+            f'<li><a href="{escape(address)}"><img src="{up}{file}" alt="{escape(picture.alt)}" '
+            f'width="{width}" height="{height}" loading="lazy"/></a>'
+            f"<p>{number}{escape(picture.caption)}</p></li>"
+        )
+    if not items:
+        return ""
+    title = escape(app.env.titles[page].astext())
+    link = f'<a href="{escape(app.builder.get_relative_uri(here, page))}">{title}</a>'
+    return f'<p class="rubric">{link}</p>\n<ul class="gallery">\n{chr(10).join(items)}\n</ul>'
+
+
+def pages_in_order(env: Any) -> list[str]:
+    """Names of the pages as the table of contents has them."""
+    order: list[str] = []
+
+    def visit(page: str) -> None:
+        if page not in order:
+            order.append(page)
+            for child in env.toctree_includes.get(page, []):
+                visit(child)
+
+    visit(env.config.root_doc)
+    return order
+
+
+def fill(app: Any, doctree: nodes.document, docname: str) -> None:
+    """Handler of Sphinx's event: put the pictures where the directive stands."""
+    for node in list(doctree.findall(Gallery)):
+        if app.builder.format != "html":
+            node.parent.remove(node)
+            continue
+        sections = [section(app, docname, page) for page in pages_in_order(app.env)]
+        node.replace_self(nodes.raw("", "\n".join(filter(None, sections)), format="html"))
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Entry point of Sphinx."""
+    app.add_node(Gallery)
+    app.add_directive("gallery", GalleryDirective)
+    app.connect("doctree-resolved", fill)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
