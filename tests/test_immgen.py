@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tism.data.download import cache_root, fetch
+from tism.data.files import genome_file, write_peaks
 from tism.data.immgen import (
     load_aitac_sample,
     load_immgen,
@@ -15,6 +16,7 @@ from tism.data.immgen import (
     read_object_strings,
 )
 from tism.data.readers import InputFileError
+from tism.genome import Genome, read_windows
 
 TASKS = ["B.Sp", "MF.PC", "T.4.Nve.Sp"]
 SIZE = 3000
@@ -80,6 +82,14 @@ def test_window_is_the_peak_with_one_based_inclusive_ends(files):
         window = letters(data.sequences[row])
         assert window[10:-10] == files.genome[chrom][start - 1 : stop]
         assert window == files.genome[chrom][start - 11 : stop + 10]
+
+
+def test_peaks_come_back_from_the_genome_that_they_were_cut_from(files):
+    data = files.load(flank=10)
+    bed = write_peaks(data, np.arange(10), files.folder / "p.bed")
+    with Genome(genome_file(data, files.folder)) as genome:
+        windows = read_windows(bed, genome)
+        assert (windows[:] == data.one_hot(np.arange(10))).all()
 
 
 def test_a_planted_word_sits_exactly_where_the_coordinates_say(files):

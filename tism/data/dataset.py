@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Dataset:
     center, scale : (n_tasks,) float32; a model is trained on (targets - center) / scale
     notes : counts worth reporting (regions dropped, and why)
     truth : what a simulation knows and an experiment does not; None for real data
+    genome : FASTA file that the sequences were cut from; None for a simulation
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset:
     scale: np.ndarray
     notes: dict[str, Any]
     truth: Any = None
+    genome: Path | None = None
 
     @property
     def length(self) -> int:

@@ -14,17 +14,12 @@ _LINE = 60
 
 
 def genome_file(dataset: Dataset, folder: Path) -> Path:
-    """The FASTA file of a data set's genome: the published one, or one written into `folder`.
+    """The FASTA file that a data set was cut from; of a simulation, one written into `folder`.
 
     The simulated chromosomes hold every region with its flanks at its place, and random bases
     (uniform, seed 0) between.
     """
-    if dataset.name == "simulated":
-        return _write_genome(dataset, folder / "genome.fa")
-    from tism.data import yeast
-    from tism.data.download import fetch
-
-    return fetch(yeast.GENOME if dataset.name == "yeast" else "immgen/mm10.fa.gz")
+    return dataset.genome or _write_genome(dataset, folder / "genome.fa")
 
 
 def write_peaks(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:

@@ -99,8 +99,18 @@ def load_immgen(
     regions = _regions(table[keep], start[keep], length)
     values = targets.loc[regions["name"]].to_numpy(np.float32)
     center, scale = _standardisation(peaks, values, regions)
-    tasks = list(targets.columns)
-    return Dataset("immgen", windows[keep], values, tasks, regions, flank, center, scale, notes)
+    return Dataset(
+        name="immgen",
+        sequences=windows[keep],
+        targets=values,
+        tasks=list(targets.columns),
+        regions=regions,
+        flank=flank,
+        center=center,
+        scale=scale,
+        notes=notes,
+        genome=Path(genome),
+    )
 
 
 def _check_arguments(length: int, flank: int, unit: str) -> None:

@@ -103,7 +103,18 @@ def make_dataset(
     regions, sequences = regions[keep].reset_index(drop=True), sequences[keep]
     targets = strongest_summits(regions, summits, len(tasks))
     center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
-    return Dataset("yeast", sequences, targets, list(tasks), regions, flank, center, scale, notes)
+    return Dataset(
+        name="yeast",
+        sequences=sequences,
+        targets=targets,
+        tasks=list(tasks),
+        regions=regions,
+        flank=flank,
+        center=center,
+        scale=scale,
+        notes=notes,
+        genome=fetch(GENOME),
+    )
 
 
 def _regions_of_chromosome(chrom: str, positions: np.ndarray, length: int) -> pd.DataFrame:
