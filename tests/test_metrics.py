@@ -68,6 +68,19 @@ def test_pearson_of_a_constant_does_not_exist(constant):
     assert pearson(b, a).isnan().tolist() == [True, False]
 
 
+def test_pearson_is_computed_in_float64():
+    a = torch.tensor([1.0, 2.0, 4.0])
+    for first, second in ((1e30 * a, a.double()), (a.double(), 1e30 * a)):  # squares overflow
+        assert pearson(first, second).dtype == torch.float64
+        assert pearson(first, second) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((3, 4), 2), ((3, 4), -3), ((3, 0), 1)])
+def test_pearson_needs_an_axis_with_values(shape, dim):
+    with pytest.raises(ValueError, match=rf"dim must be an axis with values, got {dim} of shape"):
+        pearson(torch.zeros(shape), torch.zeros(shape), dim)
+
+
 def test_pearson_refuses_to_broadcast():
     with pytest.raises(ValueError, match=r"shapes must agree, got \(2, 9\) and \(9,\)"):
         pearson(torch.zeros(2, 9), torch.zeros(9))

@@ -4,7 +4,10 @@ import json
 import re
 from types import SimpleNamespace
 
+import papermill
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -22,6 +25,35 @@ def sandbox(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def one_kernel(sandbox):
+    """All chapters run in one kernel, emptied before each: they import for longer than they run."""
+    manager, clients = AsyncKernelManager(kernel_name="python3"), []
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # as `run_chapter` asks for
+    run_sync(manager.start_kernel)(cwd=compendium.repository(), extra_arguments=quiet)
+    client, execute = manager.client, papermill.execute_notebook
+
+    def kept_client(**options):
+        clients.append(client(**options))
+        return clients[-1]
+
+    def emptied(*arguments, **options):
+        blocking = manager.blocking_client()
+        blocking.start_channels()
+        blocking.wait_for_ready(timeout=300)
+        blocking.execute("%reset -f", reply=True, timeout=300)
+        blocking.stop_channels()
+        return execute(*arguments, km=manager, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager, "client", kept_client)
+        patch.setattr(papermill, "execute_notebook", emptied)
+        yield
+    for used in clients:
+        used.stop_channels()
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
 def source(name):
     path = compendium.repository() / "notebooks" / f"{name}.ipynb"
     return json.loads(path.read_text(encoding="utf-8"))
@@ -29,7 +61,7 @@ def source(name):
 
 @pytest.mark.filterwarnings("default")  # of papermill and the kernel
 @pytest.mark.parametrize("name", chapters())
-def test_chapter_runs_at_smoke(name, sandbox):
+def test_chapter_runs_at_smoke(name, one_kernel):
     executed = json.loads(run_chapter(name, "smoke").read_text(encoding="utf-8"))
     code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())

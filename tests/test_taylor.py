@@ -95,6 +95,7 @@ def test_hypothetical_baselines(gradient, sequences):
     )
     for form in (frequencies[:, None].expand(4, 20), frequencies[None, :, None].expand(5, 4, 20)):
         torch.testing.assert_close(hypothetical(gradient, form), by_base, **EXACT)
+    assert hypothetical(gradient.float(), frequencies).dtype == torch.float32
 
 
 def test_gradient_times_input_keeps_the_reference_entry_only(gradient, sequences):
