@@ -687,7 +687,9 @@ def run_cells(folder: Path, interrupt: Callable[[], float], times: int) -> int:
             if number == 1:
                 cell = 'profile = "smoke"\n' + cell
             while hits < times and ".trained(" in cell:
-                asked = client.execute(cell)
+                asked = client.execute(cell, stop_on_error=False)
+                while not list(folder.glob("data/checkpoints/*/log.csv")):
+                    time.sleep(0.01)
                 time.sleep(interrupt())
                 manager.interrupt_kernel()
                 hits += _status(client, asked) == "error"
@@ -708,11 +710,11 @@ def notebook_interruptions(times: int, folder: Path) -> Row:
     """SIGINT to the kernel of the training chapter while it trains, as "interrupt" sends it."""
     dice = dice_of(folder)
     run_cells(folder / "undisturbed", lambda: 0.0, 0)
-    hits = run_cells(folder / "interrupted", lambda: 0.1 + dice.random(), times)
+    hits = run_cells(folder / "interrupted", lambda: dice.random() / 2, times)
     (before, _), (after, left) = files(folder / "undisturbed"), files(folder / "interrupted")
     same = before == after
     row = Row("SIGINT", "notebook that trains", hits, left=len(left), held=hits * same)
-    row.says = "KeyboardInterrupt; the same cell goes on"
+    row.says = "KeyboardInterrupt, or the error of what was interrupted; the same cell goes on"
     if not same:
         row.wrong.append(f"{set(before.items()) ^ set(after.items())}")
     return row
@@ -846,6 +848,13 @@ KILLS = {
 N_WORKFLOW, N_NOTEBOOK, N_DAMAGED, N_SHORT = 4, 2, 40, 12
 N_TOGETHER, N_SMALL, N_INTERRUPTED = 5, 6, 4
 AT_ONCE = 16
+PLACES = (
+    *(work.name for work in WORKS),
+    "workflow",
+    "notebook that trains",
+    *(kept.name for kept in KEPT if kept.name != "download"),
+    *("ism, full", "ism, windowed", "tism", "budgeted_ism", "layerwise_tism", "tism score"),
+)
 FAULTS = (
     "kill -9",
     "disk full from a write on",
@@ -857,21 +866,24 @@ FAULTS = (
 )
 
 
-def campaign(share: float, folder: Path) -> Iterator[Row]:
+def campaign(share: float, folder: Path, only: list[str] | None = None) -> Iterator[Row]:
     """The rows of the table, in parts; share 1 is all, less takes so much of each, at least 1."""
     slow = []
-    if share == 1:
+    if share == 1 and (only is None or "notebook" in only):
         slow.append(in_fork(notebook_interruptions, N_NOTEBOOK, folder / "notebook"))
+    if share == 1 and (only is None or "workflow" in only):
         slow.append(in_fork(workflow_kills, N_WORKFLOW, folder / "workflow"))
     warm_up(folder / "warm")
-    known = [in_fork(reference, work, folder / work.name / "reference") for work in WORKS]
+    works = [work for work in WORKS if only is None or work.name in only]
+    known = [in_fork(reference, work, folder / work.name / "reference") for work in works]
     begun: list[Callable[[], object]] = []
-    for work, wait in zip(WORKS, known, strict=True):
+    for work, wait in zip(works, known, strict=True):
         for function, *arguments in faults_of(work, wait(), share, folder / work.name):
             if len(begun) == AT_ONCE:
                 yield begun.pop(0)()
             begun.append(in_fork(function, *arguments))
-    begun += [in_fork(shortages, name, some(N_SHORT, share)) for name in attributions()]
+    if only is None or "memory" in only:
+        begun += [in_fork(shortages, name, some(N_SHORT, share)) for name in attributions()]
     for wait in begun + slow:
         yield wait()
 
@@ -908,7 +920,15 @@ def merged(rows: list[Row]) -> list[Row]:
         for name in ("times", "lost", "half_written", "left", "unnamed", "held", "wrong"):
             setattr(known, name, getattr(known, name) + getattr(row, name))
         known.says = max(known.says, row.says, key=len)
-    return sorted(whole.values(), key=lambda row: FAULTS.index(row.fault))
+    return sorted(
+        whole.values(), key=lambda row: (FAULTS.index(row.fault), PLACES.index(row.where))
+    )
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The rows of a table written before."""
+    table = pd.read_csv(path, keep_default_na=False)
+    return [Row(**row) for row in table.to_dict("records")]
 
 
 def warm_up(folder: Path) -> None:
@@ -952,6 +972,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the faults; 1 records them")
     parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--only", nargs="+", help="works, by name; the table's other rows stay")
     options = parser.parse_args()
     if options.share == 1:
         enter_namespace()
@@ -959,10 +980,13 @@ def main() -> None:
     os.environ.pop("TISM_DATA_MIRROR", None)
     rows = []
     with tempfile.TemporaryDirectory() as folder, server(GOOD):
-        for row in campaign(options.share, Path(folder)):
+        for row in campaign(options.share, Path(folder), options.only):
             rows.append(row)
             print(*row.cells().values(), *row.wrong, sep=" | ", flush=True)
     shutil.rmtree(inputs())
+    if options.only:
+        new = {(row.fault, row.where) for row in rows}
+        rows += [row for row in rows_of(options.out) if (row.fault, row.where) not in new]
     table = pd.DataFrame([row.cells() for row in merged(rows)])
     write_text(options.out, table.to_csv(index=False, lineterminator="\n"))
     if options.share == 1:

@@ -214,11 +214,11 @@ class Experiment:
         folder = work_folder("checkpoints") / self.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            for stem in (committed_network(self), folder / "model"):
-                if stem.with_name(stem.name + ".json").exists():
-                    model, metadata = load_model(stem)
-                    if metadata["identity"] == self.identity():
-                        return model, metadata
+            stem = committed_network(self)
+            if stem.with_name(stem.name + ".json").exists():
+                model, metadata = load_model(stem)
+                if metadata["identity"] == self.identity():
+                    return model, metadata
             model = self.untrained()
             metadata = train(
                 model,
