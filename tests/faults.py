@@ -550,7 +550,8 @@ def damages(kept: Kept, source: Path, times: int, folder: Path) -> Row:
     before = _used(kept, folder / "whole")
     for number in range(times):
         place = shutil.copytree(source, folder / f"{number}")
-        path = dice.choice(sorted(p for p in place.glob(kept.pattern) if p.is_file()))
+        found = (p for p in place.glob(kept.pattern) if p.is_file() and p.suffix != ".lock")
+        path = dice.choice(sorted(found))
         how = damage(path, dice)
         row.times += 1
         try:
@@ -792,7 +793,7 @@ def _below(root: Path, name: str) -> Path:
 
 
 def in_fork(function: Callable, *arguments: object) -> Callable[[], object]:
-    """Begin a function that returns a dataclass in a fork; returns what waits for it.
+    """Begin a function in a fork; returns what waits for its result, None where it failed.
 
     This process itself must not start the threads of zarr, with which a fork stands still.
     """
@@ -813,7 +814,7 @@ def in_fork(function: Callable, *arguments: object) -> Callable[[], object]:
         with os.fdopen(reader, "rb") as pipe:
             content = pipe.read()
         ends(pid)
-        return pickle.loads(content)
+        return pickle.loads(content) if content else None
 
     return wait
 
@@ -866,7 +867,7 @@ FAULTS = (
 )
 
 
-def campaign(share: float, folder: Path, only: list[str] | None = None) -> Iterator[Row]:
+def campaign(share: float, folder: Path, only: list[str] | None = None) -> Iterator[Row | None]:
     """The rows of the table, in parts; share 1 is all, less takes so much of each, at least 1."""
     slow = []
     if share == 1 and (only is None or "notebook" in only):
@@ -978,9 +979,12 @@ def main() -> None:
         enter_namespace()
     os.environ.update(TISM_DEVICE="cpu", OMP_NUM_THREADS="1", NO_PROXY="127.0.0.1")
     os.environ.pop("TISM_DATA_MIRROR", None)
-    rows = []
+    rows, failed = [], False
     with tempfile.TemporaryDirectory() as folder, server(GOOD):
         for row in campaign(options.share, Path(folder), options.only):
+            if row is None:
+                failed = True
+                continue
             rows.append(row)
             print(*row.cells().values(), *row.wrong, sep=" | ", flush=True)
     shutil.rmtree(inputs())
@@ -992,7 +996,7 @@ def main() -> None:
     if options.share == 1:
         about = {"seed": SEED, "share": options.share, **compendium._provenance()}
         write_text(options.out.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
-    sys.exit(any(row.wrong for row in rows))
+    sys.exit(failed or any(row.wrong for row in rows))
 
 
 if __name__ == "__main__":
