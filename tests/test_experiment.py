@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from tism import experiment
+from tism import experiment, training
 from tism.experiment import (
     Experiment,
     dataset_checksum,
@@ -72,7 +72,7 @@ def test_a_network_is_trained_once(smoke, monkeypatch):
     one = Experiment(smoke, "simulated")
     model, metadata = one.trained(progress=False)
     assert metadata["epoch"] == len(metadata["log"])
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "_Trainer", lambda *a, **k: pytest.fail("trained again"))
     again, _ = one.trained(progress=False)
     for key, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor)

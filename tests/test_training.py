@@ -599,6 +599,21 @@ def test_the_log_is_whole_after_a_kill_that_followed_the_last_state(
     assert contents(tmp_path) == contents(folder)
 
 
+def test_states_that_a_kill_left_beside_the_finished_training_are_deleted(
+    dataset, whole, tmp_path, monkeypatch
+):
+    _, expected, folder = whole(CONFIG)
+    with monkeypatch.context() as patch:
+        die_at(patch, training, "_delete_states", expected["epoch"] + 1)
+        with pytest.raises(Killed):
+            train(network(), dataset, CONFIG, tmp_path)
+    assert list(tmp_path.glob("state_*.json"))
+
+    train(network(), dataset, CONFIG, tmp_path)
+
+    assert contents(tmp_path) == contents(folder)
+
+
 def test_lack_of_memory_names_the_setting(dataset, tmp_path, monkeypatch):
     error = torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(training, "training_loss", lambda *_: (_ for _ in ()).throw(error))

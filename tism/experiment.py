@@ -216,11 +216,11 @@ class Experiment:
         folder = work_folder("checkpoints") / self.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            for stem in (committed_network(self), folder / "model"):
-                if stem.with_name(stem.name + ".json").exists():
-                    model, metadata = load_model(stem)
-                    if metadata["identity"] == self.identity():
-                        return model, metadata
+            stem = committed_network(self)
+            if stem.with_name(stem.name + ".json").exists():
+                model, metadata = load_model(stem)
+                if metadata["identity"] == self.identity():
+                    return model, metadata
             model = self.untrained()
             metadata = train(
                 model,
@@ -302,9 +302,12 @@ def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str,
     name : relative, ending in a digest of all that the tensors depend on
     """
     stem = work_folder("cache") / name
+    record = stem.with_name(stem.name + ".json")
+    if record.exists():  # needs no lock, which a cache that is only read could not have
+        return load_checkpoint(stem)[0]
     stem.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{stem}.lock"):
-        if stem.with_name(stem.name + ".json").exists():
+        if record.exists():
             return load_checkpoint(stem)[0]
         tensors = compute()
         save_checkpoint(stem, tensors, {"shapes": {k: list(t.shape) for k, t in tensors.items()}})

@@ -179,6 +179,7 @@ def train(
         tensors, metadata = load_checkpoint(finished)
         _refuse_another(folder, metadata["identity"], identity)
         model.load_state_dict(tensors)
+        _delete_states(folder, keep=None)  # of a run that was killed before it could
         return metadata
     model.to(device)
     best, run = _Trainer(model, dataset, config, folder, identity, device).run(progress)
