@@ -372,7 +372,7 @@ def run(name: str, function: Any, scene: dict[str, Any], *also: str) -> Any:
         "output": ("model must return", "output_fn must return"),
         "length": ("one_hot",),
         None: also,
-    }.get(spoilt, (spoilt,))
+    }.get(spoilt, (spoilt, "cannot be traced"))
     kept = torch.as_tensor(scene["plain"]).clone()
     with unchanged(scene["model"]):
         result = outcome(
@@ -519,7 +519,8 @@ def budgeted_scenes(draw: st.DrawFn) -> dict[str, Any]:
     )
     most = 3 * scene["plain"].shape[2] + 1
     if "budget" not in scene["options"]:
-        scene["options"]["budget"] = draw(st.floats(1 + n_tasks, max(most, 1 + n_tasks)))
+        highest = 1 + n_tasks if scene["spoilt"] == "length" else max(most, 1 + n_tasks)
+        scene["options"]["budget"] = draw(st.floats(1 + n_tasks, highest))
     return scene
 
 
@@ -555,7 +556,7 @@ def layerwise_scenes(draw: st.DrawFn) -> dict[str, Any]:
         b"",
     ]
     scene = draw(scenes(SAME, good={}, bad={"depth": st.sampled_from(bad)}, kinds=FINITE))
-    depth = st.sampled_from(["input", 0, -1, 1, -2, "output"])
+    depth = st.sampled_from(["input", 0, -1, 1, -2])
     scene["options"].setdefault("depth", draw(depth))
     return scene
 
@@ -600,7 +601,8 @@ def reliability_scenes(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     most = int((scene["plain"] == 0).sum((1, 2)).min())
-    scene["options"].setdefault("m", draw(st.integers(10, most)))
+    longest = 10 if scene["spoilt"] == "length" else most
+    scene["options"].setdefault("m", draw(st.integers(10, longest)))
     return scene
 
 

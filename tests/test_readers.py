@@ -177,10 +177,11 @@ def test_what_python_and_pandas_would_take_is_refused(write, reader, text, line,
 def test_other_bytes_are_named_by_line(tmp_path, reader):
     path = tmp_path / "file.txt"
     for content in (b">a\xff\nACGT\n", b"chr\xff\t1\t2\n"):
-        path.write_bytes(b">chr\n" * (reader is read_fasta) + content)
-        with pytest.raises(InputFileError, match=r"file\.txt, line [12]: "):
+        first = {read_fasta: b">first\nA\n", read_bed: b"#\n", read_targets: b"name,A\n"}[reader]
+        path.write_bytes(first + content)
+        with pytest.raises(InputFileError, match=r"file\.txt, line [23]: "):
             reader(path)
-    path.write_bytes(gzip.compress(b">a\nACGT\n" * 50)[:-12])
+    path.write_bytes(gzip.compress(b"name,A\n" * (reader is read_targets) + b">a\n")[:-12])
     with pytest.raises(InputFileError, match=r"file\.txt.*damaged"):
         reader(path)
     with pytest.raises(InputFileError, match="Is a directory; give the path of a readable file"):

@@ -175,3 +175,11 @@ def test_encoding_is_float32_whatever_torch_computes_in():
         assert one_hot_encode("ACGT").dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_types_that_torch_hardly_computes_in(dtype):
+    one_hot = one_hot_encode("ACGGN").numpy().astype(dtype)
+    assert decode(one_hot) == ["ACGGN"]
+    assert decode(reverse_complement(one_hot)) == ["NCCGT"]
+    assert decode(reverse_complement(torch.from_numpy(one_hot))) == ["NCCGT"]

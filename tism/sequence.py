@@ -97,7 +97,8 @@ def decode(one_hot: Any) -> list[str]:
 def reverse_complement(scores: Any) -> Tensor:
     """Reverse complement of anything shaped (..., 4, length): one-hot sequences or score maps."""
     checked = numeric_tensor("scores", scores)
-    scores = scores if isinstance(scores, Tensor) else checked  # which has no graph
+    if not (isinstance(scores, Tensor) and scores.requires_grad):
+        scores = checked  # which has no graph
     if scores.ndim < 2 or scores.shape[-2] != 4:
         raise ValueError(f"scores must have shape (..., 4, length), got {tuple(scores.shape)}")
     return scores.flip(-2, -1)
@@ -139,7 +140,15 @@ def numeric_tensor(name: str, values: Any) -> Tensor:
         )
     if tensor.is_complex():
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
-    return tensor
+    return tensor.to(_COMPUTED_IN.get(tensor.dtype, tensor.dtype))
+
+
+# torch holds these types but computes little in them.
+_COMPUTED_IN = {
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.float64,
+}
 
 
 def _tensor_of_array(name: str, values: Any) -> Tensor:
