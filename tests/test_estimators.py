@@ -233,3 +233,8 @@ def test_from_fewer_than_four_nothing_is_learnt():
     torch.testing.assert_close(few.estimate[rest], base[rest])
     rest = ~more.exact[:, None]
     assert (more.estimate[rest] < base[rest]).all()
+
+
+def test_a_batch_may_be_as_large_as_one_likes(net, sequences):
+    found, usual = (budgeted_ism(net, sequences, budget=20, batch_size=b) for b in (2**70, None))
+    assert torch.equal(found.exact, usual.exact)

@@ -532,3 +532,8 @@ def test_a_model_that_torch_cannot_differentiate_is_named(linear, sequences):
     with pytest.raises(ValueError, match=r"model cannot be differentiated by torch.*exact ISM"):
         tism.tism(square, sequences)
     assert tism.ism(square, sequences).shape[0] == len(sequences)
+
+
+@FUNCTIONS
+def test_a_batch_may_be_as_large_as_one_likes(net, sequences, function):
+    assert torch.equal(function(net, sequences, batch_size=2**70), function(net, sequences))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -209,7 +210,7 @@ def choose_batch_size(batch_size: int | None, length: int, device: torch.device)
     batch_size = whole_number("batch_size", batch_size, "an int or None")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return batch_size
+    return min(batch_size, sys.maxsize)
 
 
 def whole_number(name: str, value: Any, wanted: str = "an int") -> int:

@@ -170,6 +170,7 @@ def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) ->
     name = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
     style = Styler(table, uuid=name, cell_ids=False).hide(axis="index")
     style = style.format(formats, thousands=",", precision=2, na_rep="", escape="html")
+    style = style.format_index(escape="html", axis="columns")
     cells = [{"selector": "td, th", "props": "padding: 0.2em 0.6em; text-align: left;"}]
     numbers = [{"selector": cell, "props": "text-align: right;"} for cell in ("td", "th")]
     columns = dict.fromkeys(table.select_dtypes("number"), numbers)
