@@ -74,7 +74,7 @@ class Browser:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-        self.driver.set_script_timeout(30)
+        self.driver.set_script_timeout(300)  # other work on the machine makes it slow
         self.command("Performance.enable", timeDomain="threadTicks")
         self.show("desktop", "light")
 
@@ -112,10 +112,10 @@ class Browser:
         return time - since if time >= since else time  # a new process begins at zero
 
     def screenshot(self, path: Path) -> None:
-        """The page at half its size, as WebP; of one longer than 30,000 pixels the beginning."""
+        """The page at half its size, as WebP; of one longer than 8,000 pixels the beginning."""
         root = "document.documentElement"
         width, height = self.run(f"return [{root}.clientWidth, {root}.scrollHeight]")
-        clip = {"x": 0, "y": 0, "width": width, "height": min(height, 30_000), "scale": 0.5}
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, 8_000), "scale": 0.5}
         settings = {"format": "webp", "quality": 70, "captureBeyondViewport": True}
         picture = self.command("Page.captureScreenshot", clip=clip, **settings)["data"]
         path.parent.mkdir(parents=True, exist_ok=True)

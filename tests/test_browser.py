@@ -19,6 +19,7 @@ LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "dark"), ("phone",
 
 FACTS = r"""
 const all = (selector) => [...document.querySelectorAll(selector)];
+const text = document.querySelector("article") ?? document.querySelector("main");
 const words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 const tex = [];
 while (words.nextNode()) {
@@ -32,10 +33,10 @@ return {
   bare: all("article img:not(.toggler)").map((i) => [i.closest("figure"), i.src])
     .filter(([figure]) => !figure?.querySelector("figcaption")).map(([_, src]) => src),
   tex: tex,
-  undrawn: all(".math").filter((m) => !(m.querySelector("math")?.getBoundingClientRect().width > 0))
+  undrawn: all("math, .math, svg.equation")
+    .filter((m) => !(m.querySelector("path") && m.getBoundingClientRect().width > 0))
     .map((m) => m.textContent),
-  headings: all("main :is(h1, h2, h3, h4, h5, h6)")
-    .filter((h) => h.textContent.trim()).map((h) => Number(h.tagName[1])),
+  headings: [...text.querySelectorAll("h1, h2, h3, h4, h5, h6")].map((h) => Number(h.tagName[1])),
   links: all("a[href]").map((a) => a.href),
 };
 """
@@ -43,7 +44,7 @@ return {
 # elements that stick out of the window, unless they scroll within a box of their own
 OVERFLOW = """
 const scrolls = (e) => e && e !== document.body
-  && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
 const root = document.documentElement;
 const out = [...document.querySelectorAll("article *")]
   .filter((e) => e.getBoundingClientRect().right > root.clientWidth + 1 && !scrolls(e))
@@ -194,7 +195,7 @@ def test_search_finds_taylor(browser: Browser, site: Path):
     browser.open(site / "book" / "intro.html")
     browser.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.CONTROL, "k")
     browser.driver.switch_to.active_element.send_keys("Taylor", Keys.ENTER)
-    wait = WebDriverWait(browser.driver, 30)
+    wait = WebDriverWait(browser.driver, 300)
     hits = wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "#search-results li a"))
     assert any("01_taylor_to_ism.html" in hit.get_attribute("href") for hit in hits)
     log = browser.log()
