@@ -21,15 +21,13 @@ FLAGS = (
     "--disable-sync",
 )
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}  # CSS pixels
-DRAWN = """
-const done = arguments[0];
-const finish = () => document.getAnimations().filter((a) => a instanceof CSSTransition)
-  .forEach((a) => a.finish());
-requestAnimationFrame(() => requestAnimationFrame(() => { finish(); done(); }));
-"""
-READY = """
-const done = arguments[0];
-document.fonts.ready.then(() => requestAnimationFrame(() => setTimeout(done)));
+DRAWN = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done));"
+# a change of size or colours then shows at once
+STILL = """
+const style = document.createElement("style");
+style.textContent = "*, ::before, ::after { transition: none !important; }";
+document.head.append(style);
+document.fonts.ready.then(arguments[0]);
 """
 
 
@@ -82,7 +80,8 @@ class Browser:
         """Load a file and wait until it is drawn; `suffix` is a query or an anchor."""
         self.log()
         self.driver.get(path.resolve().as_uri() + suffix)
-        self.driver.execute_async_script(READY)
+        self.driver.execute_async_script(STILL)
+        self.driver.execute_async_script(DRAWN)
 
     def show(self, size: str, theme: str) -> None:
         """Change the window to one of `SIZES` and the system's colours to light or dark."""
