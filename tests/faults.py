@@ -1,6 +1,6 @@
 """What is broken on purpose and what comes of it; writes data/results/faults.csv.
 
-python tests/faults.py [--share 0.1] [--only WORDS] [--out FILE]
+python tests/faults.py [--share 0.1] [--only FUNCTIONS] [--out FILE]
 
 A work (`fault_works`) is something the package does. It runs in a fork, is broken there in one way
 (`fault_kinds`), and runs again as its user would run it; the files in the end are compared with
@@ -23,6 +23,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,21 +85,26 @@ FAULTS = (
 
 def campaign(share: float, folder: Path, only: list[str] | None = None) -> Iterator[Row | None]:
     """The rows of the table, in parts; share 1 is all, less takes so much of each, at least 1."""
-    slow = []
-    if share == 1 and (only is None or "notebook" in only):
-        slow.append(in_fork(notebook_interruptions, N_NOTEBOOK, folder / "notebook"))
-    if share == 1 and (only is None or "workflow" in only):
-        slow.append(in_fork(workflow_kills, N_WORKFLOW, folder / "workflow"))
+
+    def wanted(function: Callable) -> bool:
+        return only is None or function.__name__ in only
+
+    slow = (workflow_kills, N_WORKFLOW), (notebook_interruptions, N_NOTEBOOK)
+    slow = [
+        in_fork(function, times, folder / "slow" / function.__name__)
+        for function, times in slow
+        if share == 1 and wanted(function)
+    ]
     warm_up(folder / "warm")
-    works = [work for work in WORKS if only is None or work.name in only]
-    known = [in_fork(reference, work, folder / work.name / "reference") for work in works]
+    known = [in_fork(reference, work, folder / work.name / "reference") for work in WORKS]
     begun: list[Callable[[], object]] = []
-    for work, wait in zip(works, known, strict=True):
+    for work, wait in zip(WORKS, known, strict=True):
         for function, *arguments in faults_of(work, wait(), share, folder / work.name):
             if len(begun) == AT_ONCE:
                 yield begun.pop(0)()
-            begun.append(in_fork(function, *arguments))
-    if only is None or "memory" in only:
+            if wanted(function):
+                begun.append(in_fork(function, *arguments))
+    if wanted(shortages):
         begun += [in_fork(shortages, name, some(N_SHORT, share)) for name in attributions()]
     for wait in begun + slow:
         yield wait()
@@ -163,10 +169,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the faults; 1 records them")
     parser.add_argument("--out", type=Path, default=TABLE)
-    parser.add_argument("--only", nargs="+", help="works, by name; the table's other rows stay")
+    parser.add_argument(
+        "--only", nargs="+", help="of the functions of fault_kinds; the table's other rows stay"
+    )
     options = parser.parse_args()
     if options.share == 1:
         enter_namespace()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it
     os.environ.update(TISM_DEVICE="cpu", OMP_NUM_THREADS="1", NO_PROXY="127.0.0.1")
     os.environ.pop("TISM_DATA_MIRROR", None)
     rows, failed = [], False

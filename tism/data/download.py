@@ -252,9 +252,9 @@ class ResumableDownload:
         self.validator.unlink(missing_ok=True)
 
     def move(self) -> None:
-        """Give the complete file its name; without its validator no byte of it would count."""
-        os.replace(self.part, self.target)
+        """Give the complete file its name; killed midway, it is known by its checksum (`holds`)."""
         self.validator.unlink(missing_ok=True)
+        os.replace(self.part, self.target)
 
     def run(self, url: str) -> None:
         """Download what is missing, again where that may help; requests' errors otherwise."""
