@@ -165,6 +165,7 @@ BOM = "\ufeff"
         (read_bed, "\t1\t2\n", 1, "no chromosome"),
         (read_targets, 'name,A\np1,1\n"p2,2\np3,3\n', 3, "a quote that does not end"),
         (read_targets, "name,A\np1,1\rp2,2\n", 2, "a carriage return or NUL within the line"),
+        (read_targets, "\rname,A\np1,1\n", 1, "a carriage return or NUL within the line"),
         (read_targets, "name,A\np1\0,1\n", 2, "a carriage return or NUL within the line"),
         (read_targets, "name,A\np1,True\np2,False\n", 2, "value of 'A' is True"),
     ],

@@ -304,8 +304,8 @@ def read_targets(
         At a line with another number of columns, a repeated or missing name or a value that is not
         a finite number; at repeated tasks, no row, or another number of rows than `n_rows`.
     """
-    tasks = _target_header(path, separator)
     check_rows(path)
+    tasks = _target_header(path, separator)
     with open_text(path) as file:
         try:
             frame = pd.read_csv(
