@@ -116,6 +116,14 @@ def test_arrays_of_any_dtype_keep_the_dtype_of_the_scores(gradient, sequences, d
         assert torch.equal(scores, function(gradient, sequences))
 
 
+def test_scores_keep_their_dtype_and_their_graph(gradient, sequences):
+    for function in (tism_from_gradient, mean_effect, gradient_times_input):
+        assert function(gradient.float(), sequences).dtype == torch.float32
+    assert centre(gradient.requires_grad_()).requires_grad
+    whole = torch.arange(4).view(1, 1, 4, 1)
+    assert centre(whole).flatten().tolist() == [-1.5, -0.5, 0.5, 1.5]
+
+
 def test_the_arguments_are_not_changed(gradient, sequences):
     before = gradient.clone(), sequences.clone()
 
