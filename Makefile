@@ -1,7 +1,7 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
-# make faults  break everything on purpose, half an hour, and record what came of it
+# make faults break everything on purpose and record what came of it
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
