@@ -2,7 +2,7 @@
 # make site   build the book of the committed record; runs no chapter
 # make test   lint and test
 # make look   save a picture of every page of the built book under _build/screenshots
-# make faults  break everything on purpose, half an hour, and record what came of it
+# make faults break everything on purpose and record what came of it
 # make fuzz   draw more than 10,000 inputs for functions, readers and commands: data/results/fuzz.csv
 # make audit  look up the pinned packages for known vulnerabilities; needs pipx and internet
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE

@@ -144,7 +144,7 @@ class Row:
 
     def say(self, text: str, folder: Path) -> None:
         """Keep the longest message, its paths from the folder on."""
-        text = text.removeprefix("says ").strip().replace(f"{folder}/", "")
+        text = text.removeprefix("says ").strip(" :").replace(f"{folder}/", "")
         text = re.sub(r"[0-9a-f]{32,}", "...", text)
         if len(text) > len(self.says):
             self.says = text
@@ -240,6 +240,7 @@ def kills(work: Work, known: Reference, times: int, folder: Path) -> Row:
             broken(row, work, known, place, prepare=lambda p=place, n=chosen: kill_at(p, n))
         else:
             broken(row, work, known, place, during=lambda pid, s=seconds: kill_after(pid, s))
+    row.says = row.says or "nothing: the same call goes on"
     return row
 
 
@@ -349,6 +350,7 @@ def damages(kept: Kept, source: Path, times: int, folder: Path) -> Row:
         row.held += bool(same)
         if not same:
             row.wrong.append(f"{place.name} {path.name} {how}")
+    row.says = row.says or "a warning that the file is not used; it is fetched again"
     return row
 
 
