@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tism.checkpoint import replacing
 from tism.data.dataset import NOT_A_BASE, one_hot_from_indices
-from tism.data.readers import InputFileError, numbered_lines, open_text, read_bed
+from tism.data.readers import InputFileError, decoded, numbered_lines, open_text, read_bed
 from tism.execution import whole_number
 from tism.sequence import ALPHABET
 
@@ -28,6 +28,7 @@ _CODES = np.full(256, _STRANGE, np.uint8)
 for _code, _letters in enumerate(("A", "C", "G", "T", "N", "RYSWKMBDHV")):
     _CODES[[ord(letter) for letter in _letters + _letters.lower()]] = _code
 _VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT")
+_REMEDY = "use A, C, G, T, N or an IUPAC letter (either case)"
 _LONGEST = 10**9  # bp of a window
 _log = logging.getLogger(__name__)
 
@@ -67,23 +68,31 @@ class Genome:
         An IUPAC letter for several bases (R, Y, ...) is read as N.
         Raises InputFileError for any other letter, or an index of another file.
         """
-        letters = self._fasta[chrom][start:stop].encode("ascii", "replace")
+        letters = self._letters(chrom, start, stop)
         codes = _CODES[np.frombuffer(letters, np.uint8)]
-        if len(codes) != stop - start:
-            raise InputFileError(
-                self.path, None, f"{chrom} ends before {stop}, unlike its index says",
-                "delete the .fai file to make it anew",
-            )  # fmt: skip
         if codes.max(initial=0) == _STRANGE:
             position = int((codes == _STRANGE).argmax())
             raise InputFileError(
                 self.path,
                 self._line(chrom, start + position),
                 f"letter {chr(letters[position])!r} in {chrom} at {start + position + 1:,}",
-                "use A, C, G, T, N or an IUPAC letter (either case)",
+                _REMEDY,
             )
+        if len(codes) != stop - start:
+            raise InputFileError(
+                self.path, None, f"{chrom} ends before {stop}, unlike its index says",
+                "delete the .fai file to make it anew",
+            )  # fmt: skip
         ambiguous = codes == _AMBIGUOUS
         return np.where(ambiguous, np.uint8(NOT_A_BASE), codes), int(ambiguous.sum())
+
+    def _letters(self, chrom: str, start: int, stop: int) -> bytes:
+        try:
+            return self._fasta[chrom][start:stop].encode("ascii", "replace")
+        except UnicodeDecodeError as error:
+            line = self._line(chrom, start) + error.object[: error.start].count(b"\n")
+            byte = f"byte 0x{error.object[error.start]:02x} in {chrom}"
+            raise InputFileError(self.path, line, byte, _REMEDY) from None
 
     def _line(self, chrom: str, position: int) -> int:
         record = self._fasta.faidx.index[chrom]
@@ -360,7 +369,11 @@ def _build_index(path: Path, index: Path) -> None:
         try:
             with faidx.Faidx(path, indexname=temporary, build_index=False) as file:
                 file.build_index()
-        except (faidx.FastaIndexingError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            for number, line in numbered_lines(path):
+                decoded(path, number, line)  # raises at the first that is no text
+            raise
+        except faidx.FastaIndexingError as error:
             remedy = "give a FASTA file with '>name' headers and lines of one length"
             raise InputFileError(path, None, str(error), remedy) from None
         os.utime(temporary, ns=(modified, modified))
