@@ -345,3 +345,19 @@ def test_variants_in_a_store(tmp_path, model, variants):
         score_to_store(tmp_path / "g", model, variants, method="gradient")
     with pytest.raises(ValueError, match="method must be one of tism, ism, budgeted, gradient"):
         score_to_store(tmp_path / "g", model, variants, method="occlusion")
+
+
+@pytest.mark.parametrize("letters", [b"ACG\xc3\xa9", b"ACGT\xc3", b"AC\xffGT"])
+def test_letters_of_other_alphabets_are_named_by_line(tmp_path, letters):
+    (tmp_path / "g.fa").write_bytes(b">a\nACGTA\n" + letters + b"\n>b\nACGT\n")
+    with (
+        pytest.raises(InputFileError, match=r"g\.fa, line 3: (letter|byte) "),
+        Genome(tmp_path / "g.fa") as genome,
+    ):
+        genome.codes("a", 0, genome.sizes["a"])
+
+
+def test_a_sequence_without_letters_is_named(tmp_path):
+    (tmp_path / "g.fa").write_text(">a\n>b\nACGT\n")
+    with pytest.raises(InputFileError, match=r"g\.fa: 'a' has no sequence; add it or drop"):
+        Genome(tmp_path / "g.fa")

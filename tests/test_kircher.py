@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from tism.data.download import DownloadError
-from tism.data.kircher import load_loci, make_loci, read_tasks, read_variants, rebuild_sequence
+from tism.data.kircher import (
+    COLUMNS,
+    load_loci,
+    make_loci,
+    read_tasks,
+    read_variants,
+    rebuild_sequence,
+)
 from tism.data.readers import InputFileError
 
 REFERENCE = "ACGTA"  # positions 11 to 15
@@ -142,3 +149,19 @@ def test_the_published_file():
     for locus in loci:
         assert len(locus.sequence) == locus.end - locus.start + 1
         assert locus.effect[locus.one_hot[0] == 1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("\t", "\t\t", 2, "more columns than in the header"),
+        ("X", '"X', 2, "a quote that does not end"),
+        ("X", "X\0", 2, "a carriage return or NUL"),
+    ],
+)
+def test_damage_is_named_by_line(tmp_path, old, new, line, words):
+    row = "\t".join(["X", "5", "A", "C", "20", "0.5", "0.1", "F9", "GRCh38"])
+    path = tmp_path / "v.tsv"
+    path.write_text("\t".join(COLUMNS) + "\n" + row.replace(old, new, 1) + "\n")
+    with pytest.raises(InputFileError, match=rf"v\.tsv, line {line}: {words}"):
+        read_variants(path)

@@ -18,7 +18,7 @@ import pandas as pd
 from torch import Tensor
 
 from tism.checkpoint import replacing
-from tism.data.readers import InputFileError, numbered_lines, open_text, read_bed
+from tism.data.readers import InputFileError, decoded, numbered_lines, open_text, read_bed
 from tism.execution import whole_number
 from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_hot_from_indices
 
@@ -26,6 +26,7 @@ _AMBIGUOUS = 5
 _CODES = INDEX_OF_LETTER.copy()
 _CODES[list(b"RYSWKMBDHVryswkmbdhv")] = _AMBIGUOUS
 _VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT")
+_REMEDY = "use A, C, G, T, N or an IUPAC letter (either case)"
 _LONGEST = 10**9  # bp of a window
 _log = logging.getLogger(__name__)
 
@@ -65,23 +66,31 @@ class Genome:
         An IUPAC letter for several bases (R, Y, ...) is read as N.
         Raises InputFileError for any other letter, or an index of another file.
         """
-        letters = self._fasta[chrom][start:stop].encode("ascii", "replace")
+        letters = self._letters(chrom, start, stop)
         codes = _CODES[np.frombuffer(letters, np.uint8)]
-        if len(codes) != stop - start:
-            raise InputFileError(
-                self.path, None, f"{chrom} ends before {stop}, unlike its index says",
-                "delete the .fai file to make it anew",
-            )  # fmt: skip
         if codes.max(initial=0) == INVALID:
             position = int((codes == INVALID).argmax())
             raise InputFileError(
                 self.path,
                 self._line(chrom, start + position),
                 f"letter {chr(letters[position])!r} in {chrom} at {start + position + 1:,}",
-                "use A, C, G, T, N or an IUPAC letter (either case)",
+                _REMEDY,
             )
+        if len(codes) != stop - start:
+            raise InputFileError(
+                self.path, None, f"{chrom} ends before {stop}, unlike its index says",
+                "delete the .fai file to make it anew",
+            )  # fmt: skip
         ambiguous = codes == _AMBIGUOUS
         return np.where(ambiguous, np.uint8(NOT_A_BASE), codes), int(ambiguous.sum())
+
+    def _letters(self, chrom: str, start: int, stop: int) -> bytes:
+        try:
+            return self._fasta[chrom][start:stop].encode("ascii", "replace")
+        except UnicodeDecodeError as error:
+            line = self._line(chrom, start) + error.object[: error.start].count(b"\n")
+            byte = f"byte 0x{error.object[error.start]:02x} in {chrom}"
+            raise InputFileError(self.path, line, byte, _REMEDY) from None
 
     def _line(self, chrom: str, position: int) -> int:
         record = self._fasta.faidx.index[chrom]
@@ -358,7 +367,11 @@ def _build_index(path: Path, index: Path) -> None:
         try:
             with faidx.Faidx(path, indexname=temporary, build_index=False) as file:
                 file.build_index()
-        except (faidx.FastaIndexingError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            for number, line in numbered_lines(path):
+                decoded(path, number, line)  # raises at the first that is no text
+            raise
+        except faidx.FastaIndexingError as error:
             remedy = "give a FASTA file with '>name' headers and lines of one length"
             raise InputFileError(path, None, str(error), remedy) from None
         os.utime(temporary, ns=(modified, modified))

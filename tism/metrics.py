@@ -20,7 +20,10 @@ from tism.taylor import mean_effect
 
 
 def pearson(a: Any, b: Any, dim: int = -1) -> Tensor:
-    """Pearson correlation along `dim`, computed in float64; NaN where a or b is constant."""
+    """Pearson correlation along `dim`, computed in float64; NaN where a or b is constant.
+
+    Differences below 1e-150 have no square in float64 and count as none.
+    """
     a, b = numeric_tensor("a", a).double(), numeric_tensor("b", b).double()
     if a.shape != b.shape:
         raise ValueError(f"a and b: shapes must agree, got {tuple(a.shape)} and {tuple(b.shape)}")

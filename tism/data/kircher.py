@@ -83,6 +83,8 @@ def read_variants(path: str | Path) -> tuple[pd.DataFrame, dict[str, int]]:
             raise InputFileError(
                 path, None, f"no table ({error})", "fetch the file again"
             ) from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputFileError(path, 2, "more columns than in the header", "fetch the file again")
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise InputFileError(path, 1, f"no column {', '.join(missing)}", "fetch the file again")
