@@ -58,6 +58,16 @@ def test_pearson_of_proportional_profiles_is_one_at_any_scale():
         assert -1 <= pearson(a, -scale * a) < -1 + 1e-12
 
 
+def test_rounding_takes_no_correlation_beyond_one():
+    a = torch.randn(3000, 1, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = torch.cat([a, -2 * a], 1)  # (n, tasks, 7)
+    for scale in (3, -3):
+        assert pearson(a, scale * a).abs().max() == 1
+        assert task_difference_correlation(maps, scale * maps).abs().max() == 1
+        x = a[:, 0].T
+        assert weighted_pearson(x, scale * x, torch.ones(1, 7)).abs().max() == 1
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9 + 0.1])
 def test_pearson_of_a_constant_does_not_exist(constant):
     rising = torch.arange(251, dtype=torch.float64)
@@ -94,6 +104,7 @@ def test_weighted_correlation_is_that_of_repeated_rows():
     repeated = np.repeat(np.arange(6), weights[0])
     torch.testing.assert_close(found[0], pearson(x[repeated], y[repeated], 0))
     torch.testing.assert_close(found[1], pearson(x, y, 0))
+    torch.testing.assert_close(weighted_pearson(x + 1e7, y - 1e7, weights), found)
 
 
 def test_weighted_correlation_of_what_the_weights_make_constant_does_not_exist():
