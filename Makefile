@@ -34,7 +34,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 look: $(READY)
 	$(BIN)/python -m pytest tests/test_browser.py --site _build/html --screenshots _build/screenshots

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 LENGTH, N_TASKS = 20, 3
 ROOT = Path(__file__).parents[1]
-LONGEST = ("test_notebooks", "book", "test_workflow", "test_motifs")
+LONGEST = ("test_notebooks", "test_workflow", "test_browser", "test_fuzz", "test_motifs")
 BOOK = ("_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data", "tism")
 
 
@@ -32,15 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all that needs the built book, which is thus built once; else one a file.
-
-    The longest come first, so that no worker is left with one of them at the end.
-    """
-    for item in items:
-        item.group = "book" if "site" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(item.group))
-    place = {group: number for number, group in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.group, len(LONGEST)))
+    """The longest files come first, so that no worker is left with one of them at the end."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 class ResidualNet(nn.Module):
@@ -165,12 +159,9 @@ def committed_files() -> list[Path]:
     return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The folder of the book built from the committed record; a warning fails."""
-    if built := request.config.getoption("site"):
-        return Path(built).resolve()
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+def build_book(folder: Path) -> None:
+    """Build the committed record into a new folder; a warning fails."""
+    source, output = folder / "source", folder / "output"
     for name in committed_files():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, source / name)
@@ -184,7 +175,25 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     )
     complaints = [line for line in run.stderr.splitlines() if re.search("WARNING|ERROR", line)]
     assert run.returncode == 0, "\n".join(complaints or [run.stderr[-3000:]])
-    return output / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The folder of the built book, which the first worker that wants it builds for all."""
+    from filelock import FileLock
+
+    if built := request.config.getoption("site"):
+        return Path(built).resolve()
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "book"
+    with FileLock(shared / "book.lock"):
+        if not folder.exists():
+            unfinished = tmp_path_factory.mktemp("book")
+            build_book(unfinished)
+            unfinished.rename(folder)
+    return folder / "output" / "_build" / "html"
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import build_model, ism
-from tism.execution import evaluating
+from tism.execution import ModelError, evaluating
 from tism.model import VARIANTS
 
 LENGTH = 44
@@ -507,7 +507,7 @@ def test_errors_of_the_model_are_its_own():
         raise KeyError("of the model")
 
     for engine in ("windowed", "auto"):
-        with pytest.raises(KeyError, match="of the model"):
+        with pytest.raises(ModelError, match="model raised KeyError .*'of the model'"):
             ism(Apply(broken).double(), draw_sequences(20), engine=engine)
 
 

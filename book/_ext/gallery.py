@@ -97,9 +97,9 @@ def section(app: Any, here: str, page: str) -> str:
         address = f"{app.builder.get_relative_uri(here, page)}#{picture.place}"
         number = f"<strong>{picture.number}</strong> " if picture.number else ""
         items.append(
-            f'<li><a href="{escape(address)}"><img src="{up}{file}" alt="{escape(picture.alt)}" '
-            f'width="{width}" height="{height}" loading="lazy"/></a>'
-            f"<p>{number}{escape(picture.caption)}</p></li>"
+            f'<li><figure><a href="{escape(address)}"><img src="{up}{file}" '
+            f'alt="{escape(picture.alt)}" width="{width}" height="{height}"/></a>'
+            f"<figcaption>{number}{escape(picture.caption)}</figcaption></figure></li>"
         )
     if not items:
         return ""
