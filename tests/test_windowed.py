@@ -507,7 +507,7 @@ def test_errors_of_the_model_are_its_own():
         raise KeyError("of the model")
 
     for engine in ("windowed", "auto"):
-        with pytest.raises(ModelError, match="model raised KeyError .*'of the model'"):
+        with pytest.raises(ModelError, match=r"model raised KeyError .*'of the model'"):
             ism(Apply(broken).double(), draw_sequences(20), engine=engine)
 
 
