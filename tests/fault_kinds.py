@@ -35,10 +35,12 @@ COLUMNS = ("fault", "where", "times", "lost", "half_written", "left", "unnamed",
 
 def begin(work: Work, folder: Path, prepare: Callable[[], None] = lambda: None) -> int:
     """Fork a process that does the work; what it says goes to <folder>.log."""
+    log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     pid = os.fork()
     if pid:
+        os.close(log)
         return pid
-    code, log = 1, os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    code = 1
     os.dup2(log, 1), os.dup2(log, 2)
     os.environ["TISM_DATA_DIR"] = str(folder / "data")
     os.environ["TISM_RESULTS_DIR"] = str(folder / "results")

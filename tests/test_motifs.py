@@ -123,6 +123,7 @@ def test_a_planted_motif_is_found_and_named(known):
     assert (best["name"], best["dataset"], best["sign"]) == ("REB1", "yeast", 1)
     assert best["p_value"] < 0.01
     assert best["n_seqlets"] >= 20
+    assert torch.get_num_threads() == 1  # as conftest sets it; numba would leave its own number
 
 
 def test_too_few_sites_make_no_motif(known):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from tism.checkpoint import replacing
 from tism.storage import ScoreStore, StoreError
@@ -105,6 +107,17 @@ class FoundMotif:
     contributions: np.ndarray
 
 
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Numba's threads are OpenMP's: setting their number sets that of torch too."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_threads_kept()
 def find_motifs(
     one_hot: np.ndarray, scores: np.ndarray, *, max_seqlets: int = 2000, n_leiden: int = 2
 ) -> list[FoundMotif]:
@@ -154,6 +167,7 @@ def known_motifs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "matrix_id", "name", "frequencies"])
 
 
+@_threads_kept()
 def match_motifs(
     found: Sequence[FoundMotif], known: pd.DataFrame, *, flank: int = TRIM_FLANK
 ) -> pd.DataFrame:
