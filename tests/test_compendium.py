@@ -45,6 +45,14 @@ def test_key_follows_code_settings_data_and_versions(notebook, monkeypatch):
     assert chapter_key(CHAPTER, profile, notebook) != key
 
 
+def test_only_chapters_with_estimators_depend_on_their_version(monkeypatch):
+    profile = load_profile("smoke")
+    before = {name: chapter_key(name, profile) for name in compendium.chapters()}
+    monkeypatch.setattr(versions, "ESTIMATION", versions.ESTIMATION + 1)
+    changed = {name for name, key in before.items() if chapter_key(name, profile) != key}
+    assert changed == {name for name in before if name.startswith(("07", "08"))}
+
+
 def test_key_ignores_prose_outputs_and_other_chapters(notebook):
     profile = load_profile("smoke")
     key = chapter_key(CHAPTER, profile, notebook)

@@ -94,8 +94,9 @@ def kept(
     """
     frames = []
     for network in networks:
-        own = [network.kind, network.seed, network.tasks, versions.SCORING, versions.MODEL]
-        key = digest([fingerprint(network.model, network.one_hot), own, settings])
+        own = [network.kind, network.seed, network.tasks]
+        made = [versions.SCORING, versions.MODEL, versions.ESTIMATION]
+        key = digest([fingerprint(network.model, network.one_hot), own, made, settings])
         frames.append(kept_table(f"{name}/{key}", lambda own=network: compute(own)))
     return pd.concat(frames, ignore_index=True)
 

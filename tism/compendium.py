@@ -51,6 +51,7 @@ from tism.experiment import (
 
 RECORDED_PROFILE = "yeast"
 UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
+ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})  # also by estimators
 TRAINING_CHAPTER = "03_train_model"
 SCORING_CHAPTER = "04_ism_vs_tism"  # leaves the scores of the baselines in the cache
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
@@ -101,6 +102,7 @@ def chapter_key(
             },
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+            **({"estimation": versions.ESTIMATION} if name in ESTIMATING else {}),
             **_tables_read(name, profile, tables),
             **_read_beside(profile.chapters.get(name, {})),
         }

@@ -27,12 +27,14 @@ from tism.sequence import numeric_tensor, put_bases, validate_one_hot
 from tism.windowed import Plan, Windows
 
 # Forward passes that things take, measured on a CPU with networks of 64 kernels: a gradient, and
-# beside for each task with what is learnt for it; a substituted sequence in full; a reference with
-# its activations kept. In batches of windows: the trial before the first.
-_GRADIENT, _GRADIENT_OF_TASK, _SUBSTITUTED, _KEPT_REFERENCE, _TRIAL = 2.5, 2.0, 1.2, 4.0, 1.5
-_ROUNDS = 4
-_FEWEST = 4  # exact substitutions of a sequence from which anything is learnt for the others
-_SLOPE_PRIOR = 0.3  # as much as this share of the evidence speaks for a slope of 1
+# beside for each task with what is learnt for it; a reference with what chooses substitutions, and
+# more where its activations are kept. Windows, as a share of what the engine predicts for planning,
+# where it errs towards whole passes; in batches of windows, the trial before the first.
+_GRADIENT, _GRADIENT_OF_TASK, _REFERENCE, _KEPT_REFERENCE = 2.5, 2.0, 3.5, 5.2
+_WINDOWED, _TRIAL = 0.86, 1.5
+_ROUNDS = 6  # in which substitutions are chosen, at most; fewer where they would cost more than
+_OF_ROUNDS = 0.25  # this share of a budget, as batches of windows do for few sequences
+_SLOPE_PRIOR = 0.2  # as much as this share of the evidence speaks for a slope of 1
 _SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift
 _REACH = 5.0  # positions over which the weight of a neighbour falls to 1/e
 _OWN = 0.5  # weight of an entry itself in the size of its error; its surroundings have the rest
@@ -98,9 +100,10 @@ def budgeted_ism(
         most = int((one_hot == 0).sum((1, 2)).max())
         pays_for_all = budget > 3 * one_hot.shape[2] or _affordable(budget, 1, plan, n) >= most
         left = budget - (_GRADIENT + _GRADIENT_OF_TASK * n_tasks if base is None else 0)
-        if engine == "auto" and _affordable(left, _ROUNDS, plan, n) < _affordable(left):
-            plan = None
-        k = _affordable(left, _ROUNDS, plan, n)
+        rounds = _rounds(left, plan, n)
+        if engine == "auto" and _affordable(left, rounds, plan, n) < _affordable(left):
+            plan, rounds = None, _ROUNDS
+        k = _affordable(left, rounds, plan, n)
     if pays_for_all:
         scores = ism(model, one_hot, tasks, engine=engine, **same, progress=progress)
         everything = torch.ones(one_hot.shape, dtype=torch.bool)
@@ -108,7 +111,7 @@ def budgeted_ism(
     if base is None:
         base = tism(model, one_hot, tasks, **same)
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        return _refined(predict, one_hot, tasks, base, k, plan, batch_size, progress)
+        return _refined(predict, one_hot, tasks, base, k, rounds, plan, batch_size, progress)
 
 
 def _number_of_tasks(predict: Predictor, one_hot: Tensor, tasks: Tasks) -> int:
@@ -144,10 +147,18 @@ def _check_base(base: Any, shape: tuple[int, ...]) -> Tensor | None:
 def _affordable(budget: float, rounds: int = 0, plan: Plan | None = None, n: int = 1) -> int:
     """Substitutions of each of n sequences that a budget buys; without a plan, in full."""
     if plan is None:
-        return max(0, math.floor((budget - 1) / _SUBSTITUTED))
+        return max(0, math.floor(budget - _REFERENCE))
     batches = (rounds + _TRIAL) * plan.batch_cost / min(n, plan.sequences)
-    each = plan.row_cost + plan.batch_cost / plan.batch_size
+    each = _WINDOWED * (plan.row_cost + plan.batch_cost / plan.batch_size)
     return max(0, math.floor((budget - _KEPT_REFERENCE - batches) / each))
+
+
+def _rounds(budget: float, plan: Plan | None, n: int) -> int:
+    """In how many rounds a budget for each of n sequences is spent."""
+    if plan is None:
+        return _ROUNDS
+    of_one = plan.batch_cost / min(n, plan.sequences)
+    return max(1, min(_ROUNDS, int(_OF_ROUNDS * (budget - _KEPT_REFERENCE) / of_one)))
 
 
 def _refined(
@@ -156,6 +167,7 @@ def _refined(
     tasks: Tasks,
     base: Tensor,
     k: int,
+    rounds: int,
     plan: Plan | None,
     batch_size: int | None,
     progress: bool,
@@ -167,7 +179,7 @@ def _refined(
 
     def step(first: int, last: int) -> None:
         effects = exact_effects(predict, one_hot[first:last], tasks, plan, batch_size)
-        block = refine(base[first:last], one_hot[first:last], effects, k)
+        block = refine(base[first:last], one_hot[first:last], effects, k, rounds)
         for whole, part in zip(result, block, strict=True):
             whole[first:last] = part
 
@@ -212,25 +224,31 @@ def exact_effects(
     return effects
 
 
-def refine(base: Tensor, one_hot: Tensor, effects: Callable[[Tensor], Tensor], k: int) -> Budgeted:
+def refine(
+    base: Tensor,
+    one_hot: Tensor,
+    effects: Callable[[Tensor], Tensor],
+    k: int,
+    rounds: int = _ROUNDS,
+) -> Budgeted:
     """Replace k entries of an estimate by exact ones, and learn from them for the others.
 
     base : (n, tasks, 4, length)
     effects : from a choice of substitutions, (n, 4, length), to (chosen, tasks) exact effects
+    rounds : in which they are chosen, each by what those before it found
     """
     substituted = one_hot == 0
     exact = torch.zeros_like(substituted)
     found, estimate = torch.zeros_like(base), base * substituted[:, None]
     uncertainty = size = expected_size(estimate)
-    for number in np.diff(np.linspace(0, k, _ROUNDS + 1).astype(int)):
+    for number in np.diff(np.linspace(0, k, rounds + 1).astype(int)):
         chosen = choose(estimate, substituted & ~exact, number)
         if not chosen.any():
             continue
         found.movedim(1, -1)[chosen] = effects(chosen).to(base.dtype)
         exact |= chosen
         surprise = _mean_square((found - estimate) / size, chosen[:, None])
-        known = torch.where(exact[:, None], found, base)
-        estimate = (update(base, found, exact) if k >= _FEWEST else known) * substituted[:, None]
+        estimate = update(base, found, exact) * substituted[:, None]
         size = expected_size(estimate)
         uncertainty = size * surprise.sqrt()
     exact |= ~substituted

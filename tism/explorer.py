@@ -206,6 +206,7 @@ def explorer_key(profile: Profile) -> str:
             "regions": profile.regions,
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+            "estimation": versions.ESTIMATION,
             "own": [N_REGIONS, N_TASKS, SHOWN, BUDGET, N_SHUFFLES],
         }
     )

@@ -225,6 +225,7 @@ def _remembered_effect(external: ExternalModel, locus: Locus, name: str, method:
 
 def _place(external: ExternalModel, locus: Locus, name: str) -> str:
     """Where the cache keeps what is computed of a locus."""
+    estimation = {"estimation": versions.ESTIMATION} if name == "budgeted ISM" else {}
     content = {
         "weights": external.checksum,
         "sequence": locus.sequence,
@@ -232,6 +233,7 @@ def _place(external: ExternalModel, locus: Locus, name: str) -> str:
         "method": name,
         "settings": [TILES, N_SHUFFLES],
         "version": versions.SCORING,
+        **estimation,
     }
     return f"mutagenesis/{external.name}_{locus.name}_{digest(content)}"
 
