@@ -77,7 +77,7 @@ def test_the_budget_is_kept(network, sequences, budget):
     gradient = 4.5 - 1  # is charged 4.5 passes, and one is counted
     assert sum(rows) - 1 + gradient * len(sequences) <= budget * len(sequences)
     bought = (result.exact & (sequences == 0)).sum((1, 2))
-    assert (bought == int(budget - 4.5 - 3.5)).all()  # 3.5 for the reference and the choice
+    assert (bought == int(budget - 4.5 - 4.5)).all()  # 4.5 for the reference and the choice
 
 
 def test_windows_buy_more(sequences):

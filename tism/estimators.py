@@ -27,10 +27,10 @@ from tism.sequence import numeric_tensor, put_bases, validate_one_hot
 from tism.windowed import Plan, Windows
 
 # Forward passes that things take, measured on a CPU with networks of 64 kernels: a gradient, and
-# beside for each task with what is learnt for it; a reference with what chooses substitutions, and
-# more where its activations are kept. Windows, as a share of what the engine predicts for planning,
+# beside for each task with what is learnt for it; a reference with what chooses substitutions;
+# one with its activations kept. Windows, as a share of what the engine predicts for planning,
 # where it errs towards whole passes; in batches of windows, the trial before the first.
-_GRADIENT, _GRADIENT_OF_TASK, _REFERENCE, _KEPT_REFERENCE = 2.5, 2.0, 3.5, 5.2
+_GRADIENT, _GRADIENT_OF_TASK, _REFERENCE, _KEPT_REFERENCE = 2.5, 2.0, 4.5, 4.0
 _WINDOWED, _TRIAL = 0.86, 1.5
 _ROUNDS = 6  # in which substitutions are chosen, at most; fewer where they would cost more than
 _OF_ROUNDS = 0.25  # this share of a budget, as batches of windows do for few sequences
