@@ -99,6 +99,8 @@ def numbers(record: Record) -> dict[str, str]:
         "length_table": length_table(record),
         "time_table": time_table(record),
         "elsewhere_table": elsewhere_table(record),
+        "faults_table": faults_table(record),
+        "errors_table": errors_table(record),
     }
 
 
@@ -282,6 +284,27 @@ def elsewhere_table(record: Record) -> str:
         for _, row in everywhere.iterrows()
     ]
     return markdown(pd.DataFrame(rows))
+
+
+def faults_table(record: Record) -> str:
+    """Kinds of faults: how many were made, and what came of them."""
+    table = pd.read_csv(record.data / "results" / "faults.csv")
+    sums = table.groupby("fault", sort=False).sum(numeric_only=True)
+    sums.loc["all"] = sums.sum()
+    sums.insert(0, "where", table.groupby("fault")["where"].nunique().reindex(sums.index))
+    sums["where"] = sums["where"].fillna(table["where"].nunique()).astype(int)
+    return markdown(sums.rename(columns=lambda name: name.replace("_", "-")).reset_index())
+
+
+def errors_table(record: Record) -> str:
+    """What the user of a piece of work sees of a fault; a small disk says what a full one does."""
+    table = pd.read_csv(record.data / "results" / "faults.csv")
+    alike = table["fault"].eq("small disk") | table["says"].str.startswith("nothing")
+    table = table[~alike]
+    said = table["says"].map(lambda text: text.replace("|", "\\|").replace("`", "'"))
+    rows = zip(table["fault"], table["where"], said, strict=True)
+    lines = ["| fault | what its user sees |", "| :-- | :-- |"]
+    return "\n".join(lines + [f"| {fault}: {where} | `{text}` |" for fault, where, text in rows])
 
 
 def substitute(app: Any, config: Any) -> None:
