@@ -114,6 +114,20 @@ def test_weighted_correlation_of_what_the_weights_make_constant_does_not_exist()
         assert found.isnan().tolist() == [[False, True, True]]
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1, 1e8])
+def test_weighted_correlation_tells_constant_from_small(scale):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 4, 50))
+    weights = rng.uniform(0.1, 1, (5, 4))
+    expected = weighted_pearson(x, y, weights)
+    assert not expected.isnan().any()
+    for found in (weighted_pearson(scale * x, y, weights), weighted_pearson(y, scale * x, weights)):
+        torch.testing.assert_close(found, expected)
+    x[:3], weights[:, 3] = x[0], 0  # constant but for rounding
+    for found in (weighted_pearson(scale * x, y, weights), weighted_pearson(y, scale * x, weights)):
+        assert found.isnan().all()
+
+
 def test_profile_correlation_includes_the_reference_zeros(maps):
     first, second = maps
     expected = by_profile(lambda i, t: r(first[i, t], second[i, t]))
