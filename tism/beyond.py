@@ -64,16 +64,16 @@ def experiment_of(profile: Profile, entry: Mapping[str, Any], seed: int) -> Expe
 def networks_of(
     profile: Profile, entries: Sequence[Mapping[str, Any]], n_regions: int, **draw: Any
 ) -> list[Trained]:
-    """The networks of entries, each with test regions and tasks of its own.
+    """The networks of entries, each with regions and tasks of its own, as `trained` draws them.
 
-    draw : n_tasks and n_groups of `tism.estimation.trained`
+    draw : split, n_tasks and n_groups of `tism.estimation.trained`
     """
     found = []
     for entry in entries:
         for seed in range(entry.get("seeds", 1)):
             experiment = experiment_of(profile, entry, seed)
             data, model = load_dataset(experiment.profile, experiment.dataset), _model(experiment)
-            n = min(n_regions, len(data.indices("test")))
+            n = min(n_regions, len(data.indices(draw.get("split", "test"))))
             found.append(trained(entry["kind"], model, data, n, seed=seed, **draw))
     return found
 

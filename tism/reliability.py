@@ -43,6 +43,7 @@ class Calibration(NamedTuple):
     high: float
 
 
+# by `tism.estimation.fit_calibration` from data/results/yeast/calibration.csv (chapter 07)
 CALIBRATION = Calibration(0.835, -0.411, -1.74, 0.306, 2.54)
 _DRAWN, _OF = 60, 753  # to which the scale belongs
 
