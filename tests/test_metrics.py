@@ -179,7 +179,10 @@ def brute_force_differences(first, second):
     )
 
 
-@pytest.mark.parametrize("scales", [[1, 1, 1], [1, 1e-3, 1e-3], [1, 1e-6, 1e-6], [1e6, 1, 1e-6]])
+SCALES = ([1, 1, 1], [1, 1e-3, 1e-3], [1, 1e-6, 1e-6], [1e6, 1, 1e-6], [1e8, 1, 1])
+
+
+@pytest.mark.parametrize("scales", SCALES)
 def test_task_differences_pair_by_pair(maps, scales):
     scale = torch.tensor(scales, dtype=torch.float64).view(3, 1, 1)
     first, second = (scores * scale for scores in maps)
@@ -188,6 +191,14 @@ def test_task_differences_pair_by_pair(maps, scales):
 
     expected = brute_force_differences(first, second)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_task_differences_of_single_precision_are_taken_in_double(maps):
+    first, second = (scores.float() + 1000 for scores in maps)
+
+    found = task_difference_correlation(first, second)
+
+    assert torch.equal(found, task_difference_correlation(first.double(), second.double()))
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
