@@ -34,7 +34,7 @@ _GRADIENT, _GRADIENT_OF_TASK, _REFERENCE, _KEPT_REFERENCE = 2.5, 2.0, 4.5, 4.0
 _WINDOWED, _TRIAL = 0.86, 1.5
 _ROUNDS = 6  # in which substitutions are chosen, at most; fewer where they would cost more than
 _OF_ROUNDS = 0.25  # this share of a budget, as batches of windows do for few sequences
-_SLOPE_PRIOR = 0.2  # as much as this share of the evidence speaks for a slope of 1
+_SLOPE_PRIOR = 0.2, 0.5  # this share of the evidence, and this many effects, speak for a slope of 1
 _SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift
 _REACH = 5.0  # positions over which the weight of a neighbour falls to 1/e
 _OWN = 0.5  # weight of an entry itself in the size of its error; its surroundings have the rest
@@ -298,7 +298,9 @@ def slope(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
     """(n, tasks, 1, 1): of the exact effects on the base, through 0, shrunk towards 1."""
     square = (base * exact).square().sum((2, 3), keepdim=True)
     product = (base * effects).sum((2, 3), keepdim=True)
-    prior = _SLOPE_PRIOR * square + torch.finfo(base.dtype).tiny
+    share, number = _SLOPE_PRIOR
+    share = share + number / exact.sum((2, 3), keepdim=True).clamp(min=1)
+    prior = share * square + torch.finfo(base.dtype).tiny
     return ((product + prior) / (square + prior)).clamp(0, 2)
 
 
