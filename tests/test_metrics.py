@@ -215,6 +215,32 @@ def test_a_constant_task_difference_has_no_correlation(offset, n_tasks):
         assert found.isfinite().tolist() == exists
 
 
+def test_as_many_maps_on_either_side(maps, sequences):
+    first, second = maps
+    with pytest.raises(ValueError, match="shorter than argument"):
+        task_difference_correlation(first, second[1:])
+    with pytest.raises(ValueError, match="shorter than argument"):
+        substitution_correlation(first, second, sequences[1:])
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_interval_is_the_percentile_bootstrap_of_scipy(confidence):
+    values = np.random.default_rng(3).exponential(size=40)
+    expected = stats.bootstrap(
+        (values,),
+        np.mean,
+        method="percentile",
+        n_resamples=1000,
+        confidence_level=confidence,
+        vectorized=False,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+
+    found = summarise(values, np.arange(40), confidence=confidence)
+
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
 def test_summarise_counts_what_does_not_exist():
     values = torch.tensor([[0.5, float("nan")], [0.7, 0.9], [0.1, 0.3]])
 
