@@ -35,6 +35,7 @@ _WINDOWED, _TRIAL = 0.86, 1.5
 _ROUNDS = 6  # in which substitutions are chosen, at most; fewer where they would cost more than
 _OF_ROUNDS = 0.25  # this share of a budget, as batches of windows do for few sequences
 _SLOPE_PRIOR = 0.2, 0.5  # this share of the evidence, and this many effects, speak for a slope of 1
+_SLOPES = 0.25, 2.0  # at most; one effect of the other sign is no reason to forget the others
 _SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift
 _REACH = 5.0  # positions over which the weight of a neighbour falls to 1/e
 _OWN = 0.5  # weight of an entry itself in the size of its error; its surroundings have the rest
@@ -301,7 +302,7 @@ def slope(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
     share, number = _SLOPE_PRIOR
     share = share + number / exact.sum((2, 3), keepdim=True).clamp(min=1)
     prior = share * square + torch.finfo(base.dtype).tiny
-    return ((product + prior) / (square + prior)).clamp(0, 2)
+    return ((product + prior) / (square + prior)).clamp(*_SLOPES)
 
 
 def expected_size(guess: Tensor, own: float = 0) -> Tensor:
