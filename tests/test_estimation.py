@@ -101,7 +101,7 @@ def test_reliability_tables(networks):
     errors = pd.concat(reliability_errors(n, 30) for n in networks)
     assert len(errors) == 18
     calibration = fit_calibration(errors)
-    assert calibration.low < calibration.middle < calibration.high
+    assert calibration.low < 0 < calibration.high
     table = reliability_table({30: errors}, calibration)
     columns = "network m mae mae_constant coverage90 coverage_low coverage_high width n_profiles"
     assert [*table] == columns.split()
@@ -112,14 +112,17 @@ def test_reliability_tables(networks):
 
 def test_calibration_finds_the_scale_of_drawn_errors():
     rng = np.random.default_rng(0)
-    number = rng.uniform(20, 400, 4000)
-    z = 0.8 * number**-0.4 * rng.laplace(size=4000)
-    true = np.full(4000, 0.6)
-    errors = {"true": true, "found": np.tanh(np.arctanh(true) + z), "kind": "a", "of_drawn": 1.0}
+    number, left = rng.uniform(200, 4000, 4000), rng.choice([0.5, 1.0, 1.4], 4000)
+    error = 0.8 * number**-0.4 * left**0.7 * rng.laplace(size=4000)
+    z = rng.uniform(0.2, 1.5, 4000)
+    found = np.tanh((z + error) * (1 + 0.3 * left))
+    errors = {"true": np.tanh(z), "found": found, "kind": "a", "left": left}
     how = fit_calibration(pd.DataFrame({**errors, "number": number}))
     assert how.power == pytest.approx(-0.4, abs=0.06)
-    assert how.scale * 100**how.power == pytest.approx(0.8 * 100**-0.4, rel=0.05)
-    assert [how.low, how.middle, how.high] == pytest.approx([-2.3, 0, 2.3], abs=0.15)
+    assert how.scale * 1000**how.power == pytest.approx(0.8 * 1000**-0.4, rel=0.05)
+    assert how.decay == pytest.approx(0.7, abs=0.1)  # of which 0.04 is chance
+    assert how.bias == pytest.approx(0.3, abs=0.02)
+    assert [how.low, how.high] == pytest.approx([-2.3, 2.3], abs=0.15)
 
 
 def test_measures():

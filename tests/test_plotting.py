@@ -375,10 +375,12 @@ def test_curves_of_cost_and_depth_and_a_map_of_interactions():
     assert ax.lines[0].get_xdata().tolist() == [10, 20]
 
     rows = [("a", "input"), ("a", "conv"), ("a", "pool"), ("b", "input"), ("b", "pool"), ("b", "z")]
-    depths = pd.DataFrame(rows, columns=["network", "layer"]).assign(mean_r=0.5)
-    ax = plotting.plot_depths(depths)
+    depths = pd.DataFrame([*rows, ("x, a", "input")], columns=["network", "layer"])
+    ax, other = plotting.plot_depths(depths.assign(mean_r=0.5), {"a": "y", "b": "y", "x, a": "x"})
     assert [t.get_text() for t in ax.get_xticklabels()] == ["input", "conv", "pool", "z"]
     assert ax.lines[1].get_xdata().tolist() == [0, 2, 3]
+    assert [line.get_label() for line in (*ax.lines, *other.lines)] == ["a", "b", "a"]
+    assert other.lines[0].get_color() == ax.lines[0].get_color() != ax.lines[1].get_color()
 
     ax = plotting.plot_interactions(np.diag([1.0, -2.0]), start=10)
     assert ax.images[0].get_clim() == (-2, 2)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tism import build_model, ism, one_hot_encode, reliability, tism
+from tism.estimation import fit_calibration
 from tism.metrics import profile_correlation
-from tism.reliability import Calibration, assess, calibrated, draw, error_size
+from tism.reliability import Calibration, assess, calibrated, chance, draw, effective_number
 
 LENGTH = 40
+ROOT = Path(__file__).parents[1]
 
 
 def profiles(n: int = 40, noise: float = 0.7, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,8 +43,16 @@ def test_draw_takes_m_with_the_probabilities_it_tells(m):
     assert (drawn[probability == 1]).all()
 
 
-@pytest.mark.parametrize(("m", "mean_error"), [(300, 1e-9), (60, 0.06)])
-def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(m, mean_error):
+@pytest.mark.parametrize(
+    ("m", "inferred", "mean_error", "bias"),
+    [(300, None, 1e-9, 1e-9), (60, None, 0.06, 0.06), (60, 0.0, 0.06, 0.02)],
+)
+def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(
+    m, inferred, mean_error, bias, monkeypatch
+):
+    """What is sampled has no bias; with what is inferred it has one, which `calibrated` takes."""
+    if inferred is not None:
+        monkeypatch.setattr(sys.modules["tism.reliability"], "_INFERRED", inferred)
     base, exact, substituted = profiles(200)
     asked = []
 
@@ -52,29 +64,37 @@ def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(m, mean_err
     one_hot = (~substituted).double()
     found = assess(base, one_hot, effects, m, torch.Generator().manual_seed(2))
     assert (found - r).abs().mean() < mean_error
-    assert (found - r).mean().abs() < 0.02
+    assert (found - r).mean().abs() < bias
     assert (sum(a.int() for a in asked).amax((1, 2)) == 1).all()
     assert (sum(a.sum((1, 2)) for a in asked) == m).all()
 
 
 def test_errors_shrink_with_m_and_vanish():
     base, _, substituted = profiles(3)
-    sizes = [error_size(base, substituted, m)[0, 0] for m in (20, 80, 300)]
-    assert sizes[0] > 1.9 * sizes[1] > 0
-    assert sizes[2] == 0
+    left = [chance(substituted, m)[0, 0] for m in (20, 80, 300)]
+    assert left[0] > 1.9 * left[1] > 0
+    assert left[2] == 0
     narrow = torch.zeros_like(base)
     narrow[..., 1, 50] = 1.0
-    assert (error_size(narrow, substituted, 60) > error_size(base, substituted, 60)).all()
+    wide, few = (effective_number(maps) for maps in (base, narrow))
+    assert torch.equal(few, torch.ones_like(few))
+    assert (wide > 3).all()
+    r, some = torch.full_like(wide, 0.7).double(), torch.ones_like(wide)
+    of_wide, of_few = (calibrated(r, number, some) for number in (wide, few))
+    assert (of_few.high - of_few.low > of_wide.high - of_wide.low).all()
 
 
 def test_calibrated_intervals_and_words():
-    how = Calibration(1, -0.3, low=-1.6, middle=0.2, high=2.4)
+    how = Calibration(1, -0.5, decay=1, bias=0.2, low=-1.6, high=2.4)
     r = torch.tensor([[0.95, 0.3, 0.72, float("nan")]]).double()
-    result = calibrated(r, torch.full((1, 4), 0.1).double(), how)
+    number, left = torch.full((1, 4), 25.0), torch.full((1, 4), 0.5)
+    result = calibrated(r, number, left, how)
     assert result.word == [["reliable", "unreliable", "unclear", "undefined"]]
     assert (result.low[:, :3] < result.r[:, :3]).all()
     assert (result.r[:, :3] < result.high[:, :3]).all()
-    torch.testing.assert_close(result.r[:, :3], (r.atanh() - 0.02).tanh()[:, :3])
+    z = r.atanh() / 1.1
+    for found, moved in ((result.r, z), (result.low, z - 0.24), (result.high, z + 0.16)):
+        torch.testing.assert_close(found[:, :3], moved.tanh()[:, :3])
 
 
 @pytest.fixture
@@ -136,10 +156,10 @@ def test_m_is_an_int(network, sequences):
         reliability(network, sequences, m=20.5)
 
 
-def test_the_constants_are_plausible():
+def test_the_constants_are_those_of_the_record():
     how = sys.modules["tism.reliability"].CALIBRATION
-    assert how.scale > 0 > how.power
-    assert how.low < how.middle < how.high
+    fitted = fit_calibration(pd.read_csv(ROOT / "data/results/yeast/calibration.csv"))
+    assert how == pytest.approx(fitted, rel=0.01)
 
 
 class Logarithms(nn.Module):

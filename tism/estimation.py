@@ -24,7 +24,7 @@ from tism.gradient import gradient_anywhere, tism
 from tism.ism import ism, predict
 from tism.layerwise import depths, layerwise_tism
 from tism.metrics import pearson, profile_correlation
-from tism.reliability import Calibration, assess, calibrated, effective_number, error_size
+from tism.reliability import Calibration, assess, calibrated, chance, effective_number
 
 BUDGETS = (25, 50, 100)
 _TOP = 20
@@ -341,19 +341,19 @@ def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
 
 def reliability_errors(network: Trained, m: int, seed: int = 0) -> pd.DataFrame:
     """One row a profile: kind, seed (of the network), locus, true r, found r (not calibrated), the
-    effective number of substitutions on which TISM rests, and what m has to do with the error.
+    effective number of substitutions on which TISM rests, and what m leaves to chance.
 
     The substitutions are drawn for each task alone, as for `reliability` of one task.
     """
     exact, first = network.maps
     generator = torch.Generator().manual_seed(seed)
-    columns: dict[str, list[Tensor]] = {"true": [], "found": [], "number": [], "of_drawn": []}
+    columns: dict[str, list[Tensor]] = {"true": [], "found": [], "number": [], "left": []}
     for task in range(exact.shape[1]):
         base, effects = first[:, [task]], exact[:, [task]]
         of_chosen = effects.movedim(1, -1).__getitem__
         found = assess(base, network.one_hot, of_chosen, m, generator)
-        of_drawn = error_size(base, network.one_hot == 0, m, Calibration(1, 0, 0, 0, 0))
-        values = (profile_correlation(effects, base), found, effective_number(base), of_drawn)
+        left = chance(network.one_hot == 0, m)
+        values = (profile_correlation(effects, base), found, effective_number(base), left)
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
     return network.table(**{name: torch.cat(v, 1) for name, v in columns.items()}).dropna()
@@ -365,27 +365,33 @@ def fit_calibration(errors: pd.DataFrame, weights: dict[str, float] | None = Non
     errors : see `reliability_errors`
     weights : of each kind of network, 1 unless told; networks of one kind share it
 
-    The size of |atanh r - atanh r_true| is fitted by maximum likelihood of a Laplace distribution.
+    Bias and size of the errors of atanh r are fitted by maximum likelihood of a Laplace
+    distribution.
     """
     from scipy.optimize import minimize
 
-    z = np.arctanh(errors["found"]) - np.arctanh(errors["true"].clip(-0.999, 0.999))
-    z = z / errors["of_drawn"]
-    weight = errors["kind"].map(weights or {}).fillna(1) / errors.groupby("kind")["kind"].transform(
-        "size"
-    )
-    weight, z, number = (np.asarray(v, dtype=float) for v in (weight, z, np.log(errors["number"])))
+    kinds = errors.groupby("kind")["kind"].transform("size")
+    weight = (errors["kind"].map(weights or {}).fillna(1) / kinds).to_numpy()
+    found, true = np.arctanh(errors["found"]), np.arctanh(errors["true"].clip(-0.999, 0.999))
+    found, true, left = (np.asarray(v, dtype=float) for v in (found, true, errors["left"]))
+    number = np.log(errors["number"].to_numpy())
+
+    def standard(constants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_scale, power, decay, bias = constants
+        log_size = log_scale + power * number + decay * np.log(left)
+        return (found / (1 + bias * left) - true) * np.exp(-log_size), log_size
 
     def loss(constants: np.ndarray) -> float:
-        log_size = constants[0] + constants[1] * number
-        return float(np.sum(weight * (log_size + np.abs(z) * np.exp(-log_size))))
+        error, log_size = standard(constants)
+        return float(np.sum(weight * (log_size + np.abs(error))))
 
-    constant, power = minimize(loss, [-1.0, -0.3], method="Nelder-Mead").x
-    standard = z / np.exp(constant + power * number)
-    order = np.argsort(standard)
+    constants = minimize(loss, [-1.0, -0.3, 1.0, 0.1], method="Nelder-Mead").x
+    error, _ = standard(constants)
+    order = np.argsort(error)
     share = np.cumsum(weight[order]) / weight.sum()
-    low, middle, high = standard[order][np.searchsorted(share, [0.05, 0.5, 0.95])]
-    return Calibration(float(np.exp(constant)), float(power), *map(float, (low, middle, high)))
+    low, high = error[order][np.searchsorted(share, [0.05, 0.95])]
+    log_scale, power, decay, bias = map(float, constants)
+    return Calibration(float(np.exp(log_scale)), power, decay, bias, float(low), float(high))
 
 
 def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration) -> pd.DataFrame:
@@ -406,9 +412,8 @@ def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration)
 
 def judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
     """Of each profile: the calibrated r, whether its interval holds the true one, its width."""
-    size = calibration.scale * table["number"] ** calibration.power * table["of_drawn"]
-    found, size = (torch.tensor(v.to_numpy())[:, None] for v in (table["found"], size))
-    r, low, high = (v[:, 0].numpy() for v in calibrated(found, size, calibration)[:3])
+    values = (torch.tensor(table[name].to_numpy())[:, None] for name in ("found", "number", "left"))
+    r, low, high = (v[:, 0].numpy() for v in calibrated(*values, calibration)[:3])
     covered = (low <= table["true"]) & (table["true"] <= high)
     return {"r": r, "covered": covered.astype(float), "width": high - low}
 

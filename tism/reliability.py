@@ -22,29 +22,34 @@ from tism.execution import (
 )
 from tism.gradient import tism
 from tism.ism import plan_of_engine
+from tism.metrics import profile_correlation
 from tism.sequence import validate_one_hot
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
 _LARGEST = 0.999  # of an estimated correlation
+_OF_LARGEST, _ROUNDS = 5, 3  # one in five exact effects are the largest, chosen in three rounds
 
 
 class Calibration(NamedTuple):
     """Errors of estimated correlations on the scale of atanh, fitted by `tism.estimation`.
 
-    scale, power : their size is scale * (effective number of substitutions) ** power where 60 of
-        753 substitutions are drawn
-    low, middle, high : their quantiles of 5, 50 and 95 %, in units of that size
+    scale, power, decay : their size is scale * (effective number of substitutions) ** power *
+        `chance` ** decay
+    bias : atanh of an estimate is divided by 1 + bias * `chance`
+    low, high : quantiles of 5 and 95 % of the errors without bias, in units of their size
     """
 
     scale: float
     power: float
+    decay: float
+    bias: float
     low: float
-    middle: float
     high: float
 
 
 # by `tism.estimation.fit_calibration` from data/results/yeast/calibration.csv (chapter 07)
-CALIBRATION = Calibration(0.835, -0.411, -1.74, 0.306, 2.54)
+CALIBRATION = Calibration(0.764, -0.3945, 0.643, 0.343, -1.701, 2.684)
+_INFERRED = 0.4  # weight, on the scale of atanh, of the correlation with the estimate of ISM
 _DRAWN, _OF = 60, 753  # to which the scale belongs
 
 
@@ -78,11 +83,12 @@ def reliability(
 ) -> Reliability:
     """Can TISM be trusted on this sequence? Its correlation with ISM, from m exact substitutions.
 
-    A third of the substitutions are those with the largest effects, as in `budgeted_ism`. The rest
+    A fifth of the substitutions are those with the largest effects, as in `budgeted_ism`. The rest
     are drawn with probabilities that grow with the effects expected around them, and correct by the
-    inverse of these probabilities what the first third let one expect: a difference estimator
-    (Särndal, Swensson and Wretman 1992, chapter 6) of the moments that make up a correlation. The
-    estimate and its interval are calibrated on other networks and sequences.
+    inverse of these probabilities what the first fifth let one expect: a difference estimator
+    (Särndal, Swensson and Wretman 1992, chapter 6) of the moments that make up a correlation. It is
+    averaged with the correlation of TISM and the best estimate of ISM, which scatters less. The
+    average and its interval are calibrated on other networks and sequences.
 
     m : exact substitutions of each sequence, for all tasks; with all of them r is exact
     seed : of the draw
@@ -108,7 +114,8 @@ def reliability(
             some = one_hot[start:stop].cpu()
             effects = exact_effects(predict, some, tasks, plan, batch_size)
             r = assess(first[start:stop], some, effects, m, generator)
-            parts.append((r, error_size(first[start:stop], some == 0, m)))
+            number, left = effective_number(first[start:stop]), chance(some == 0, m)
+            parts.append((r, number, left.expand_as(number)))
 
         at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
         with progress_bar(len(one_hot), progress, "reliability") as report:
@@ -138,11 +145,14 @@ def assess(
     base : (n, tasks, 4, length)
     effects : from a choice of substitutions, (n, 4, length), to (chosen, tasks) exact effects
     """
-    guess, exact, _ = refine(base, one_hot, effects, m // 3)
-    drawn, probability = draw(guess, ~exact, m - m // 3, generator)
+    largest = m // _OF_LARGEST
+    guess, exact, _ = refine(base, one_hot, effects, largest, _ROUNDS)
+    drawn, probability = draw(guess, ~exact, m - largest, generator)
     found = guess.clone()
     found.movedim(1, -1)[drawn] = effects(drawn).to(base.dtype)
-    return correlation(base, guess, found, drawn, probability)
+    sampled = correlation(base, guess, found, drawn, probability)
+    inferred = profile_correlation(base, found).clamp(-_LARGEST, _LARGEST)
+    return ((1 - _INFERRED) * sampled.atanh() + _INFERRED * inferred.atanh()).tanh()
 
 
 def draw(
@@ -207,20 +217,27 @@ def effective_number(base: Tensor) -> Tensor:
     return square.sum((2, 3)).square() / square.square().sum((2, 3))
 
 
-def error_size(base: Tensor, substituted: Tensor, m: int, how: Calibration = CALIBRATION) -> Tensor:
-    """(n, tasks): size of the error of atanh(r), larger where TISM rests on few substitutions."""
+def chance(substituted: Tensor, m: int) -> Tensor:
+    """(n, 1): what m drawn substitutions leave to chance; 1 for 60 of 753, 0 where all are drawn.
+
+    substituted : (n, 4, length) what may be drawn
+    """
     left = 1 / m - 1 / substituted.sum((1, 2), keepdim=True)[:, :, 0]
-    of_drawn = left.clamp(min=0) / (1 / _DRAWN - 1 / _OF)
-    return how.scale * effective_number(base) ** how.power * of_drawn.sqrt()
+    return (left.clamp(min=0) / (1 / _DRAWN - 1 / _OF)).sqrt()
 
 
-def calibrated(r: Tensor, size: Tensor, how: Calibration = CALIBRATION) -> Reliability:
-    """The estimate without its usual error, and the interval of 90 %, from (n, tasks) each."""
-    z = r.atanh()
-    middle, low, high = (
-        (z - quantile * size).tanh() for quantile in (how.middle, how.high, how.low)
-    )
-    return Reliability(middle, low, high, [_words(*ends) for ends in zip(low, high, strict=True)])
+def calibrated(
+    r: Tensor, number: Tensor, left: Tensor, how: Calibration = CALIBRATION
+) -> Reliability:
+    """The estimate without its bias, and the interval of 90 %.
+
+    r, number, left : (n, tasks) of `assess`, `effective_number` and `chance`
+    """
+    z = r.atanh() / (1 + how.bias * left)
+    size = how.scale * number**how.power * left**how.decay
+    low, high = ((z - quantile * size).tanh() for quantile in (how.high, how.low))
+    words = [_words(*ends) for ends in zip(low, high, strict=True)]
+    return Reliability(z.tanh(), low, high, words)
 
 
 def _words(low: Tensor, high: Tensor) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from tism.plotting.style import CYCLE, GREY, WIDE, as_array, axes_or_new
+from tism.plotting.style import CYCLE, GREY, as_array, axes_or_new, panels
 from tism.replicates import means
 
 
@@ -151,11 +152,33 @@ def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
         )  # fmt: skip
 
 
-def plot_depths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
     """r with ISM by the layer of expansion, from the input to the output, a line a network.
 
     table : columns network, layer, mean_r; layers that one network lacks are passed over
+    dataset : of each network; each has a panel, in which its name is left out of the labels
     """
+    sets = table["network"].map(dataset)
+    axes = panels(sets.nunique(), height=4.2, columns=1)
+    looks = cycle(product(["-", "--"], zip(CYCLE, "osD^vP*X", strict=True)))
+    look: dict[str, Any] = defaultdict(looks.__next__)
+    for (name, some), ax in zip(table.groupby(sets, sort=False), axes, strict=True):
+        layers = _in_order(some)
+        for network, rows in some.groupby("network", sort=False):
+            label = str(network).removeprefix(f"{name}, ")
+            style, (colour, marker) = look[label]
+            place = [layers.index(layer) for layer in rows["layer"]]
+            ax.plot(place, rows["mean_r"], style, c=colour, marker=marker, ms=5, label=label)
+        ax.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+        ax.set_title(name, loc="left")
+        ax.set(xlabel="layer of expansion", ylabel="mean r with ISM")
+        ax.grid(color="#dddddd", linewidth=0.6)
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    return axes
+
+
+def _in_order(table: pd.DataFrame) -> list[str]:
+    """The layers of several networks as one list."""
     layers: list[str] = []
     for _, rows in table.groupby("network", sort=False):
         place = 0
@@ -163,16 +186,7 @@ def plot_depths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             if layer not in layers:
                 layers.insert(place, layer)
             place = layers.index(layer) + 1
-    ax = axes_or_new(ax, height=4.6, width=WIDE)
-    looks = zip(CYCLE, "osD^vP*X", strict=True)
-    for (name, rows), (colour, marker) in zip(table.groupby("network", sort=False), cycle(looks)):
-        place = [layers.index(layer) for layer in rows["layer"]]
-        ax.plot(place, rows["mean_r"], color=colour, marker=marker, markersize=5, label=name)
-    ax.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
-    ax.set(xlabel="layer of expansion", ylabel="mean r with ISM")
-    ax.grid(color="#dddddd", linewidth=0.6)
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    return ax
+    return layers
 
 
 def plot_scatter_by(
