@@ -20,8 +20,16 @@ def record() -> Record:
     return Record(ROOT / "data")
 
 
-def test_every_number_of_the_page_is_there_and_is_used(record: Record):
-    assert set(INSERTED.findall(PAGE.read_text())) == set(numbers(record))
+def test_every_number_of_the_pages_is_there_and_is_used(record: Record):
+    pages = PAGE.read_text() + PAGE.with_name("trust.md").read_text()
+    assert set(INSERTED.findall(pages)) == set(numbers(record))
+
+
+def test_faults_add_up_and_errors_fit_a_table(record: Record):
+    inserted, faults = numbers(record), pd.read_csv(record.data / "results" / "faults.csv")
+    total = inserted["faults_table"].splitlines()[-1].split(" | ")
+    assert int(total[2]) == faults["times"].sum()
+    assert {line.count(" | ") for line in inserted["errors_table"].splitlines()} == {1}
 
 
 def test_no_correlation_is_typed():
