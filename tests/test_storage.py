@@ -186,6 +186,17 @@ def test_another_model_version_or_set_of_sequences_is_refused(
     assert digest(tmp_path) == before
 
 
+def test_only_estimates_depend_on_the_version_of_the_estimator(
+    tmp_path, model, one_hot, monkeypatch
+):
+    for method in ("ism", "budgeted"):
+        score_to_store(tmp_path / method, model, one_hot, 0, method=method)
+    monkeypatch.setattr("tism.versions.ESTIMATION", 99)
+    score_to_store(tmp_path / "ism", model, one_hot, 0, method="ism")
+    with pytest.raises(StoreError, match="scores of another version of the estimator; nothing"):
+        score_to_store(tmp_path / "budgeted", model, one_hot, 0, method="budgeted")
+
+
 def test_what_is_no_store_is_refused_and_left(tmp_path, model, one_hot):
     import zarr
 

@@ -115,6 +115,7 @@ def score_to_store(
     first = _first_prediction(model, sequences, options)
     selected = select_tasks(tasks, len(first))
     row_shape = () if is_variants else (4, sequences[:1].shape[2])
+    estimated = {"estimation": versions.ESTIMATION} if method == "budgeted" else {}
     store = create_store(
         path,
         {
@@ -123,6 +124,7 @@ def score_to_store(
             "tasks": selected,
             "model": model_checksum(model),
             "scoring": versions.SCORING,
+            **estimated,
         },
         sequences,
         row_shape=(len(selected), *row_shape),

@@ -404,6 +404,7 @@ _NAMED = {
     "model": "the weights of another model",
     "sequences": "other sequences or regions",
     "scoring": "another version of the scoring",
+    "estimation": "another version of the estimator",
 }
 
 
