@@ -51,7 +51,7 @@ from tism.experiment import (
 
 RECORDED_PROFILE = "yeast"
 UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
-ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})  # also by estimators
+ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})  # use estimators
 TRAINING_CHAPTER = "03_train_model"
 SCORING_CHAPTER = "04_ism_vs_tism"  # leaves the scores of the baselines in the cache
 ROBUSTNESS, EXPLORER = "robustness", "explorer"

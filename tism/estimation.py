@@ -365,8 +365,8 @@ def fit_calibration(errors: pd.DataFrame, weights: dict[str, float] | None = Non
     errors : see `reliability_errors`
     weights : of each kind of network, 1 unless told; networks of one kind share it
 
-    Bias and size of the errors of atanh r are fitted by maximum likelihood of a Laplace
-    distribution.
+    Bias and size of the errors of atanh r are fitted by maximum likelihood, the true value having
+    a Laplace distribution about what the found one predicts.
     """
     from scipy.optimize import minimize
 

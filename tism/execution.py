@@ -317,6 +317,16 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
                 torch.mps.set_rng_state(state)
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Give torch's number of threads back: numba's are OpenMP's too, and set them for both."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _floating_dtype(model: nn.Module) -> torch.dtype | None:
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():

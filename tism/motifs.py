@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from tism.checkpoint import replacing
+from tism.execution import threads_kept
 from tism.storage import ScoreStore, StoreError
 from tism.taylor import hypothetical
 
@@ -107,17 +106,7 @@ class FoundMotif:
     contributions: np.ndarray
 
 
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Numba's threads are OpenMP's: setting their number sets that of torch too."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_threads_kept()
+@threads_kept()
 def find_motifs(
     one_hot: np.ndarray, scores: np.ndarray, *, max_seqlets: int = 2000, n_leiden: int = 2
 ) -> list[FoundMotif]:
@@ -167,7 +156,7 @@ def known_motifs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "matrix_id", "name", "frequencies"])
 
 
-@_threads_kept()
+@threads_kept()
 def match_motifs(
     found: Sequence[FoundMotif], known: pd.DataFrame, *, flank: int = TRIM_FLANK
 ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from tism.execution import threads_kept
 from tism.taylor import tism_from_gradient
 
 
@@ -76,15 +77,13 @@ class Yuzu:
     """
 
     def __init__(self, model: nn.Module, length: int):
-        yuzu, threads = _peer("yuzu"), torch.get_num_threads()
+        yuzu = _peer("yuzu")
         self._run, self._model = yuzu.yuzu_ism, model
-        torch.set_num_threads(1)  # it inverts many small matrices, which several threads slow down
-        try:
+        with threads_kept():
+            torch.set_num_threads(1)  # it inverts many small matrices, which more would slow down
             self._precomputation = yuzu.precompute(
                 model, seq_len=length, n_choices=4, random_state=0
             )
-        finally:
-            torch.set_num_threads(threads)
 
     def __call__(self, one_hot: Tensor, *, batch_size: int = 1) -> Tensor:
         """Norms of the effects; `batch_size` is of sequences."""
