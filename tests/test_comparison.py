@@ -83,6 +83,16 @@ def test_an_ablation_is_set_against_the_baseline_of_all_seeds():
     assert table["paper"].isna().tolist() == [True, True, False]  # a control has no number
 
 
+def test_an_origin_is_what_sets_a_network_apart():
+    rows = models(
+        variant=["baseline", "baseline", "relu", "adamw"],
+        fraction=[1.0, 0.1, 1.0, 1.0],
+        experiment=["initialisation;fraction;ablation", "fraction", "ablation", "epoch"],
+    )
+    origins = comparison.origins(rows)["origin"].tolist()
+    assert origins == ["baseline", "less data", "another part", "another age"]
+
+
 def test_the_networks_of_the_example_are_those_of_the_first_seed():
     parts = models(
         variant=["baseline"] * 4,

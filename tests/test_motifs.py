@@ -166,6 +166,14 @@ def test_motifs_are_matched_on_either_strand(known):
     np.testing.assert_allclose(logos["CTCF, JASPAR"], information(matrix))
 
 
+def test_where_no_motif_is_expected_logos_show_those_that_were_found(known):
+    none = known[:0]
+    matrix = known.set_index("name")["frequencies"]["CTCF"]
+    report = match_motifs([FoundMotif(1, 50, matrix, np.ones(matrix.shape))], known, flank=0)
+    assert list(motif_logos({"TISM": report}, none)) == ["CTCF, JASPAR", "CTCF, TISM: 50 sites"]
+    assert motif_logos({"TISM": match_motifs([], known)}, none) == {}
+
+
 def test_known_motifs_are_frequencies(known):
     assert known.groupby("dataset").size().to_dict() == {"simulated": 20, "yeast": 27}
     for matrix in known["frequencies"]:

@@ -279,6 +279,12 @@ def test_motifs_share_the_width_of_a_letter(rng):
     assert {ax.get_xlim() for ax in figure.axes} == {(-0.5, 8.5)}
 
 
+def test_no_motif_at_all_is_said():
+    figure = plotting.plot_motifs({})
+    drawn(figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no motif found"]
+
+
 def test_panels_delete_what_is_not_used():
     axes = plotting.panels(3)
     assert len(axes) == len(axes[0].figure.axes) == 3

@@ -153,6 +153,16 @@ def ages(models: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(kind=rows["control"].map(lambda control: names.get(control, control)))
 
 
+def origins(models: pd.DataFrame) -> pd.DataFrame:
+    """`models` with `origin`: in what a network, or a snapshot, differs from the baseline."""
+    differs = {
+        "another age": models["experiment"].str.contains("epoch"),
+        "another part": models["variant"] != "baseline",
+        "less data": models["fraction"] < 1,
+    }
+    return models.assign(origin=np.select(list(differs.values()), list(differs), "baseline"))
+
+
 def warm_ups(rows: pd.DataFrame) -> dict[str, float]:
     """Name to last epoch of the warm-ups of `ages`, but of networks with AdamW."""
     lengths = rows.loc[rows["variant"] == "baseline", "warmup_epochs"]

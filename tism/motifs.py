@@ -251,11 +251,16 @@ def motif_logos(
 ) -> dict[str, np.ndarray]:
     """Letter heights (bits) of the expected motifs and of the largest pattern like each, by method.
 
-    Of the expected motifs, the `most` with the most sites; a motif and its patterns are aligned.
-    Where a method found none, zeros.
+    Of the expected motifs, the `most` with the most sites; where none is expected, of all known
+    ones that patterns are like. A motif and its patterns are aligned. Where a method found none,
+    zeros.
     """
     from tism.data.summary import information
 
+    if expected.empty:
+        known = known_motifs()
+        found = [matrix_id for report in reports.values() for matrix_id in report["matrix_id"]]
+        expected = known[known["matrix_id"].isin(found)]
     counts = sum(
         report.groupby("matrix_id")["n_seqlets"].sum().reindex(expected["matrix_id"]).fillna(0)
         for report in reports.values()

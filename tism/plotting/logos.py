@@ -168,10 +168,15 @@ def _frame_legend(figure: Figure, frames: Sequence[Sequence[tuple[int, int, bool
 
 
 def plot_motifs(motifs: Mapping[str, Any], *, columns: int = 2) -> Figure:
-    """Sequence logos, a few in a row.
+    """Sequence logos, a few in a row; where there are none, a panel that says so.
 
     motifs : title to (4, width) letter heights in bits
     """
+    if not motifs:
+        (ax,) = panels(1, height=1.0, columns=1)
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "no motif found", ha="center", va="center", transform=ax.transAxes)
+        return ax.figure
     widest = max(as_array(heights).shape[1] for heights in motifs.values())
     axes = panels(len(motifs), height=1.0, columns=columns)
     for ax, (title, heights) in zip(axes, motifs.items(), strict=True):
