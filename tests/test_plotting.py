@@ -374,20 +374,42 @@ def test_long_form_has_a_row_a_value():
     assert long["fraction"].tolist() == [0.1, 1.0, 0.1, 1.0]
 
 
-def test_curves_of_cost_and_depth_and_a_map_of_interactions():
+def test_curves_of_cost_and_a_map_of_interactions():
     costs = pd.DataFrame({"estimator": ["a", "a", "b"], "cost_measured": [20.0, 10, 5]})
     ax = plotting.plot_accuracy_cost(costs.assign(mean_r=0.5, low=0.4, high=0.7), title="x")
     assert [c.get_label() for c in ax.containers] == ["a", "b"]
     assert ax.lines[0].get_xdata().tolist() == [10, 20]
 
-    rows = [("a", "input"), ("a", "conv"), ("a", "pool"), ("b", "input"), ("b", "pool"), ("b", "z")]
-    depths = pd.DataFrame([*rows, ("x, a", "input")], columns=["network", "layer"])
-    ax, other = plotting.plot_depths(depths.assign(mean_r=0.5), {"a": "y", "b": "y", "x, a": "x"})
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["input", "conv", "pool", "z"]
-    assert ax.lines[1].get_xdata().tolist() == [0, 2, 3]
-    assert [line.get_label() for line in (*ax.lines, *other.lines)] == ["a", "b", "a"]
-    assert other.lines[0].get_color() == ax.lines[0].get_color() != ax.lines[1].get_color()
-
     ax = plotting.plot_interactions(np.diag([1.0, -2.0]), start=10)
     assert ax.images[0].get_clim() == (-2, 2)
     assert ax.get_xlim() == (9.5, 11.5)
+
+
+def test_depths_show_r_behind_each_part_and_shade_what_it_adds():
+    rows = [
+        ("y, deep", "input", 0.5),
+        ("y, deep", "conv.maximum", 0.6),
+        ("y, deep", "blocks.0.add", 0.7),
+        ("y, deep", "blocks.0.pool", 0.8),
+        ("y, deep", "head", 1.0),
+        ("y, flat", "input", 0.4),
+        ("y, flat", "conv.maximum", 0.7),
+        ("y, flat", "head", 1.0),
+        ("z, deep", "input", 0.9),
+        ("z, deep", "head", 1.0),
+    ]
+    depths = pd.DataFrame(rows, columns=["network", "layer", "mean_r"])
+    dataset = {"y, deep": "y", "y, flat": "y", "z, deep": "z"}
+
+    ax, other = plotting.plot_depths(depths, dataset)
+
+    drawn(ax.figure)
+    parts = ["input", "strand maximum", "block 1", "dense layers"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == parts
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["flat", "deep"]  # lowest first
+    assert [label.get_text() for label in other.get_yticklabels()] == ["deep"]
+    written = [text.get_text() for text in ax.texts]
+    assert written == ["0.40", "0.70", "1.00", "0.50", "0.60", "0.80", "1.00"]
+    shades = ax.collections[0].get_array().reshape(2, 4)
+    np.testing.assert_allclose(shades[1], [0, 0.1, 0.2, 0.2])
+    np.testing.assert_allclose(shades[0].filled(-1), [0, 0.3, -1, 0.3])

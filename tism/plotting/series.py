@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import cycle, product
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from tism.plotting.style import CYCLE, GREY, as_array, axes_or_new, panels
+from tism.plotting.style import CYCLE, GREY, WIDE, as_array, axes_or_new
 from tism.replicates import means
 
 
@@ -153,40 +156,48 @@ def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
 
 
 def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
-    """r with ISM by the layer of expansion, from the input to the output, a line a network.
+    """r with ISM of the expansion behind each part of a network; shaded by what the part adds.
 
-    table : columns network, layer, mean_r; layers that one network lacks are passed over
+    table : columns network, layer, mean_r, from the input to the output
     dataset : of each network; each has a panel, in which its name is left out of the labels
     """
-    sets = table["network"].map(dataset)
-    axes = panels(sets.nunique(), height=4.2, columns=1)
-    looks = cycle(product(["-", "--"], zip(CYCLE, "osD^vP*X", strict=True)))
-    look: dict[str, Any] = defaultdict(looks.__next__)
-    for (name, some), ax in zip(table.groupby(sets, sort=False), axes, strict=True):
-        layers = _in_order(some)
-        for network, rows in some.groupby("network", sort=False):
-            label = str(network).removeprefix(f"{name}, ")
-            style, (colour, marker) = look[label]
-            place = [layers.index(layer) for layer in rows["layer"]]
-            ax.plot(place, rows["mean_r"], style, c=colour, marker=marker, ms=5, label=label)
-        ax.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+    parts = table["layer"].map(_part)
+    order = pd.unique(parts)
+    behind = table.assign(part=parts).groupby(["network", "part"], sort=False)["mean_r"].last()
+    r = behind.unstack().reindex(columns=order)
+    rise = r.ffill(axis=1).diff(axis=1).mask(r.isna()).fillna({order[0]: 0.0})
+    r = r.sort_values(order[0])
+    sets = r.index.map(dataset)
+    names = [name for name in dict.fromkeys(dataset.values()) if name in set(sets)]
+    sizes = [(sets == name).sum() for name in names]
+    figure, axes = plt.subplots(
+        len(names), figsize=(WIDE, 0.36 * sum(sizes) + 1.2 * len(names)), squeeze=False,
+        gridspec_kw={"height_ratios": sizes},
+    )  # fmt: skip
+    for name, ax in zip(names, axes[:, 0], strict=True):
+        shown = r[sets == name]
+        sns.heatmap(
+            rise.loc[shown.index], vmin=0, vmax=rise.max(axis=None), annot=shown, fmt=".2f",
+            cmap="Blues", cbar=False, linewidths=1, ax=ax,
+        )  # fmt: skip
+        labels = [str(network).removeprefix(f"{name}, ") for network in shown.index]
+        ax.set_yticklabels(labels, rotation=0)
+        ax.set_xticklabels(order, rotation=30, ha="right")
         ax.set_title(name, loc="left")
-        ax.set(xlabel="layer of expansion", ylabel="mean r with ISM")
-        ax.grid(color="#dddddd", linewidth=0.6)
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-    return axes
+        ax.set(xlabel="", ylabel="")
+        ax.tick_params(length=0)
+    shades = ScalarMappable(Normalize(0, rise.max(axis=None)), "Blues")
+    figure.colorbar(shades, ax=axes, shrink=0.5, ticks=MaxNLocator(5), label="added by the part")
+    return list(axes[:, 0])
 
 
-def _in_order(table: pd.DataFrame) -> list[str]:
-    """The layers of several networks as one list."""
-    layers: list[str] = []
-    for _, rows in table.groupby("network", sort=False):
-        place = 0
-        for layer in rows["layer"]:
-            if layer not in layers:
-                layers.insert(place, layer)
-            place = layers.index(layer) + 1
-    return layers
+def _part(layer: str) -> str:
+    """The part of an `AITAC` that a layer belongs to."""
+    name, *inside = layer.split(".")
+    if name == "blocks":
+        return f"block {int(inside[0]) + 1}"
+    parts = {"conv": "strand maximum", "pool": "pooling"}
+    return parts.get(name, name if name in ("input", "activation") else "dense layers")
 
 
 def plot_scatter_by(
