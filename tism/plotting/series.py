@@ -129,14 +129,14 @@ def plot_replicates(
     ax = axes_or_new(ax, height=3.4)
     for (name, rows), colour in zip(table.groupby(series, sort=False), CYCLE, strict=False):
         mean = means(rows, y, [x]).sort_values(x)
-        reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).fillna(0).T
+        reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).T
         ax.plot(rows[x], rows[y], ".", color=colour, alpha=0.45, markersize=6)
         ax.errorbar(mean[x], mean["value"], reach, color=colour, label=name, capsize=2, lw=1.6)
     if paper:
         ax.plot([*paper], [*paper.values()], "D", color="black", mfc="white", ms=7, label="paper")
     ax.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
     ticks = sorted(table[x].unique())
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=60 if len(ticks) > 8 else 0)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel=xlabel, ylabel=ylabel)
     for row, (name, position) in enumerate((marks or {}).items()):
