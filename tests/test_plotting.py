@@ -387,14 +387,14 @@ def test_curves_of_cost_and_a_map_of_interactions():
 
 def test_depths_show_r_behind_each_part_and_shade_what_it_adds():
     rows = [
+        ("y, flat", "input", 0.4),
+        ("y, flat", "conv.maximum", 0.7),
+        ("y, flat", "head", 1.0),
         ("y, deep", "input", 0.5),
         ("y, deep", "conv.maximum", 0.6),
         ("y, deep", "blocks.0.add", 0.7),
         ("y, deep", "blocks.0.pool", 0.8),
         ("y, deep", "head", 1.0),
-        ("y, flat", "input", 0.4),
-        ("y, flat", "conv.maximum", 0.7),
-        ("y, flat", "head", 1.0),
         ("z, deep", "input", 0.9),
         ("z, deep", "head", 1.0),
     ]
