@@ -83,15 +83,6 @@ def test_an_ablation_is_set_against_the_baseline_of_all_seeds():
     assert table["paper"].isna().tolist() == [True, True, False]  # a control has no number
 
 
-def test_one_network_with_a_dead_region_does_not_set_the_slope_of_its_kind():
-    names = ["tism_all", "tism_substitutions", "tism_centred", "tism_mean_effect"]
-    names += ["tism_task_differences", "gradient_all", "ism_size", "tism_size"]
-    rows = models(kind=["a", "a", "a"], slope=[0.7, 0.8, -40.0], **{n: [1.0, 2, 6] for n in names})
-    (row,) = comparison.conventions_table(rows).to_dict("records")
-    assert row["slope"] == 0.7
-    assert row["all entries"] == row["size of ISM"] == 3.0
-
-
 def test_an_origin_is_what_sets_a_network_apart():
     rows = models(
         variant=["baseline", "baseline", "relu", "adamw"],

@@ -19,8 +19,6 @@ gradient_all, gradient_substitutions, gradient_x_input_mean_effect
     the same for the gradient and for gradient x input
 ism_size, tism_size
     root mean square of the effects of the substitutions, in standard deviations of the target
-slope
-    of ISM on TISM through the origin, over the substitutions: below 1 TISM says too much
 n_regions, n_tasks, n_loci, n_constant
     what was scored; profiles without a correlation over all entries
 key
@@ -343,12 +341,9 @@ def _sizes(scores: Scores) -> dict[str, Tensor]:
     """(n, n_tasks) each; both maps are zero where there is no substitution."""
     exact, taylor = scores.ism.double(), scores.tism.double()
     n_substitutions = (scores.one_hot == 0).sum((1, 2))[:, None]
-    squared = taylor.square().sum((2, 3))
-    together = (exact * taylor).sum((2, 3))
     return {
         "ism_size": (exact.square().sum((2, 3)) / n_substitutions).sqrt(),
-        "tism_size": (squared / n_substitutions).sqrt(),
-        "slope": torch.where(squared > 0, together / squared, float("nan")),
+        "tism_size": (taylor.square().sum((2, 3)) / n_substitutions).sqrt(),
     }
 
 
