@@ -162,7 +162,7 @@ def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
     dataset : of each network; each has a panel, in which its name is left out of the labels
     """
     parts = table["layer"].map(_part)
-    order = sorted(pd.unique(parts), key="dense layers".__eq__)  # last, whatever a network lacks
+    order = sorted(pd.unique(parts), key=lambda part: part == "dense layers")  # these last
     behind = table.assign(part=parts).groupby(["network", "part"], sort=False)["mean_r"].last()
     r = behind.unstack().reindex(columns=order)
     rise = r.ffill(axis=1).diff(axis=1).mask(r.isna()).fillna({order[0]: 0.0})
@@ -196,8 +196,8 @@ def _part(layer: str) -> str:
     name, *inside = layer.split(".")
     if name == "blocks":
         return f"block {int(inside[0]) + 1}"
-    first = {"conv": "strand maximum", "pool": "pooling"} | {n: n for n in ("input", "activation")}
-    return first.get(name, "dense layers")
+    parts = {"conv": "strand maximum", "pool": "pooling"}
+    return parts.get(name, name if name in ("input", "activation") else "dense layers")
 
 
 def plot_scatter_by(
