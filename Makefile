@@ -1,6 +1,6 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
 # make site   build the book of the committed record; runs no chapter
-# make test   lint and test
+# make test   lint and test; LAYER=core, score, study or book tests one layer
 # make look   save a picture of every page of the built book under _build/screenshots
 # make faults break everything on purpose and record what came of it
 # make fuzz   draw more than 10,000 inputs for functions, readers and commands: data/results/fuzz.csv
@@ -34,10 +34,10 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/$(LAYER)
 
 look: $(READY)
-	$(BIN)/python -m pytest tests/test_browser.py --site _build/html --screenshots _build/screenshots
+	$(BIN)/python -m pytest tests/book/test_browser.py --site _build/html --screenshots _build/screenshots
 
 faults: $(READY)
 	$(BIN)/python tests/faults.py
@@ -45,18 +45,18 @@ faults: $(READY)
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: export TISM_FUZZ = nightly
 fuzz: $(READY)
-	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_readers.py
+	$(BIN)/python -m pytest tests/core/test_fuzz.py tests/score/test_fuzz_readers.py
 
 audit:
 	pipx run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 bench: $(READY)
-	$(BIN)/python -m tism.compendium run $(PROFILE) 06_runtime
+	$(BIN)/python -m tism.study.compendium run $(PROFILE) 06_runtime
 
 record: PROFILE = yeast
 record: $(READY)
 	$(SNAKEMAKE)
-	$(BIN)/python -m tism.compendium record $(PROFILE) --executed
+	$(BIN)/python -m tism.study.compendium record $(PROFILE) --executed
 
 clean:
 	rm -rf _build results .snakemake .pytest_cache .ruff_cache .hypothesis

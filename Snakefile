@@ -11,22 +11,23 @@ import os
 import sys
 from pathlib import Path
 
-from tism import compendium, explorer, robustness
-from tism.experiment import default_device, load_profile, results_folder
+from tism.study import ch05_runs, explorer, records
+from tism.study.networks import list_runs
+from tism.study.profiles import default_device, load_profile, results_folder
 
 if unknown := set(config) - {"profile"}:
     raise ValueError(f"--config has no parameter {', '.join(sorted(unknown))}; it has profile")
 profile = load_profile(str(config.get("profile", "demo")))
-robustness.check_tables(profile)
+ch05_runs.check_tables(profile)
 
-runs = {run.name: run for run in robustness.list_runs(profile)}
+runs = {run.name: run for run in list_runs(profile)}
 keys = {name: run.key for name, run in runs.items()}
-chapters = compendium.chapters()
+chapters = records.chapters()
 results = os.path.relpath(results_folder(profile.name))
-tables = [f"{results}/{name}" for name in robustness.table_names(profile)]
+tables = [f"{results}/{name}" for name in ch05_runs.table_names(profile)]
 explored = [f"{results}/{name}" for name in explorer.TABLES]
 last = "10_scorecard"  # reads what the other chapters wrote
-tism = f"{sys.executable} -m tism.compendium"
+tism = f"{sys.executable} -m tism.study.compendium"
 on_gpu = default_device() != "cpu"
 sources = ["_config.yml", "_toc.yml", "CITATION.cff", *map(str, Path("tism").rglob("*.py"))]
 sources += [str(path) for path in Path("book").rglob("*.*") if "__pycache__" not in path.parts]
@@ -35,7 +36,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 def cores(wildcards):
     """One; all for what times itself, and where there is a GPU, which only one job may use."""
-    alone = on_gpu or getattr(wildcards, "chapter", None) in compendium.UNTRAINED
+    alone = on_gpu or getattr(wildcards, "chapter", None) in records.UNTRAINED
     return workflow.cores if alone and workflow.cores else 1
 
 
@@ -45,10 +46,10 @@ def trained(names):
 
 def before(wildcards):
     """What a chapter needs: the baselines, so that no two chapters train one; tables; chapters."""
-    if wildcards.chapter < compendium.TRAINING_CHAPTER:
+    if wildcards.chapter < records.TRAINING_CHAPTER:
         return []
     needed = trained(f"{dataset}_baseline_0" for dataset in profile.datasets)
-    if wildcards.chapter in compendium.READS:
+    if wildcards.chapter in records.READS:
         needed += tables
     if wildcards.chapter == last:
         needed += [f"{results}/notebooks/{name}.ipynb" for name in chapters if name != last]
@@ -103,7 +104,7 @@ rule summarise:
     input:
         expand(rules.score.output, run=runs),
     output:
-        f"{results}/{robustness.MODELS}",
+        f"{results}/{records.MODELS}",
     log:
         f"{results}/logs/summarise.log",
     resources:
@@ -117,7 +118,7 @@ rule initialisations:
     input:
         trained(name for name, run in runs.items() if "initialisation" in run.experiments),
     output:
-        f"{results}/{robustness.INITIALISATIONS}",
+        f"{results}/{records.INITIALISATIONS}",
     log:
         f"{results}/logs/initialisations.log",
     threads: cores
@@ -137,7 +138,7 @@ rule chapter:
     log:
         f"{results}/logs/{{chapter}}.log",
     params:
-        key=lambda wildcards: compendium.chapter_key(wildcards.chapter, profile, tables=None),
+        key=lambda wildcards: records.chapter_key(wildcards.chapter, profile, tables=None),
     threads: cores
     resources:
         mem_mb=8000,
@@ -149,7 +150,7 @@ rule chapter:
 rule explorer:
     input:
         trained(f"{dataset}_baseline_0" for dataset in profile.datasets),
-        f"{results}/notebooks/{compendium.SCORING_CHAPTER}.ipynb",
+        f"{results}/notebooks/{records.SCORING_CHAPTER}.ipynb",
     output:
         explored,
     log:

@@ -113,7 +113,7 @@ def tiny_dataset():
     """
     import pandas as pd
 
-    from tism.data.dataset import Dataset, standardisation
+    from tism.study.data.dataset import Dataset, standardisation
 
     n, length, flank = 56, 24, 6
     rng = np.random.default_rng(4)

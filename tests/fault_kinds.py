@@ -25,10 +25,10 @@ from unittest.mock import patch
 import torch
 from fault_works import SEED, WORKS, Kept, Work, attributions, inputs
 
-from tism import experiment
-from tism.execution import Predictor
-from tism.ism import _MOST_TRIED
-from tism.windowed import Windows
+from tism.engine.replay import Windows
+from tism.exact import _MOST_TRIED
+from tism.running import Predictor
+from tism.study import profiles as experiment
 
 COLUMNS = ("fault", "where", "times", "lost", "half_written", "left", "unnamed", "held", "says")
 

@@ -22,11 +22,15 @@ import torch
 from test_download import PATH, Server, serving
 
 import tism
-from tism import experiment, robustness, storage, training
-from tism.cli import main as command_line
-from tism.compendium import Chapter, note_provenance
-from tism.data import download
-from tism.experiment import Experiment, load_dataset, load_profile
+from tism.score import store as storage
+from tism.score.cli import main as command_line
+from tism.study import ch05_runs as robustness
+from tism.study import profiles as experiment
+from tism.study import training
+from tism.study.data import download
+from tism.study.networks import Experiment
+from tism.study.profiles import load_dataset, load_profile
+from tism.study.records import Chapter, note_provenance
 
 SEED = 0
 PROFILE = replace(

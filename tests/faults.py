@@ -50,8 +50,8 @@ from fault_kinds import (
 from fault_works import KEPT, SEED, WORKS, Work, attributions, inputs, server, warm_up
 from test_download import GOOD
 
-from tism import compendium
-from tism.checkpoint import write_text
+from tism.score.files import write_text
+from tism.study import compendium
 
 TABLE = Path(__file__).parents[1] / "data" / "results" / "faults.csv"
 # How often each work is broken in each way.

@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from torch import nn
 
-from tism.checkpoint import replacing
+from tism.score.files import replacing
 
 NIGHTLY = os.environ.get("TISM_FUZZ") == "nightly"
 TABLE = Path(__file__).parents[1] / "data" / "results" / "fuzz.csv"

@@ -1,19 +1,13 @@
 """Exact and Taylor-approximated in silico saturation mutagenesis for PyTorch models of DNA."""
 
-from tism.estimators import Budgeted, budgeted_ism
-from tism.gradient import input_gradient, tism
-from tism.ism import ism
+from tism.agreement import Reliability, reliability
+from tism.budgeted import Budgeted, budgeted_ism
+from tism.exact import ism
+from tism.first_order import input_gradient, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.model import build_model
-from tism.reliability import Reliability, reliability
 from tism.sequence import one_hot_encode, reverse_complement
-from tism.taylor import (
-    centre,
-    gradient_times_input,
-    hypothetical,
-    mean_effect,
-    tism_from_gradient,
-)
+from tism.taylor import centre, gradient_times_input, hypothetical, mean_effect, tism_from_gradient
 
 __version__ = "0.1.0"
 

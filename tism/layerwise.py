@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tism.execution import (
+from tism.engine.replay import Recording, Windows, function_name, is_recorded
+from tism.engine.rules import leaves
+from tism.engine.window import Reference, Untraceable, Windowed
+from tism.exact import by_position, ism, plan_windows, scores_of_effects, substitutions_on_host
+from tism.first_order import gradient_by_task, output_with_graph, tism
+from tism.running import (
     OutputFn,
     Predictor,
     Tasks,
@@ -21,18 +26,7 @@ from tism.execution import (
     in_one_tensor,
     progress_bar,
 )
-from tism.gradient import gradient_by_task, output_with_graph, tism
-from tism.ism import (
-    by_position,
-    ism,
-    plan_windows,
-    scores_of_effects,
-    substitutions_on_host,
-)
 from tism.sequence import validate_one_hot
-from tism.window import Reference, Untraceable, Windowed
-from tism.window_rules import leaves
-from tism.windowed import Recording, Windows, function_name, is_recorded
 
 _GRAPH = 2  # a sequence takes more memory where every activation is kept
 _ROWS_TRACED = 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism.execution import checked_seed
+from tism.running import checked_seed
 
 _FULL_WIDTH, _FULL_DENSE = 298, 512
 

@@ -21,11 +21,11 @@ from sphinx.util.docutils import SphinxDirective
 
 ENTRIES = {  # title: patterns of the modules that one enters by
     "import tism": ["tism"],
-    "data sets": ["tism.data", "tism.data.*", "tism.versions"],
-    "figures": ["tism.plotting", "tism.plotting.*"],
-    "the command tism": ["tism.cli"],
-    "networks, trained and scored": ["tism.experiment"],
-    "runs and records": ["tism.compendium"],
+    "data sets": ["tism.study.data", "tism.study.data.*", "tism.versions"],
+    "figures": ["tism.study.plots", "tism.study.plots.*"],
+    "the command tism": ["tism.score.cli"],
+    "networks, trained and scored": ["tism.study.profiles"],
+    "runs and records": ["tism.study.compendium"],
 }
 CHAPTERS = "what chapters compute"
 WIDTH, LANE, GAP = 720, 34, 34  # of the picture, beside the boxes, between rows of them

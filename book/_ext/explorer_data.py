@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tism.explorer import page_data
+from tism.study.explorer import page_data
 
 PAGE = "book/explorer"
 DATA = "explorer_data.js"
 
 
 def script(data: dict) -> str:
-    """JavaScript that holds the data of `tism.explorer.page_data`."""
+    """JavaScript that holds the data of `tism.study.explorer.page_data`."""
     return f"window.TISM_EXPLORER={json.dumps(data, separators=(',', ':'), allow_nan=False)};\n"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from tism.compendium import RECORDED_PROFILE
+from tism.study.records import RECORDED_PROFILE
 
 KINDS = {
     "yeast": "yeast, GELU",

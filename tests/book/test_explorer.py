@@ -1,0 +1,423 @@
+"""The explorer: its tables say what the functions say, and its page what the tables say."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from browser import Browser
+
+from tism import build_model, ism, one_hot_encode, tism
+from tism.correlations import pearson, substitution_correlation
+from tism.exact import predict
+from tism.score.readers import InputFileError
+from tism.study.ch05_runs import write_table
+from tism.study.ch08_elements import METHODS, MeanTask
+from tism.study.ch08_networks import ExternalModel
+from tism.study.data.simulate import simulate
+from tism.study.explorer import (
+    COMPUTED,
+    MAPS,
+    REGIONS,
+    SHOWN,
+    TABLES,
+    TRUTH,
+    PlantedTruth,
+    chosen,
+    even_ranks,
+    explorer_key,
+    explorer_tables,
+    page_data,
+    quantise,
+    restore,
+)
+from tism.study.profiles import load_profile
+from tism.study.scores import Scores
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "data" / "results" / "yeast"
+STATIC = ROOT / "book" / "_static"
+N_REGIONS, N_SCORED = 3, 6
+
+
+def stored_maps(folder: Path) -> pd.DataFrame:
+    """explorer.csv with the restored map of each row, and r with ISM of what is stored."""
+    regions = pd.read_csv(folder / REGIONS).set_index(["dataset", "region"])
+    maps = pd.read_csv(folder / MAPS)
+    maps["sequence"] = (
+        regions["sequence"].loc[list(zip(maps.dataset, maps.region, strict=True))].to_numpy()
+    )
+    stored = zip(maps.largest, maps.effects, maps.sequence, strict=True)
+    maps["map"] = [restore(*row) for row in stored]
+    exact = maps[maps.method == "ISM"].set_index(["dataset", "region", "task"])["map"]
+    maps["r"] = [
+        shown_r(row.map, exact[row.dataset, row.region, row.task], row.sequence)
+        for row in maps.itertuples()
+    ]
+    return maps
+
+
+def shown_r(first: torch.Tensor, second: torch.Tensor, sequence: str) -> float:
+    substituted = one_hot_encode(sequence)[0] == 0
+    return float(pearson(first[substituted], second[substituted]))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return simulate(200, 6, length=120, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model("baseline", length=120, n_tasks=6, width=4, seed=0).eval()
+
+
+@pytest.fixture(scope="module")
+def tables(data, model, tmp_path_factory):
+    """A folder with both tables of an untrained network."""
+    folder = tmp_path_factory.mktemp("tables")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TISM_DATA_DIR", str(folder / "cache"))
+        made = explorer_tables(model, data, N_SCORED, N_REGIONS)
+    for name, table in zip(TABLES, made, strict=True):
+        write_table(folder / name, table)
+    return folder
+
+
+def test_ranks_are_even_and_hold_both_ends():
+    assert even_ranks(9, 3).tolist() == [0, 4, 8]
+    assert even_ranks(2, 5).tolist() == [0, 1]
+
+
+def test_what_is_stored_is_near_what_was_there():
+    sequence = "ACGTN" * 40
+    n = 3 * 160 + 4 * 40
+    effects = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    largest, text = quantise(effects)
+    stored = restore(largest, text, sequence)
+
+    assert largest == effects.abs().max()
+    substituted = one_hot_encode(sequence)[0] == 0
+    assert (stored[~substituted] == 0).all()
+    error = (stored[substituted] - effects).abs() / largest
+    assert error.max() < 0.008
+    small = effects.abs() < 0.01 * largest
+    assert small.any()
+    assert error[small].max() < 0.001
+    assert len(text) < 1.4 * n
+
+
+def test_what_cannot_be_stored_or_restored_is_refused():
+    assert quantise(torch.zeros(3)) == (0, "AAAA")
+    with pytest.raises(ValueError, match="effects must be finite"):
+        quantise(torch.tensor([0.0, float("nan")]))
+    with pytest.raises(ValueError, match="3 effects of 6 substitutions"):
+        restore(1.0, "AAAA", "AC")
+    with pytest.raises(ValueError, match="base64"):
+        restore(1.0, "A*AA", "A")
+
+
+def test_the_planted_truth_is_the_simulations_own_response(data):
+    row = int(data.indices("test")[0])
+    one_hot = data.one_hot(np.array([row]))
+    effects = ism(PlantedTruth(data), one_hot, [4], engine="full")[0, 0]
+
+    sequence = one_hot[0].argmax(0).numpy().astype(np.uint8)
+    site = data.truth.sites.query("region == @row").iloc[0]
+    mutant = sequence.copy()
+    mutant[site.start] = (sequence[site.start] + 1) % 4
+    before, after = data.truth.response(np.stack([sequence, mutant]))[:, 4]
+    found = effects[mutant[site.start], site.start]
+    assert float(found) == pytest.approx((after - before) / data.scale[4], rel=1e-4, abs=1e-6)
+    assert effects.abs().max() > 0
+
+
+def test_worst_and_best_regions_and_tasks_are_kept():
+    one_hot = one_hot_encode(["ACGTACGT"] * 5)
+    exact = torch.randn(5, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(5, 3, 4, 8, generator=torch.Generator().manual_seed(1))
+    noise *= torch.tensor([3.0, 0, 9, 1, 2])[:, None, None, None]
+    scores = Scores(np.arange(5), one_hot, exact, exact + noise, torch.zeros(5, 3))
+    regions, tasks, mean_r = chosen(scores, 2, 3)
+    assert regions.tolist() == [2, 1]
+    assert sorted(tasks.tolist()) == [0, 1, 2]
+    r = substitution_correlation(exact, scores.tism, one_hot)
+    torch.testing.assert_close(mean_r, r.mean(1))
+
+
+def test_tables_hold_the_scores_of_the_functions(tables, data, model):
+    regions, maps = pd.read_csv(tables / REGIONS), stored_maps(tables)
+    assert len(regions) == N_REGIONS
+    assert regions["mean_r"].is_monotonic_increasing
+    assert regions["rank"].tolist() == [1, 3, N_SCORED]
+    assert set(maps["method"]) == set(SHOWN)
+    np.testing.assert_allclose(maps["r"], maps["r_ism"], atol=0.005)
+
+    row = regions.iloc[1]
+    one_hot = one_hot_encode(row["sequence"])
+    own = maps[maps.region == row["region"]]
+    name = own["task"].iloc[-1]
+    task = data.tasks.index(name)
+    own = own[own.task == name].set_index("method")
+    number = int((data.regions["name"] == row["region"]).argmax())
+    predicted = float(predict(model, one_hot)[0, task])
+    assert own["predicted"].iloc[0] == pytest.approx(predicted, rel=1e-3)
+    assert own["label"].iloc[0] == pytest.approx(data.standardised[number, task], rel=1e-3)
+    alone = MeanTask(ExternalModel("", model, 120, tuple(data.tasks)), [task], 120)
+    expected = {
+        "ISM": ism(model, one_hot, task),
+        "TISM": tism(model, one_hot, task),
+        "layer-wise TISM": METHODS["layer-wise TISM"](alone, one_hot),
+        TRUTH: ism(PlantedTruth(data), one_hot, task, engine="full"),
+    }
+    for method, scores in expected.items():
+        limit = 0.009 * float(scores.abs().max())
+        torch.testing.assert_close(own["map"][method], scores[0, 0].double(), rtol=0, atol=limit)
+
+
+def test_key_follows_what_the_tables_depend_on(monkeypatch):
+    import tism.study.explorer as module
+
+    smoke = load_profile("smoke")
+    key = explorer_key(smoke)
+    assert key != explorer_key(load_profile("demo"))
+    monkeypatch.setattr(module, "N_TASKS", 4)
+    assert explorer_key(smoke) != key
+
+
+def test_page_data_is_nested_in_the_order_of_the_tables(tables):
+    data = page_data(tables)
+    (own,) = data["datasets"]
+    assert data["methods"] == list(SHOWN)
+    assert own["name"] == "simulated"
+    names = pd.read_csv(tables / REGIONS)["region"].tolist()
+    assert [region["name"] for region in own["regions"]] == names
+    with (tables / MAPS).open() as file:
+        row = next(csv.DictReader(file))
+    stored = own["regions"][0]["tasks"][row["task"]]["maps"][row["method"]]
+    assert stored == [float(row["largest"]), row["effects"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "new", "message"),
+    [
+        (MAPS, "largest", "size", r"explorer\.csv, line 1: no column largest; make it anew"),
+        (MAPS, r"(,ISM,.*)[\w+/]{4}\n", r"\1\n", "line 2: 357 effects of 360 substitutions"),
+        (MAPS, ",TISM,", ",TSIM,", r"line 3: method 'TSIM' is none of ISM, TISM, "),
+        (MAPS, "simulated,", "mouse,", r"line 2: region 'sim_\d+' of 'mouse' is not in"),
+        (REGIONS, ",chr19,", ",chr19,x", r"explorer_regions\.csv, line 2: .*'x\d+'"),
+        (REGIONS, "ACG", "AXG", r"explorer_regions\.csv, line \d: .*'X'"),
+        (REGIONS, ",chr19,", ",", r"explorer_regions\.csv, line 2: not 9 columns"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_file_and_line(tables, tmp_path, name, pattern, new, message):
+    for table in TABLES:
+        shutil.copyfile(tables / table, tmp_path / table)
+    text = (tables / name).read_text()
+    (tmp_path / name).write_text(re.sub(pattern, new, text, count=1))
+    with pytest.raises(InputFileError, match=message):
+        page_data(tmp_path)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(InputFileError, match=r"explorer_regions\.csv: no such file; make it anew"):
+        page_data(tmp_path)
+
+
+def test_the_record_is_small_and_rounding_does_not_show():
+    maps = stored_maps(RECORD)
+    assert sum((RECORD / name).stat().st_size for name in TABLES) < 700_000
+    assert maps.groupby("dataset")["region"].nunique().to_dict() == {"simulated": 6, "yeast": 12}
+    np.testing.assert_allclose(maps["r"], maps["r_ism"], atol=0.005)
+    assert set(COMPUTED) < set(maps["method"])
+
+
+def test_the_record_agrees_with_the_chapter_that_scored_the_regions():
+    regions = pd.read_csv(RECORD / REGIONS).query("dataset == 'yeast'").set_index("region")
+    chapter = pd.read_csv(RECORD / "regions.csv").set_index("name")["r TISM, substitutions"]
+    np.testing.assert_allclose(regions["mean_r"], chapter[regions.index], atol=1e-5)
+    assert (regions["n_ranked"] == len(chapter)).all()
+    order = chapter.sort_values(ignore_index=True)
+    np.testing.assert_allclose(regions["mean_r"], order[regions["rank"] - 1], atol=1e-5)
+
+
+# ---- the page ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """The explorer's part of book/explorer.md alone, with its script, style and recorded maps."""
+    folder = tmp_path_factory.mktemp("page")
+    path = ROOT / "book" / "_ext" / "explorer_data.py"
+    specification = importlib.util.spec_from_file_location("explorer_data", path)
+    extension = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(extension)
+    (folder / extension.DATA).write_text(extension.script(page_data(RECORD)))
+    for name in ("explorer.js", "explorer.css"):
+        shutil.copyfile(STATIC / name, folder / name)
+    markup = (ROOT / "book" / "explorer.md").read_text()
+    block = re.search(r"```{raw} html\n(.*?)```", markup, re.DOTALL)[1]
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += '<link rel="icon" href="data:,">'
+    head += '<link rel="stylesheet" href="explorer.css">'
+    scripts = f'<script src="{extension.DATA}"></script><script src="explorer.js"></script>'
+    (folder / "index.html").write_text(
+        f'<!doctype html>{head}<body><section id="explorer">{block}</section>{scripts}'
+    )
+    return folder / "index.html"
+
+
+@pytest.fixture
+def opened(browser, page):
+    """Opens the page at an anchor; in the end nothing may have gone wrong in it."""
+
+    def opened(anchor: str = "") -> Browser:
+        browser.open(page.with_name("blank.html"))
+        browser.open(page, anchor)
+        return browser
+
+    page.with_name("blank.html").write_text('<link rel="icon" href="data:,">')
+    browser.show("desktop", "light")
+    browser.log()
+    yield opened
+    log = browser.log()
+    assert log.messages == []
+    assert log.outside() == []
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return stored_maps(RECORD).set_index(["dataset", "region", "task", "method"])
+
+
+def picked(browser: Browser) -> dict[str, str]:
+    names = ("region", "task", "first", "second")
+    return {n: browser.run(f"return document.getElementById('ex-{n}').value") for n in names}
+
+
+def r_in_page(browser: Browser) -> float:
+    return float(browser.run("return document.getElementById('ex-r').dataset.r"))
+
+
+def r_of(recorded: pd.DataFrame, choice: dict[str, str]) -> float:
+    place = (*choice["region"].split(" ", 1), choice["task"])
+    first, second = (recorded.loc[(*place, choice[name])] for name in ("first", "second"))
+    return shown_r(first["map"], second["map"], first["sequence"])
+
+
+def window(browser: Browser) -> tuple[int, int]:
+    values = browser.run(
+        "return ['from', 'bases'].map((n) => document.getElementById('ex-' + n).value)"
+    )
+    return tuple(int(value) for value in values)
+
+
+def test_it_opens_at_once_on_a_typical_region(opened, recorded):
+    before = opened().processor_time()
+    browser = opened()
+    assert browser.processor_time(before) < 1
+    choice = picked(browser)
+    assert (choice["first"], choice["second"]) == ("ISM", "TISM")
+    assert r_in_page(browser) == pytest.approx(r_of(recorded, choice), abs=1e-9)
+    assert browser.run("return document.querySelectorAll('#ex-figure path').length") > 100
+    label = "return document.querySelector('#ex-figure svg').getAttribute('aria-label')"
+    assert "ISM and TISM of chr" in browser.run(label)
+
+
+def test_keys_alone_pick_region_task_and_methods(opened, recorded):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    browser = opened()
+    before = picked(browser)
+
+    def press(name: str, *keys: str) -> None:
+        browser.driver.find_element(By.ID, f"ex-{name}").send_keys(*keys)
+
+    for name in ("task", "first", "second"):
+        press(name, Keys.HOME)
+        press(name, Keys.ARROW_DOWN)
+    press("second", Keys.ARROW_DOWN)
+    press("region", Keys.END)
+    after = picked(browser)
+    assert after["region"].startswith("simulated ")
+    assert (after["first"], after["second"]) == ("TISM", "layer-wise TISM")
+    assert after["task"] != before["task"]
+    assert r_in_page(browser) == pytest.approx(r_of(recorded, after), abs=1e-9)
+    press("second", Keys.END)
+    assert picked(browser)["second"] == TRUTH
+
+    press("figure", Keys.ARROW_UP)
+    assert picked(browser)["region"] != after["region"]
+    press("figure", Keys.HOME)
+    assert window(browser)[0] == 0
+    bases = window(browser)[1]
+    press("figure", Keys.ARROW_RIGHT)
+    assert window(browser)[0] == round(bases / 4)
+    press("figure", "+")
+    assert window(browser)[1] == round(bases / 1.5)
+    press("figure", Keys.END)
+    assert sum(window(browser)) == 251
+
+
+def test_the_table_lists_the_largest_effects(opened, recorded):
+    browser = opened()
+    choice = picked(browser)
+    place = (*choice["region"].split(" ", 1), choice["task"])
+    for number, method in enumerate(("ISM", "TISM")):
+        row = recorded.loc[(*place, method)]
+        best = int(row["map"].abs().argmax())
+        base, position = divmod(best, row["map"].shape[1])
+        cells = browser.run(
+            "return [...document.querySelectorAll('#ex-tables table')[arguments[0]]"
+            ".querySelectorAll('tbody tr')].map((r) => [...r.children].map((c) => c.textContent))",
+            number,
+        )
+        assert len(cells) == 10
+        assert cells[0][1] == f"{position} {row['sequence'][position]}→{'ACGT'[base]}"
+        shown = float(cells[0][2].replace("−", "-"))
+        assert shown == pytest.approx(float(row["map"].flatten()[best]), rel=0.05)
+
+
+def test_an_address_brings_back_what_was_picked(opened, recorded):
+    region = "simulated " + recorded.loc["simulated"].index[0][0]
+    browser = opened()
+    browser.run("document.querySelector('[data-do=whole]').click()")
+    options = browser.run(
+        "location.hash = new URLSearchParams({region: arguments[0], first: 'TISM',"
+        "second: 'planted truth', from: 30, bases: 40}); "
+        "return new Promise((done) => setTimeout(() => done(location.href), 500))",
+        region,
+    )
+    expected = {"region": region, "first": "TISM", "second": TRUTH}
+    assert expected.items() <= picked(browser).items()
+    browser = opened("#" + options.split("#")[1])
+    assert expected.items() <= picked(browser).items()
+    assert window(browser) == (30, 40)
+
+
+@pytest.mark.parametrize(
+    "anchor",
+    ["#region=mouse+chr1&task=none&first=x&second=%3Cb%3E&from=-4&bases=1e9", "#%", "#from=9999"],
+)
+def test_a_wrong_address_falls_back_to_what_exists(opened, recorded, anchor):
+    usual = picked(opened())
+    browser = opened(anchor)
+    assert picked(browser) == usual
+    start, bases = window(browser)
+    assert 0 <= start <= 251 - bases
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(opened):
+    browser = opened()
+    browser.show("phone", "light")
+    browser.open(Path(browser.run("return decodeURI(location.pathname)")))
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert window(browser)[1] < 40

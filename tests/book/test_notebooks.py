@@ -1,0 +1,109 @@
+"""Every chapter runs at the smoke profile, refuses misspelt parameters and holds its record."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import papermill
+import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from tism.study import compendium
+from tism.study.compendium import run_chapter, stale_records
+from tism.study.networks import Experiment
+from tism.study.profiles import data_root, load_profile
+from tism.study.records import chapters
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TISM_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("TISM_RESULTS_DIR", str(tmp_path_factory.mktemp("results")))
+        patch.setenv("TISM_DEVICE", "cpu")
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_kernel(sandbox):
+    """All chapters run in one kernel, emptied before each: they import for longer than they run."""
+    manager, clients = AsyncKernelManager(kernel_name="python3"), []
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # as `run_chapter` asks for
+    run_sync(manager.start_kernel)(cwd=compendium.repository(), extra_arguments=quiet)
+    client, execute = manager.client, papermill.execute_notebook
+
+    def kept_client(**options):
+        clients.append(client(**options))
+        return clients[-1]
+
+    def emptied(*arguments, **options):
+        blocking = manager.blocking_client()
+        blocking.start_channels()
+        blocking.wait_for_ready(timeout=300)
+        blocking.execute("%reset -f", reply=True, timeout=300)
+        blocking.stop_channels()
+        return execute(*arguments, km=manager, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager, "client", kept_client)
+        patch.setattr(papermill, "execute_notebook", emptied)
+        yield
+    for used in clients:
+        used.stop_channels()
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
+def source(name):
+    path = compendium.repository() / "notebooks" / f"{name}.ipynb"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.filterwarnings("default")  # of papermill and the kernel
+@pytest.mark.parametrize("name", chapters())
+def test_chapter_runs_at_smoke(name, one_kernel):
+    executed = json.loads(run_chapter(name, "smoke").read_text(encoding="utf-8"))
+    code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
+    assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
+
+
+def test_misspelt_parameter_is_refused(monkeypatch):
+    path = compendium.repository() / "notebooks" / "01_taylor_to_ism.ipynb"
+    notebook = parameterize_notebook(load_notebook_node(str(path)), {"profle": "smoke"})
+    code = ["", *(cell.source for cell in notebook.cells if cell.cell_type == "code")]
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns={"In": code}))
+    with pytest.raises(ValueError, match="01_taylor_to_ism has no parameter profle"):
+        compendium.open_chapter("01_taylor_to_ism", profile="smoke")
+
+
+def test_no_record_is_stale():
+    assert stale_records() == []
+
+
+@pytest.mark.parametrize("name", chapters())
+def test_committed_chapter(name):
+    notebook = source(name)
+    text = json.dumps(notebook)
+    assert notebook["metadata"]["tism"]["profile"] == compendium.RECORDED_PROFILE
+    here = [f"{folder}/" for folder in compendium.repository().parents if folder.name]
+    assert not re.search("/(root|home|tmp|Users)/", text)
+    assert not [folder for folder in here if folder in text]
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert any(cell["outputs"] for cell in code)
+    assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    assert not [cell for cell in code if re.search(r"^def |^class ", "".join(cell["source"]), re.M)]
+
+
+def test_committed_networks_belong_to_the_recorded_profile():
+    profile = load_profile(compendium.RECORDED_PROFILE)
+    records = sorted((data_root() / "models").glob("*.json"))
+    assert {f"{d}_baseline_0" for d in profile.datasets} <= {r.stem for r in records}
+    for record in records:
+        identity = json.loads(record.read_text())["identity"]
+        dataset, seed = identity["dataset"], identity["training"]["seed"]
+        assert identity == Experiment(profile, dataset, identity["variant"], seed).identity()
+        assert record.with_suffix(".safetensors").stat().st_size <= 3_000_000

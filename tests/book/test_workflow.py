@@ -1,0 +1,186 @@
+"""The Snakefile: killed and resumed, run by an executor plugin, on files of the paper's format."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_immgen import Files
+
+ROOT = Path(__file__).resolve().parents[2]
+SNAKEMAKE = [Path(sys.executable).with_name("snakemake"), "--workflow-profile", "workflow/local"]
+TRAINED, SCORED = (
+    f"results/immgen/models/immgen_baseline_0/{n}" for n in ("training.ipynb", "rows.csv")
+)
+TABLE = "results/immgen/models.csv"
+TRAINING_LOG, SCORING_LOG = (
+    f"results/immgen/logs/{rule}_immgen_baseline_0.log" for rule in ("train", "score")
+)
+SUBMIT = """#!/bin/sh
+sh "$1" > "$1.out" 2>&1 &
+echo $! | tee -a submitted
+"""
+
+
+def call(root: Path, *arguments: str, config: str = "profile=immgen"):
+    command = [*SNAKEMAKE, "--config", config, *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A copy of the repository whose immgen profile is tiny and reads files made here."""
+    root = copy_repository(tmp_path_factory.mktemp("copy"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(root).items():
+            patch.setenv(name, value)
+        patch.delenv("TISM_RESULTS_DIR", raising=False)
+        yield root
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {"PYTHONPATH": str(root), "TISM_DATA_DIR": str(root / "data"), "TISM_DEVICE": "cpu"}
+
+
+def copy_repository(root: Path) -> Path:
+    for name in ("book", "notebooks", "tism", "data"):
+        ignored = shutil.ignore_patterns("__pycache__", "raw", "cache", "checkpoints", "results")
+        shutil.copytree(ROOT / name, root / name, ignore=ignored)
+    for name in ("Snakefile", "_config.yml", "_toc.yml", "CITATION.cff"):
+        shutil.copyfile(ROOT / name, root / name)
+    shutil.copytree(ROOT / "workflow", root / "workflow")
+    _make_tiny(root)
+    return root
+
+
+def _make_tiny(root: Path) -> None:
+    files = Files(root / "data")
+    names = iter(range(1, 1000))
+    starts = range(21, 2700, 130)
+    files.peaks = [
+        [f"ImmGenATAC1219.peak_{next(names)}", chrom, start, start + 250]
+        for chrom in files.genome
+        for start in starts
+    ]
+    values = iter(2 + abs(7919 * k % 101) / 20 for k in range(10**6))
+    files.heights = {row[0]: [next(values) for _ in range(3)] for row in files.peaks}
+    paths = {name: str(path) for name, path in files.write().items()}
+    path = root / "book" / "profiles" / "immgen.yml"
+    tiny = yaml.safe_load(path.read_text())
+    path.rename(path.with_name("paper.yml"))
+    tiny |= {
+        "datasets": ["immgen"],
+        "data": {"immgen": paths},
+        "model": {"immgen": {"width": 4}},
+        "training": {"immgen": {"max_epochs": 1, "fine_tune_rounds": 0, "warmup_epochs": 1}},
+        "experiments": [{"experiment": "ablation", "dataset": "immgen"}],
+        "regions_a_model": 2,
+    }
+    path.write_text(yaml.safe_dump(tiny))
+
+
+@pytest.fixture(scope="module")
+def killed(root):
+    """The copy after a `kill -9` of everything in the middle of the second job."""
+    with (root / "killed.log").open("w") as output:
+        run = subprocess.Popen(
+            [*SNAKEMAKE, "--config", "profile=immgen", "--", SCORED],
+            cwd=root,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            while not (root / SCORING_LOG).exists():
+                assert run.poll() is None, (root / "killed.log").read_text()
+                time.sleep(0.1)
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+    return root
+
+
+@pytest.fixture(scope="module")
+def resumed(killed):
+    """The copy after the same call again, and when its files were written before that."""
+    assert not (killed / SCORED).exists()
+    before = {name: (killed / name).stat().st_mtime_ns for name in (TRAINED, TRAINING_LOG)}
+    run = call(killed, "--", SCORED)
+    assert run.returncode == 0, run.stderr
+    return killed, before
+
+
+def test_after_a_kill_only_the_unfinished_job_runs_again(resumed):
+    root, before = resumed
+
+    assert (root / SCORED).exists()
+    for name, written in before.items():
+        assert (root / name).stat().st_mtime_ns == written
+
+
+def test_the_same_rules_run_through_an_executor_plugin(resumed):
+    root, _ = resumed
+    submit = root / "submit"
+    submit.write_text(SUBMIT)
+    submit.chmod(0o755)
+    executor = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(submit)]
+
+    wait = ["--seconds-between-status-checks", "1"]
+    run = call(root, "--jobs", "2", *wait, *executor, "--", TABLE)
+
+    assert run.returncode == 0, run.stderr
+    assert len((root / "submitted").read_text().split()) == 1
+    assert (root / TABLE).read_text().startswith("run,experiment,dataset,")
+    again = call(root, "--", TABLE)
+    assert "Nothing to be done" in again.stderr + again.stdout
+
+
+def test_the_cluster_profile_has_resources_for_every_rule_and_no_other():
+    rules = set(re.findall(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), re.M)) - {"all"}
+    cluster = yaml.safe_load((ROOT / "workflow" / "slurm" / "config.yaml").read_text())
+
+    assert set(cluster["set-resources"]) == rules
+    assert set(cluster["set-threads"]) < rules
+    for resources in cluster["set-resources"].values():
+        assert {"mem_mb", "runtime"} <= set(resources)
+
+
+def test_the_papers_profile_plans_its_jobs_without_data(root):
+    run = call(root, "--dry-run", config="profile=paper")
+
+    assert run.returncode == 0, run.stderr
+    rows = [line.split() for line in (run.stdout + run.stderr).splitlines()]
+    jobs = dict(row for row in rows if len(row) == 2)
+    assert jobs["train"] == jobs["score"] == "68"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("profile=tiny", r"profile must be one of demo, immgen, .* got 'tiny'"),
+        ("profil=demo", "--config has no parameter profil; it has profile"),
+    ],
+)
+def test_what_the_workflow_does_not_know_is_refused_by_name(root, config, message):
+    run = call(root, config=config)
+
+    assert run.returncode != 0
+    assert re.search(message, run.stderr)
+
+
+def test_rows_of_another_configuration_are_refused_before_anything_runs(resumed):
+    root, _ = resumed
+    path = root / "book" / "profiles" / "immgen.yml"
+    path.write_text(path.read_text().replace("regions_a_model: 2", "regions_a_model: 3"))
+
+    run = call(root)
+
+    assert run.returncode != 0
+    assert re.search(r"models\.csv: run immgen_baseline_0 was made with another", run.stderr)
+    assert "Building DAG" not in run.stderr

@@ -1,0 +1,559 @@
+"""Windowed ISM against the full engine, on networks of many kinds and on drawn ones."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from conftest import ready
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tism import build_model, ism
+from tism.model import VARIANTS
+from tism.running import ModelError, evaluating
+
+LENGTH = 44
+
+
+def draw_sequences(n: int = 2, length: int = LENGTH, seed: int = 0) -> Tensor:
+    """(n, 4, length) float64; N in the first sequence, at its first position too."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(4, (n, length), generator=generator)
+    one_hot = F.one_hot(index, 4).transpose(1, 2).double().contiguous()
+    one_hot[0, :, [0, length // 3]] = 0
+    return one_hot
+
+
+def worst(model: nn.Module, sequences: Tensor, **arguments) -> float:
+    """Largest difference between the engines over the largest effect."""
+    full = ism(model, sequences, engine="full", **arguments)
+    windowed = ism(model, sequences, engine="windowed", **arguments)
+    assert full.abs().max() > 1e-6  # there are effects to agree on
+    return float((windowed - full).abs().max() / full.abs().max())
+
+
+class Basset(nn.Sequential):
+    """Convolution, batch norm, ReLU, max pooling three times; dense layers (Kelley 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv1d(4, 6, 7, padding=3),
+            nn.BatchNorm1d(6),
+            nn.ReLU(inplace=True),
+            nn.MaxPool1d(3),
+            nn.Conv1d(6, 5, 4, padding=1),
+            nn.BatchNorm1d(5),
+            nn.ReLU(inplace=True),
+            nn.MaxPool1d(2, stride=1, padding=1),
+            nn.Conv1d(5, 5, 3),
+            nn.MaxPool1d(4, ceil_mode=True),
+            nn.Flatten(),
+            nn.LazyLinear(8),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(8, 3),
+        )
+        self(torch.zeros(2, 4, LENGTH))
+
+
+class DanQ(nn.Module):
+    """Convolution, pooling, a bidirectional LSTM, dense layers (Quang 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 5)
+        self.lstm = nn.LSTM(6, 3, bidirectional=True, batch_first=True)
+        self.head = nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.Linear(5, 2))
+        self(torch.zeros(1, 4, LENGTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(F.max_pool1d(F.relu(self.conv(x)), 4, 4), 0.2, self.training)
+        x, _ = self.lstm(x.transpose(1, 2))
+        return self.head(x.reshape(x.size(0), -1))
+
+
+class BPNet(nn.Module):
+    """Dilated residual convolutions; a profile and total counts (Avsec 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(4, 5, 9, padding="same")
+        self.dilated = nn.ModuleList(
+            nn.Conv1d(5, 5, 3, padding="same", dilation=2**i) for i in range(1, 4)
+        )
+        self.profile = nn.Conv1d(5, 2, 7, padding="same")
+        self.counts = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x).relu_()
+        for conv in self.dilated:
+            x += F.relu(conv(x))
+        return self.profile(x), self.counts(x.mean(-1))
+
+
+class Dictionary(nn.Module):
+    """Residual blocks whose shortcut is a strided convolution; a dict of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(4, 4, 6, padding=2)
+        self.main = nn.Conv1d(4, 6, 5, stride=2, padding=2, groups=2)
+        self.shortcut = nn.Conv1d(4, 6, 1, stride=2)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = F.elu(self.stem(x), inplace=True)
+        x = F.silu(self.norm(self.main(x)) + self.shortcut(x))
+        both = torch.cat([x, 1 - torch.sigmoid(x)], dim=1)
+        return {"trunk": both, "logits": self.head(F.adaptive_avg_pool1d(both, 1).squeeze(-1))}
+
+
+class Beluga(nn.Module):
+    """Convolutions of height 1 (Zhou 2018)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(4, 6, (1, 8)),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, (1, 5), padding=(0, 2)),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.MaxPool2d((1, 4), (1, 4)),
+            nn.Conv2d(6, 5, (1, 3), dilation=(1, 2)),
+            nn.AvgPool2d((1, 2)),
+        )
+        self.head = nn.LazyLinear(2)
+        self(torch.zeros(1, 4, LENGTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x.unsqueeze(2))
+        return self.head(x.view(x.size(0), -1))
+
+
+class Transformer(nn.Module):
+    """Convolution and pooling, positional encodings, attention, the first position's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 5, padding="same")
+        self.position = nn.Parameter(torch.randn(1, LENGTH // 4, 8))
+        self.norm, self.point = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool1d(F.gelu(self.conv(x)), 4).permute(0, 2, 1) + self.position
+        return self.head(self.layer(x + self.point(self.norm(x)))[:, 0])
+
+
+class BothStrands(nn.Module):
+    """One network on both strands: the reverse complement is an index and a flip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 5, 6)
+        self.head = nn.Linear(5, 2)
+
+    def one(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        strands = torch.stack([self.one(x), self.one(x[:, [3, 2, 1, 0]].flip(-1)).flip(-1)], dim=1)
+        best = strands.max(1).values * strands.softmax(1)[:, 0]
+        best = best[:, torch.tensor([4, 2, 2, 0, 1])].mT.transpose(1, 2)
+        return self.head(best[..., 3:-2].sum(dim=2) / best.shape[-1])
+
+
+class Gated(nn.Module):
+    """A gate of the whole sequence, other paddings, chunks, global max pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(4, 8, 5, padding=2, padding_mode="circular")
+        self.second = nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect")
+        self.gate = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.first(x).chunk(2, dim=1)
+        x = self.second(value * torch.sigmoid(gate))
+        x = x * torch.sigmoid(self.gate(x.mean(2)))[:, :, None]
+        return self.head(F.adaptive_max_pool1d(x, 1).flatten(1))
+
+
+class Strided(nn.Module):
+    """Pooling written with slices and blocks, a scale of each position, no dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 3, 5, padding="same")
+        self.scale = nn.Parameter(torch.rand(LENGTH))
+        self.last = nn.Conv1d(3, 2, 3, stride=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x) * self.scale
+        x = torch.maximum(x[:, :, ::2], x[..., 1::2])
+        x = F.pad(x, (1, 2), mode="replicate")
+        x = x.unflatten(2, (-1, 5)).pow(2).mean(3)
+        return self.last(F.pad(x, (1, 0))).sum((2,))
+
+
+class Recurrent(nn.Module):
+    """Positions mixed at once: a GRU on the sequence itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(x.permute(2, 0, 1))[0][-1])
+
+
+ZOO = {
+    "Basset": (Basset, None),
+    "DanQ": (DanQ, None),
+    "BPNet counts": (BPNet, lambda out: out[1]),
+    "BPNet profile": (BPNet, lambda out: out[0].softmax(-1)[:, :, 20]),
+    "Dictionary": (Dictionary, lambda out: out["logits"]),
+    "Beluga": (Beluga, None),
+    "Transformer": (Transformer, None),
+    "BothStrands": (BothStrands, None),
+    "Gated": (Gated, None),
+    "Strided": (Strided, None),
+    "Recurrent": (Recurrent, None),
+}
+
+
+@pytest.fixture(params=ZOO, ids=str)
+def animal(request):
+    """A network of the zoo in float64 and its output_fn."""
+    build, output_fn = ZOO[request.param]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return ready(build()), output_fn
+
+
+def test_windowed_is_full_on_the_zoo(animal):
+    model, output_fn = animal
+    assert worst(model, draw_sequences(), output_fn=output_fn) < 1e-9
+
+
+@pytest.mark.parametrize("pool", [2, 3, 5])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_windowed_is_full_on_every_variant(variant, pool):
+    length = LENGTH + pool - 2
+    model = ready(build_model(variant, length=length, n_tasks=3, width=6, pool=pool, seed=1))
+    assert worst(model, draw_sequences(length=length)) < 1e-9
+
+
+@st.composite
+def layers(draw):
+    """Modules from (n, 4, length) to (n, 3), of anything that a window passes through."""
+    channels, length, modules = 4, draw(st.integers(9, 40)), []
+    first = length
+    for _ in range(draw(st.integers(1, 4))):
+        groups = draw(st.sampled_from([1, 1, 2])) if channels % 2 == 0 else 1
+        out = groups * draw(st.integers(1, 3))
+        kernel, dilation = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+        stride, padding = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 2, 4, "same"]))
+        stride = 1 if padding == "same" else stride
+        margin = dilation * (kernel - 1) - (0 if padding == "same" else 2 * padding)
+        if padding != "same" and length <= margin:
+            continue
+        modules.append(nn.Conv1d(channels, out, kernel, stride, padding, dilation, groups=groups))
+        length = length if padding == "same" else (length - margin - 1) // stride + 1
+        channels = out
+        ends = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+        pads = [nn.ConstantPad1d(ends, 0.5), nn.ReplicationPad1d(ends), nn.CircularPad1d(ends)]
+        if max(ends) < length and draw(st.booleans()):
+            modules.append(draw(st.sampled_from(pads)))
+            length += sum(ends)
+        extra = draw(st.sampled_from(["norm", "relu", "gelu", "dropout", "max", "mean", "none"]))
+        size, step = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+        if extra in ("max", "mean") and length >= size:
+            ceil = draw(st.booleans())
+            padding = draw(st.integers(0, size // 2))
+            pool = nn.MaxPool1d if extra == "max" else nn.AvgPool1d
+            modules.append(pool(size, step, padding, ceil_mode=ceil))
+            length = modules[-1](torch.zeros(1, 1, length)).shape[2]
+        kinds = {"norm": nn.BatchNorm1d(channels), "relu": nn.ReLU(), "gelu": nn.GELU()}
+        modules.append(kinds.get(extra, nn.Dropout(0.5)))
+    modules += draw(
+        st.sampled_from(
+            [
+                [nn.Flatten(), nn.Linear(channels * length, 3)],
+                [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(channels, 3)],
+                [nn.Conv1d(channels, 3, 1), nn.AdaptiveMaxPool1d(1), nn.Flatten()],
+            ]
+        )
+    )
+    return nn.Sequential(*modules), first
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(layers(), st.integers(0, 10**6))
+def test_windowed_is_full_on_drawn_networks(network, seed):
+    model, length = network
+    model, sequences = ready(model, seed), draw_sequences(length=length, seed=seed)
+    full = ism(model, sequences, engine="full", tasks=1)
+    windowed = ism(model, sequences, engine="windowed", tasks=1, batch_size=17)
+    assert (windowed - full).abs().max() <= 1e-9 * full.abs().max() + 1e-15
+
+
+@pytest.mark.parametrize("network", ["Basset", "BPNet counts", "Strided", "baseline", "cnn0"])
+def test_float32_rounds_no_worse_than_the_full_engine(network):
+    build, output_fn = ZOO.get(
+        network, (lambda: build_model(network, length=LENGTH, n_tasks=3, width=8, seed=2), None)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model, sequences = ready(build()), draw_sequences()
+    exact = ism(model, sequences, engine="full", output_fn=output_fn)
+    model = model.float()
+    full, windowed = (
+        (ism(model, sequences, engine=engine, output_fn=output_fn) - exact).abs().max()
+        for engine in ("full", "windowed")
+    )
+    assert windowed.dtype == torch.float64
+    assert 0 < windowed < 2 * full
+
+
+def network() -> nn.Module:
+    """Wide and deep enough for windows to pay at 300 bp; float64, in training mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return ready(build_model("baseline", length=300, n_tasks=3, width=40, seed=4))
+
+
+@pytest.fixture(scope="module")
+def long():
+    """Three sequences of 300 bp and their exact scores."""
+    sequences = draw_sequences(3, 300)
+    return sequences, ism(network(), sequences, engine="full")
+
+
+def test_entries_at_the_reference_are_exactly_zero_and_no_others(long):
+    sequences, _ = long
+    scores = ism(network(), sequences, engine="windowed")
+    at_reference = (sequences == 1)[:, None].expand_as(scores)
+    assert (scores[at_reference] == 0).all()
+    assert (scores[~at_reference] != 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 50, 10_000])
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (-3, None), (0, 2), (148, 149)])
+def test_batch_size_and_positions(long, batch_size, start, stop):
+    sequences, full = long
+    if batch_size == 1 and stop is None and start == 0:
+        sequences, full = sequences[:1, :, :], full[:1]
+        start, stop = 100, 120
+    scores = ism(
+        network(),
+        sequences,
+        [2, 0],
+        start=start,
+        stop=stop,
+        engine="windowed",
+        batch_size=batch_size,
+    )
+    torch.testing.assert_close(scores, full[:, [2, 0], :, start:stop], rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """How many references each `Windows` held, and the rows of each batch of theirs."""
+    from tism.engine import replay as windowed
+
+    held, rows = [], []
+    init, effects = windowed.Windows.__init__, windowed.Windows.effects
+
+    def counted(self, predict, sequences, prepared):
+        held.append(len(sequences))
+        init(self, predict, sequences, prepared)
+
+    def batched(self, row, *rest):
+        rows.append(len(row))
+        return effects(self, row, *rest)
+
+    monkeypatch.setattr(windowed.Windows, "__init__", counted)
+    monkeypatch.setattr(windowed.Windows, "effects", batched)
+    return held, rows
+
+
+def test_auto_takes_windows_where_they_pay(long, windows):
+    sequences, full = long
+    scores = ism(network(), sequences)
+    held, rows = windows
+    assert held == [1, 3]
+    assert sum(rows) > full[:, 0].count_nonzero()
+    torch.testing.assert_close(scores, full, rtol=1e-9, atol=1e-12)
+
+
+def test_working_memory_does_not_grow_with_the_sequences(long, windows, monkeypatch):
+    from tism.engine import replay as windowed
+
+    sequences, _ = long
+    held, rows = windows
+    monkeypatch.setattr(windowed, "_KEPT_BYTES", 2**20)
+    largest = []
+    for copies in (1, 3):
+        held.clear(), rows.clear()
+        few = {"start": 100, "stop": 110, "batch_size": 16}
+        ism(network(), sequences.repeat(copies, 1, 1), engine="windowed", **few)
+        largest.append((max(held), max(rows)))
+    assert largest == [(1, 16), (1, 16)]
+
+
+def test_windows_compute_a_fraction_of_the_products():
+    from tism.engine.replay import Windows, Work
+
+    sequences = draw_sequences(1, 300)
+    row, position = torch.zeros(12).long().numpy(), torch.arange(140, 152).numpy()
+    with evaluating(network()) as predict, torch.no_grad():
+        windows = Windows(predict, sequences, {})
+        with Work() as windowed:
+            windows.effects(row, position, row)
+        with Work() as full:
+            predict(sequences.repeat(12, 1, 1))
+    assert full.products > 10 * windowed.products
+
+
+class Apply(nn.Module):
+    """A model made of a function of its convolution's output."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function, self.calls = nn.Conv1d(4, 5, 5), function, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.function(self, self.conv(x)).mean(2)
+
+
+def assigns(model: Apply, x: Tensor) -> Tensor:
+    x[:, :, 3] = 0
+    return x
+
+
+FAILURES = {
+    "assigns": (assigns, r"__setitem__ \(call 1\): it changes a tensor in place"),
+    "counts rows": (lambda _, x: sum(x for _ in range(len(x))), "depends on the batch"),
+    "random": (lambda _, x: x + torch.rand_like(x), r"rand_like .*disagree"),
+    "remembers": (lambda model, x: x * model.calls, r"mul \(call 1\): .*disagree"),
+    "mixes rows": (lambda _, x: x - x.mean(0), r"sub .*disagree"),
+    "numpy": (lambda _, x: torch.from_numpy(x.numpy() + 1), r"\(call \d\)"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_cannot_be_followed_is_named_and_auto_runs_in_full(failure, caplog):
+    function, message = FAILURES[failure]
+    sequences = draw_sequences(2, 30)
+
+    with pytest.raises(ValueError, match=f'engine="windowed" cannot follow the model: .*{message}'):
+        ism(Apply(function).double(), sequences, engine="windowed")
+
+    with caplog.at_level(logging.INFO, logger="tism.exact"):
+        for _ in range(2):
+            ism(Apply(function).double(), sequences.repeat(9, 1, 1), batch_size=50)
+    (record,) = caplog.records
+    assert record.getMessage().startswith('engine="auto" runs Apply in full: ')
+
+
+def test_auto_runs_in_full_where_windows_would_be_slower(windows, caplog):
+    model, sequences = Recurrent().double(), draw_sequences(10)
+    with caplog.at_level(logging.INFO, logger="tism.exact"):
+        scores = ism(model, sequences)
+    assert windows[0] == [1]  # the trial
+    assert "would take" in caplog.text
+    assert torch.equal(scores, ism(model, sequences, engine="full"))
+
+
+def test_activations_that_take_too_much_memory_are_not_kept(monkeypatch):
+    from tism.engine import replay as windowed
+
+    monkeypatch.setattr(windowed, "_MOST_KEPT_BYTES", 1000)
+    with pytest.raises(ValueError, match="activations take more than 0 GB"):
+        ism(Basset().double(), draw_sequences(), engine="windowed")
+
+
+def test_a_mistaken_rule_is_found_by_the_trial(monkeypatch):
+    from tism.engine.rules import RULES, by_column
+
+    def wrong(call, *args, **kwargs):
+        call.func = torch.tanh
+        return by_column(call, args, kwargs)
+
+    monkeypatch.setitem(RULES, "sigmoid", wrong)
+    model = Apply(lambda _, x: torch.sigmoid(x) + 1).double()
+    with pytest.raises(
+        ValueError, match=r"sigmoid \(call 1\): windows and whole activations disag"
+    ):
+        ism(model, draw_sequences(), engine="windowed")
+
+
+def test_errors_of_the_model_are_its_own():
+    def broken(_, x):
+        raise KeyError("of the model")
+
+    for engine in ("windowed", "auto"):
+        with pytest.raises(ModelError, match=r"model raised KeyError .*'of the model'"):
+            ism(Apply(broken).double(), draw_sequences(20), engine=engine)
+
+
+def test_the_model_comes_back_as_it_was(long):
+    sequences, _ = long
+    model, before = network(), sequences.clone()
+    model.blocks[1].eval()
+    model.head.weight.requires_grad_(False)
+    flags = [module.training for module in model.modules()]
+    frozen = [parameter.requires_grad for parameter in model.parameters()]
+    values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+
+    ism(model, sequences, start=5, stop=9, engine="windowed")
+
+    assert [module.training for module in model.modules()] == flags
+    assert [parameter.requires_grad for parameter in model.parameters()] == frozen
+    assert all(torch.equal(values[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(sequences, before)
+
+
+def test_out_of_memory_halves_the_batch(long, monkeypatch):
+    from tism.engine import replay as windowed
+
+    sequences, full = long
+    place, asked = windowed.Replay.__init__, []
+
+    def hungry(self, recording, batch, *rest):
+        asked.append(len(batch.row))
+        if len(batch.row) > 20:
+            raise MemoryError
+        place(self, recording, batch, *rest)
+
+    monkeypatch.setattr(windowed.Replay, "__init__", hungry)
+    scores = ism(network(), sequences, stop=20, engine="windowed", batch_size=64)
+
+    torch.testing.assert_close(scores, full[..., :20], rtol=1e-9, atol=1e-12)
+    assert asked.index(16) > asked.index(64)
+    assert max(asked[asked.index(16) :]) == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_numbers_give_float32_scores(dtype):
+    model = Apply(lambda _, x: x).to(dtype)
+    scores = ism(model, draw_sequences(), engine="windowed")
+    assert scores.dtype == torch.float32
+    exact = ism(model.double(), draw_sequences(), engine="full")
+    assert (scores - exact).abs().max() < 0.1 * exact.abs().max()

@@ -1,0 +1,283 @@
+"""`tism` on the command line does what the functions do, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import tism
+from tism.score.cli import load_function, load_model, main, parse_tasks
+from tism.score.genome import Genome, read_variants, read_windows
+from tism.score.methods import variant_effects
+from tism.score.store import open_store
+
+ROOT = Path(__file__).parents[2]
+LENGTH = 11
+MODEL = """
+import torch
+import tism
+
+class Profile(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(4, width, 3, padding="same")
+        self.head = torch.nn.Conv1d(width, 3, 3, padding="same")
+
+    def forward(self, x):
+        return {"profile": self.head(torch.nn.functional.gelu(self.conv(x)))}
+
+def load(width=4):
+    torch.manual_seed(0)
+    return Profile(width)
+
+def total(output):
+    return output["profile"].sum(-1)
+
+def nothing():
+    return None
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dice = random.Random(0)
+    letters = "".join(dice.choices("ACGT", k=300))
+    Path("genome.fa").write_text(f">chr1\n{letters[:200]}R{letters[201:]}\n")
+    starts = [dice.randrange(20, 180) for _ in range(9)]
+    Path("peaks.bed").write_text("".join(f"chr1\t{s}\t{s + 11}\n" for s in [*starts, 195]))
+    rows = [(p, letters[p - 1], "ACGT"[("ACGT".index(letters[p - 1]) + 1) % 4]) for p in starts]
+    rows += [(50, letters[49], "A,C"), (60, letters[59], "<DEL>")]
+    text = "".join(f"chr1\t{p}\t.\t{r}\t{a}\t.\t.\t.\n" for p, r, a in rows)
+    Path("variants.vcf").write_text("##fileformat=VCFv4.2\n" + text)
+    Path("my_model.py").write_text(MODEL)
+    return tmp_path
+
+
+SCORE = "score --fasta genome.fa --model my_model.py:load --output-fn my_model.py:total --quiet"
+
+
+def run(command: str) -> None:
+    main(command.split())
+
+
+def error_of(command: str, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(command)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_peaks_to_store_to_modisco_files(files, capsys):
+    run(f"{SCORE} --bed peaks.bed --out s.zarr --tasks 2,0 --method ism")
+    said = capsys.readouterr().err
+    assert "1 IUPAC letters for several bases were read as N" in said
+    assert "s.zarr: 10 sequences, complete" in said
+    model, total = load_function("my_model.py:load")(), load_function("my_model.py:total")
+    with Genome("genome.fa") as genome:
+        one_hot = read_windows("peaks.bed", genome)[:]
+    expected = tism.ism(model, one_hot, [2, 0], output_fn=total)
+    torch.testing.assert_close(open_store("s.zarr").read(), expected)
+    run("export s.zarr --modisco out/pair --task 0")
+    assert "modisco motifs -s out/pair.sequences.npz" in capsys.readouterr().err
+    attributions = np.load("out/pair.attributions.npz")["arr_0"]
+    np.testing.assert_allclose(attributions, tism.centre(expected)[:, 1], atol=1e-6)
+    np.testing.assert_array_equal(np.load("out/pair.sequences.npz")["arr_0"], one_hot)
+
+
+def test_variants_to_table(files, capsys):
+    run(f"{SCORE} --vcf variants.vcf --length 11 --method ism --out v.zarr")
+    said = capsys.readouterr().err
+    assert "1 rows refused: several alternates" in said
+    assert "1 rows refused: no alternate base" in said
+    refused = pd.read_csv("v.zarr.refused.tsv", sep="\t")
+    assert refused["line"].tolist() == [11, 12]
+    run("export v.zarr --table effects.tsv")
+    table = pd.read_csv("effects.tsv", sep="\t")
+    model, total = load_function("my_model.py:load")(), load_function("my_model.py:total")
+    with Genome("genome.fa") as genome:
+        variants = read_variants("variants.vcf", genome, LENGTH)
+        effects = variant_effects(model, variants, output_fn=total)
+    columns = ["effect_0", "effect_1", "effect_2"]
+    np.testing.assert_allclose(table[columns], effects, rtol=1e-5)
+
+
+def test_weights_and_arguments_reach_the_model(files):
+    load = load_function("my_model.py:load")
+    state = {name: tensor + 1 for name, tensor in load(width=6).state_dict().items()}
+    save_file(state, "w.safetensors")
+    model = load_model("my_model.py:load", {"width": 6}, Path("w.safetensors"))
+    torch.testing.assert_close(model.state_dict(), state)
+    assert not model.training
+    run(f'{SCORE} --bed peaks.bed --out a --weights w.safetensors --model-args {{"width":6}}')
+    assert not open_store("a").missing()
+
+
+def test_shards_and_status(files, capsys):
+    command = f"{SCORE} --bed peaks.bed --out s.zarr --chunk-size 3"
+    run(f"{command} --shard 2/2")
+    run("status s.zarr")
+    assert "10 sequences, 2 of 4 chunks" in capsys.readouterr().out
+    assert "2 of the 4 chunks asked for are not there yet" in error_of(
+        "export s.zarr --modisco pair --task 1", capsys
+    )
+    assert not list(files.glob("pair*"))
+    run(f"{command} --shard 1/2")
+    run("status s.zarr")
+    assert "complete\nkind: maps\nmethod: tism\ntasks: [0, 1, 2]" in capsys.readouterr().out
+
+
+def test_module_on_the_path(files, monkeypatch):
+    monkeypatch.syspath_prepend(str(files))
+    Path("installed_model.py").write_text(MODEL)
+    assert isinstance(load_model("installed_model:load"), torch.nn.Module)
+    model = load_function("tism.model:build_model")("baseline", length=8, n_tasks=1, width=4)
+    assert isinstance(model, torch.nn.Module)
+
+
+BAD = {
+    "no such model file": ("--model none.py:load", "none.py: no such file"),
+    "no such module": ("--model none_such:load", "no module 'none_such'"),
+    "no such function": ("--model my_model.py:lod", "has no function 'lod'; it has Profile, load"),
+    "no function": ("--model my_model.py", "must be package.module:function or path"),
+    "no module returned": (
+        "--model my_model.py:nothing",
+        "must return a torch.nn.Module, got None",
+    ),
+    "not a FASTA file": ("--fasta my_model.py", "my_model.py: "),
+    "no FASTA file": ("--fasta none.fa", "none.fa: no such file"),
+    "no BED file": ("--bed none.bed", "none.bed: no such file"),
+    "no such task": ("--tasks 3", "tasks has 3, but the model has 3 tasks (0 to 2)"),
+    "output not two-dimensional": ("--output-fn builtins:list", "output_fn must return a tensor"),
+    "no weights file": ("--weights none.safetensors", "none.safetensors"),
+    "no safetensors": ("--weights my_model.py", "my_model.py: no safetensors file"),
+    "other arguments": ('--model-args {"depth":3}', "unexpected keyword argument 'depth'"),
+    "JSON": ("--model-args width=3", "is no JSON"),
+    "tasks": ("--tasks 1-x", "does not look like 0,3,5-8"),
+    "shard": ("--shard 5/4", "does not look like 1/4"),
+    "method": ("--method guess", "invalid choice: 'guess'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_and_nothing_is_written(files, capsys, name):
+    options, words = BAD[name]
+    error = error_of(f"{SCORE} --bed peaks.bed --out s.zarr {options}", capsys)
+    assert words in error
+    assert "Traceback" not in error
+    assert not list(files.glob("*s.zarr*"))
+
+
+def test_variants_need_a_length_and_stores_their_kind(files, capsys):
+    error = error_of(f"{SCORE} --vcf variants.vcf --out v.zarr", capsys)
+    assert "--vcf needs --length" in error
+    run(f"{SCORE} --vcf variants.vcf --length 11 --out v.zarr")
+    assert "holds effects of variants" in error_of("export v.zarr --modisco x --task 0", capsys)
+    run(f"{SCORE} --bed peaks.bed --out s.zarr")
+    assert "holds maps of sequences" in error_of("export s.zarr --table x.tsv", capsys)
+    assert "task must be one of 0, 1, 2; got None" in error_of("export s.zarr --modisco x", capsys)
+    error = error_of("export s.zarr --modisco x --task 1 --background 1 1 0 0", capsys)
+    assert "background must be four frequencies" in error
+    assert "no store of scores here" in error_of("status none.zarr", capsys)
+    error = error_of(f"{SCORE} --bed peaks.bed --out s.zarr --method gradient", capsys)
+    assert "method tism, asked for gradient" in error
+
+
+def test_weights_that_do_not_fit_are_named(files, capsys):
+    save_file({"other": torch.zeros(1)}, "w.safetensors")
+    error = error_of(f"{SCORE} --bed peaks.bed --out s --weights w.safetensors", capsys)
+    assert "w.safetensors: does not fit the model" in error
+
+
+def test_debug_shows_where(files):
+    with pytest.raises(ValueError, match="no such file"):
+        run(f"{SCORE} --bed none.bed --out s.zarr --debug")
+
+
+def test_interruption_says_how_to_go_on(files, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tism.score.cli.score_to_store", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        run(f"{SCORE} --bed peaks.bed --out s.zarr")
+    assert stop.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_lack_of_memory_says_what_to_ask_less_of(files, capsys, monkeypatch):
+    def allocate(*_):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr("tism.running.Predictor.__call__", allocate)
+    error = error_of(f"{SCORE} --bed peaks.bed --out s.zarr", capsys)
+    assert "tism: error: DefaultCPUAllocator: not enough memory" in error
+    assert "take fewer tasks" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks"), [("0", [0]), ("3,1", [3, 1]), ("0, 5-7", [0, 5, 6, 7]), ("2-2", [2])]
+)
+def test_tasks_as_typed(text, tasks):
+    assert parse_tasks(text) == tasks
+
+
+def test_help_has_an_example_of_each_command(capsys):
+    for command, words in (("score", "--shard 2/4"), ("export", "modisco motifs -s")):
+        with pytest.raises(SystemExit) as stop:
+            run(f"{command} --help")
+        assert stop.value.code == 0
+        assert words in capsys.readouterr().out
+
+
+def test_entry_point_is_the_program():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"tism": "tism.score.cli:main"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "tism.score.cli", "score", "--help"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0
+    assert "usage: tism score" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def load(:\n", "own.py raised SyntaxError"),
+        ("{}['key']\n", "own.py raised KeyError: 'key'"),
+        ("def load():\n    assert False, 'not today'\n", "own.py:load raised AssertionError: not"),
+        (
+            "import torch\nload = lambda: torch.nn.Linear(3, 3)\n",
+            "model raised RuntimeError for one",
+        ),
+    ],
+)
+def test_errors_of_the_users_code_take_one_line(files, capsys, code, words):
+    Path("own.py").write_text(code)
+    command = "score --fasta genome.fa --model own.py:load --quiet --bed peaks.bed --out s.zarr"
+    error = error_of(command, capsys)
+    assert words in error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if "error" in line]) == 1
+
+
+def test_tasks_that_would_fill_the_memory_are_refused(files, capsys):
+    error = error_of(f"{SCORE} --bed peaks.bed --out s --tasks 0-99999999999", capsys)
+    assert "'0-99999999999' is no number of a task" in error
+
+
+def test_export_needs_numbers_and_a_file_name(files, capsys):
+    run(f"{SCORE} --bed peaks.bed --out s.zarr --tasks 0")
+    error = error_of("export s.zarr --modisco x --background nan 0.5 0.25 0.25", capsys)
+    assert "background must be four frequencies" in error
+    assert "prefix must end in a file name" in error_of("export s.zarr --modisco ..", capsys)
+    assert not list(files.glob("x*"))

@@ -1,0 +1,363 @@
+"""Windows and variants of a genome are what the files say; rows that cannot be are listed."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tism
+from tism.score.genome import Genome, read_variants, read_windows
+from tism.score.methods import METHODS, score_to_store, variant_effects, variant_table
+from tism.score.readers import InputFileError
+from tism.score.store import StoreError
+from tism.sequence import decode
+
+CHR1 = "".join(random.Random(1).choices("ACGT", k=130)) + "NNacgtRyACGT"
+CHR2 = "".join(random.Random(2).choices("acgt", k=95))
+VCF_HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+LENGTH = 11
+
+
+def fasta(width: int = 40, newline: str = "\n") -> str:
+    records = {"chr1 first": CHR1, "chr2": CHR2}
+    lines = []
+    for name, letters in records.items():
+        lines += [f">{name}"] + [letters[i : i + width] for i in range(0, len(letters), width)]
+    return newline.join(lines) + newline
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def genome(tmp_path):
+    (tmp_path / "genome.fa").write_text(fasta())
+    with Genome(tmp_path / "genome.fa") as genome:
+        yield genome
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text: str, name: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        return path
+
+    return write_file
+
+
+def test_genome_reads_any_part_in_either_case(genome):
+    assert genome.sizes == {"chr1": len(CHR1), "chr2": len(CHR2)}
+    codes, ambiguous = genome.codes("chr1", 126, len(CHR1))
+    assert decode_codes(codes) == CHR1[126:].upper().replace("R", "N").replace("Y", "N")
+    assert ambiguous == 2
+    assert decode_codes(genome.codes("chr2", 39, 41)[0]) == CHR2[39:41].upper()
+
+
+def decode_codes(codes: np.ndarray) -> str:
+    return "".join("ACGTN"[code] for code in codes)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_genome_reads_as_python_slices(tmp_path_factory, data):
+    width, newline = data.draw(st.integers(1, 200)), data.draw(st.sampled_from(["\n", "\r\n"]))
+    start = data.draw(st.integers(0, len(CHR2) - 1))
+    stop = data.draw(st.integers(start + 1, len(CHR2)))
+    path = tmp_path_factory.mktemp("fasta") / "g.fa"
+    path.write_bytes(fasta(width, newline).encode())
+    with Genome(path) as genome:
+        assert decode_codes(genome.codes("chr2", start, stop)[0]) == CHR2[start:stop].upper()
+
+
+def test_index_is_written_beside_and_used_again(tmp_path, genome):
+    index = tmp_path / "genome.fa.fai"
+    assert index.read_text().startswith(f"chr1\t{len(CHR1)}\t12\t40\t41\n")
+    before = index.stat().st_mtime_ns
+    with Genome(tmp_path / "genome.fa"):
+        pass
+    assert index.stat().st_mtime_ns == before
+    (tmp_path / "genome.fa").write_text(">other\nACGT\n")
+    os.utime(tmp_path / "genome.fa", ns=(before + 10**9, before + 10**9))
+    with Genome(tmp_path / "genome.fa") as changed:
+        assert changed.sizes == {"other": 4}
+
+
+def test_index_of_a_read_only_folder_goes_into_the_cache(tmp_path, monkeypatch):
+    (tmp_path / "genome.fa").write_text(fasta())
+    monkeypatch.setattr("tism.score.genome.os.access", lambda *_: False)
+    for _ in range(2):
+        with Genome(tmp_path / "genome.fa") as genome:
+            assert genome.sizes["chr2"] == len(CHR2)
+    assert not (tmp_path / "genome.fa.fai").exists()
+    assert len(list((tmp_path / "cache").rglob("genome.fa.*.fai"))) == 1
+
+
+def test_gzipped_fasta_is_unpacked_once(tmp_path, write):
+    path = write(fasta(), "genome.fa.gz")
+    for _ in range(2):
+        with Genome(path) as g:
+            assert decode_codes(g.codes("chr2", 0, 95)[0]) == CHR2.upper()
+    assert len(list((tmp_path / "cache").rglob("*.fa"))) == 1
+    (tmp_path / "cut.fa.gz").write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputFileError, match=r"cut.fa.gz: damaged"):
+        Genome(tmp_path / "cut.fa.gz")
+    assert len(list((tmp_path / "cache").rglob("*.fa"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "does not contain a valid sequence"),
+        ("ACGT\n", "before the first sequence"),
+        (">a\nACGT\nAC\nACGT\n", "line 3"),
+        (">a\nAC\n>a\nAC\n", "Duplicate key"),
+        (">\nAC\n", "Bad sequence name"),
+    ],
+)
+def test_what_is_no_fasta_is_refused(write, text, words):
+    path = write(text, "bad.fa")
+    with pytest.raises(InputFileError, match=words) as error:
+        Genome(path)
+    assert "bad.fa" in str(error.value)
+
+
+def test_missing_fasta_is_named(tmp_path):
+    with pytest.raises(InputFileError, match=r"none.fa: no such file"):
+        Genome(tmp_path / "none.fa")
+
+
+def test_strange_letters_are_named_by_line(write):
+    with Genome(write(">a\nACGT\nACGT\n>b\nACGT\nAC*T\n", "g.fa")) as genome:
+        assert genome.codes("a", 0, 8)[1] == 0
+        with pytest.raises(InputFileError, match=r"g.fa, line 6: letter '\*' in b at 7;"):
+            genome.codes("b", 0, 8)
+
+
+def test_an_index_of_another_file_is_noticed(tmp_path, write):
+    path = write(">a\nACGT\n", "g.fa")
+    (tmp_path / "g.fa.fai").write_text("a\t400\t3\t4\t5\n")
+    with Genome(path) as genome, pytest.raises(InputFileError, match="a ends before 100"):
+        genome.codes("a", 0, 100)
+    (tmp_path / "g.fa.fai").write_text("not an index\n")
+    with pytest.raises(InputFileError, match=r"g.fa.fai: no index of g.fa"):
+        Genome(path)
+
+
+@pytest.mark.parametrize("name", ["peaks.bed", "peaks.bed.gz"])
+def test_windows_keep_the_order_and_the_headers_out(genome, write, name):
+    bed = (
+        "# x\ntrack y\nbrowser z\nchr2\t20\t40\tb\t.\nchr1\t5\t16\ta\thigh\n\nchr2\t60\t61\tc\t0\n"
+    )
+    windows = read_windows(write(bed, name), genome, LENGTH)
+    assert windows.regions["name"].tolist() == ["b", "a", "c"]
+    expected = [CHR2[25:36], CHR1[5:16], CHR2[55:66]]
+    assert decode(windows[:]) == [letters.upper() for letters in expected]
+    assert decode(windows[1:2]) == [CHR1[5:16].upper()]
+    assert (windows.length, len(windows), len(windows.refused)) == (LENGTH, 3, 0)
+
+
+def test_windows_without_a_length_are_the_intervals(genome, write):
+    windows = read_windows(write("chr1\t3\t9\nchr1\t0\t6\n", "p.bed"), genome)
+    assert decode(windows[:]) == [CHR1[3:9], CHR1[0:6]]
+    assert windows.regions["name"].tolist() == ["chr1:3-9", "chr1:0-6"]
+    with pytest.raises(InputFileError, match=r"p.bed, line 3: interval of 7 bp, the first has 6"):
+        read_windows(write("# x\nchr1\t3\t9\nchr1\t0\t7\n", "p.bed"), genome)
+
+
+def test_windows_beyond_the_chromosome_are_listed(genome, write):
+    bed = write("chr1\t2\t4\nchr1\t50\t60\nchr2\t90\t95\n", "p.bed")
+    windows = read_windows(bed, genome, LENGTH)
+    assert windows.regions["start"].tolist() == [50]
+    assert windows.refused["line"].tolist() == [1, 3]
+    assert windows.refused["record"].tolist() == ["chr1:2-4", "chr2:90-95"]
+    assert set(windows.refused["reason"]) == {"the window of 11 bp reaches beyond the chromosome"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("chr1\t10\n", 1, "2 tab-separated columns"),
+        ("track\nchr1\t10\t20\nchr3\t10\t20\n", 3, "known are chr1, chr2"),
+        ("chr1\t10\t20\nchr2\t90\t96\n", 2, "behind the end of chr2 (95 bp)"),
+        ("chr1\t0\t4\nchr2\t0\t4\n", 1, "none of the 2 rows can be used"),
+        ("chr1\tten\t20\n", 1, "start is 'ten'"),
+    ],
+)
+def test_bed_files_are_refused_by_line(genome, write, text, line, words):
+    path = write(text, "p.bed")
+    with pytest.raises(InputFileError) as error:
+        read_windows(path, genome, LENGTH)
+    assert str(error.value).startswith(f"{path}, line {line}: ")
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, -3, 2.5, True, "11"])
+def test_length_is_checked(genome, write, length):
+    with pytest.raises((ValueError, TypeError), match="length must be"):
+        read_windows(write("chr1\t5\t16\n", "p.bed"), genome, length)
+    with pytest.raises((ValueError, TypeError), match="length must be"):
+        read_variants(write(VCF_HEADER, "v.vcf"), genome, length)
+
+
+def test_ambiguous_letters_are_counted_once(genome, write):
+    windows = read_windows(write("chr1\t131\t142\nchr1\t5\t16\n", "p.bed"), genome)
+    assert windows.n_ambiguous == 0
+    for _ in range(2):
+        assert decode(windows[:]) == ["NACGTNNACGT", CHR1[5:16]]
+        assert windows.n_ambiguous == 2
+
+
+def variant(position: int, alt: str | None = None, ref: str | None = None, chrom="chr1") -> str:
+    letter = (CHR1 if chrom == "chr1" else CHR2)[position - 1]
+    ref = letter if ref is None else ref
+    alt = next(b for b in "ACGT" if b != letter.upper()) if alt is None else alt
+    return f"{chrom}\t{position}\trs{position}\t{ref}\t{alt}\t.\tPASS\tDP=3\tGT\t0/1\n"
+
+
+@pytest.mark.parametrize("name", ["v.vcf", "v.vcf.gz"])
+def test_variants_sit_in_the_middle_of_their_windows(genome, write, name):
+    rows = variant(50) + variant(70, chrom="chr2") + variant(20)
+    variants = read_variants(write(VCF_HEADER + rows, name), genome, LENGTH)
+    assert variants.regions["position"].tolist() == [50, 70, 20]
+    assert decode(variants[:]) == [CHR1[44:55], CHR2[64:75].upper(), CHR1[14:25]]
+    assert variants.centre == 5
+    assert [w[5] for w in decode(variants[:])] == [r.upper() for r in variants.regions["reference"]]
+    assert not len(variants.refused)
+
+
+REFUSED = {
+    "unknown": ("chr9\t5\t.\tA\tC\n", "chromosome is not in genome.fa"),
+    "named": ("1\t5\t.\tA\tC\n", "chromosome is not in genome.fa, which calls it chr1"),
+    "multi": (variant(50, "C,G"), "several alternates: split the row (bcftools norm -m -)"),
+    "deletion": (variant(50, "A", "AC"), "insertion or deletion"),
+    "insertion": (variant(50, "AC", "A"), "insertion or deletion"),
+    "bases": (variant(50, "AC", "GT"), "several bases: split the row (bcftools norm -a)"),
+    "symbolic": (variant(50, "<DEL>"), "no alternate base: missing or symbolic"),
+    "star": (variant(50, "*"), "no alternate base: missing or symbolic"),
+    "missing": (variant(50, "."), "no alternate base: missing or symbolic"),
+    "breakend": (variant(50, "G]chr2:9]"), "no alternate base: missing or symbolic"),
+    "letters": (variant(50, "R"), "letters other than A, C, G, T"),
+    "edge": (variant(3), "the window of 11 bp reaches beyond the chromosome"),
+    "beyond": ("chr2\t400\t.\tA\tC\n", "the window of 11 bp reaches beyond the chromosome"),
+    "reference": (variant(50, ref="ACGT"[("ACGT".index(CHR1[49]) + 1) % 4]), "REF is not the base"),
+    "N": ("chr1\t131\t.\tA\tC\n", "REF is not the base of genome.fa: N"),
+    "same": (variant(50, CHR1[49]), "ALT is REF"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_variants_that_cannot_be_scored_are_listed(genome, write, name):
+    row, reason = REFUSED[name]
+    variants = read_variants(write(VCF_HEADER + variant(60) + row, "v.vcf"), genome, LENGTH)
+    assert variants.regions["position"].tolist() == [60]
+    (refused,) = variants.refused.itertuples()
+    assert refused.line == 4
+    assert refused.reason.startswith(reason)
+    chrom, position, _, ref, alt = row.strip().split("\t")[:5]
+    assert refused.record == f"{chrom}:{position} {ref.upper()}>{alt.upper()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (VCF_HEADER, None, "holds no variant"),
+        ("chr1 5 . A C\n", 1, "1 tab-separated columns; a VCF row begins with CHROM, POS"),
+        (VCF_HEADER + "chr1\tfive\t.\tA\tC\n", 3, "POS is 'five'"),
+        (VCF_HEADER + "chr1\t0\t.\tA\tC\n", 3, "POS is '0'"),
+        (VCF_HEADER + "1\t50\t.\tA\tC\n2\t50\t.\tA\tC\n", 3, "none of the 2 rows can be used"),
+    ],
+)
+def test_vcf_files_are_refused_by_line(genome, write, text, line, words):
+    path = write(text, "v.vcf")
+    with pytest.raises(InputFileError) as error:
+        read_variants(path, genome, LENGTH)
+    assert str(error.value).startswith(f"{path}, line {line}: " if line else f"{path}: ")
+    assert words in str(error.value)
+
+
+FIELD = st.text(st.sampled_from("ACGTNRacgt.,*<>[]:0123456789\tx"), max_size=6)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rows=st.lists(st.tuples(st.integers(1, 150), FIELD, FIELD), max_size=6))
+def test_no_row_of_a_vcf_is_lost(genome, tmp_path, rows):
+    text = VCF_HEADER + variant(60) + "".join(f"chr1\t{p}\t.\t{r}\t{a}\t.\n" for p, r, a in rows)
+    (tmp_path / "fuzz.vcf").write_text(text)
+    variants = read_variants(tmp_path / "fuzz.vcf", genome, LENGTH)
+    assert len(variants) + len(variants.refused) == 1 + len(rows)
+    kept = variants.regions
+    assert [CHR1[p - 1].upper() for p in kept["position"]] == kept["reference"].tolist()
+    assert set(variants.refused["line"]) <= set(range(4, 4 + len(rows)))
+
+
+@pytest.fixture
+def model():
+    return tism.build_model("baseline", length=LENGTH, n_tasks=3, width=4, seed=0).double()
+
+
+@pytest.fixture
+def variants(genome, write):
+    rows = "".join(variant(p, alt) for p in range(8, 60, 7) for alt in "ACGT" if alt != CHR1[p - 1])
+    return read_variants(write(VCF_HEADER + rows, "v.vcf"), genome, LENGTH)
+
+
+@pytest.mark.parametrize("method", ["ism", "tism"])
+def test_variant_effects_are_the_method_at_the_same_base(model, variants, method):
+    effects = variant_effects(model, variants, [2, 0], method=method)
+    maps = METHODS[method].scores(model, variants[:], [2, 0])
+    alternate = ["ACGT".index(base) for base in variants.regions["alternate"]]
+    expected = maps[torch.arange(len(variants)), :, alternate, variants.centre]
+    torch.testing.assert_close(effects, expected, rtol=1e-9, atol=1e-12)
+    mutants = variants[:].double()
+    mutants[torch.arange(len(variants)), :, variants.centre] = torch.eye(4).double()[alternate]
+    if method == "ism":
+        with torch.no_grad():
+            change = (model.eval()(mutants) - model(variants[:].double()))[:, [2, 0]]
+        torch.testing.assert_close(effects, change, rtol=1e-9, atol=1e-12)
+
+
+def test_variants_in_a_store(tmp_path, model, variants):
+    store = score_to_store(tmp_path / "s", model, variants, [1], method="ism", chunk_size=5)
+    table = variant_table(store)
+    assert table["position"].tolist() == variants.regions["position"].tolist()
+    expected = variant_effects(model, variants, [1])
+    np.testing.assert_allclose(table["effect_1"], expected[:, 0])
+    (tmp_path / "p.bed").write_text("chr1\t20\t31\n")
+    windows = read_windows(tmp_path / "p.bed", variants.genome)
+    with pytest.raises(StoreError, match="kind variants, asked for maps"):
+        score_to_store(tmp_path / "s", model, windows, [1], method="ism")
+    with pytest.raises(ValueError, match="gives no effect of a variant; choose one of tism, ism"):
+        score_to_store(tmp_path / "g", model, variants, method="gradient")
+    with pytest.raises(ValueError, match="method must be one of tism, ism, budgeted, gradient"):
+        score_to_store(tmp_path / "g", model, variants, method="occlusion")
+
+
+@pytest.mark.parametrize("letters", [b"ACG\xc3\xa9", b"ACGT\xc3", b"AC\xffGT"])
+def test_letters_of_other_alphabets_are_named_by_line(tmp_path, letters):
+    (tmp_path / "g.fa").write_bytes(b">a\nACGTA\n" + letters + b"\n>b\nACGT\n")
+    with (
+        pytest.raises(InputFileError, match=r"g\.fa, line 3: (letter|byte) "),
+        Genome(tmp_path / "g.fa") as genome,
+    ):
+        genome.codes("a", 0, genome.sizes["a"])
+
+
+def test_a_sequence_without_letters_is_named(tmp_path):
+    (tmp_path / "g.fa").write_text(">a\n>b\nACGT\n")
+    with pytest.raises(InputFileError, match=r"g\.fa: 'a' has no sequence; add it or drop"):
+        Genome(tmp_path / "g.fa")

@@ -1,0 +1,388 @@
+"""Nothing from outside is executed, unchecked, or lets a name in a file choose where to write."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import os
+import pickle
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tism
+from tism.score.cli import load_model, main
+from tism.score.genome import Genome, read_variants, read_windows
+from tism.score.methods import score_to_store, variant_table
+from tism.score.readers import InputFileError
+from tism.score.store import StoreError, create_store, open_store
+from tism.study.cache import DamagedCheckpointError, load_checkpoint, save_checkpoint
+from tism.study.ch08_networks import WeightFileError, read_keras_layers, read_torch_arrays
+from tism.study.data import download
+from tism.study.data.immgen import read_object_strings
+
+ROOT = Path(__file__).parents[2]
+LENGTH = 11
+
+# --- the sources ------------------------------------------------------------------------------
+
+NO_IMPORT = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+NO_CALL = {
+    *("eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "pandas.read_pickle"),
+    *("tarfile.open", "shutil.unpack_archive", "zipfile.ZipFile.extractall", "tempfile.mktemp"),
+    *("torch.hub.load", "torch.package.PackageImporter", "torch.jit.load", "requests.get.verify"),
+}
+NO_METHOD = {"extractall", "extract", "read_pickle", "to_pickle", "unpack_archive"}
+
+
+def code_of(path: Path) -> str:
+    """Python of a source or notebook; of a Snakefile its expressions, as far as they are Python."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        return re.sub(r"^\s*[%!].*$", "", text, flags=re.MULTILINE)
+    if path.name == "Snakefile":
+        text = re.sub(r"^(rule|checkpoint) (\w+):", r"if '\2':", text, flags=re.MULTILINE)
+        text = re.sub(r"^(\s+)(input|output|shell|params|threads|resources|log|run|message):",
+                      r"\1if '\2':", text, flags=re.MULTILINE)  # fmt: skip
+    return text
+
+
+def sources() -> list[Path]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = [ROOT / name for name in names.split("\0") if name]
+    own = ("tism", "book", "notebooks", "workflow")
+    return [p for p in paths if p.suffix in (".py", ".ipynb") and p.parts[len(ROOT.parts)] in own]
+
+
+def dotted(node: ast.expr) -> str:
+    """a.b.c of a name or an attribute of one; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return ""
+
+
+def constant(call: ast.Call, keyword: str) -> object:
+    values = [k.value for k in call.keywords if k.arg == keyword]
+    return values[0].value if values and isinstance(values[0], ast.Constant) else None
+
+
+def faults(code: str) -> list[str]:
+    """What a source must not do, by line."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found += [f"{node.lineno}: import {n}" for n in names if n.split(".")[0] in NO_IMPORT]
+        if isinstance(node, ast.Call):
+            found += [f"{node.lineno}: {problem}" for problem in call_faults(node)]
+    return found
+
+
+def call_faults(node: ast.Call) -> list[str]:
+    name = dotted(node.func)
+    method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    problems = [name] if name in NO_CALL or method in NO_METHOD else []
+    if name == "torch.load" and constant(node, "weights_only") is not True:
+        problems.append("torch.load without weights_only=True")
+    if name in ("np.load", "numpy.load") and constant(node, "allow_pickle") is not False:
+        problems.append("np.load without allow_pickle=False")
+    if any(k.arg == "shell" for k in node.keywords) and constant(node, "shell") is not False:
+        problems.append("shell=True")
+    if constant(node, "verify") is False:
+        problems.append("verify=False")
+    return problems
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_sources_execute_nothing_from_outside(path):
+    assert faults(code_of(path)) == []
+
+
+def test_the_workflow_runs_its_own_commands_only():
+    text = (ROOT / "Snakefile").read_text()
+    assert not re.search(r"\b(pickle|eval\(|exec\(|os\.system|yaml\.load\()", text)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle", "from joblib import load", "import a, dill", "eval('1')", "exec(x)",
+        "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)", "yaml.load(f)",
+        "np.load(p, allow_pickle=True)", "pd.read_pickle(p)", "archive.extractall(p)",
+        "tarfile.open(p)", "subprocess.run('ls', shell=True)", "os.system('ls')",
+        "requests.get(u, verify=False)", "def f():\n    import cloudpickle as c",
+    ],
+)  # fmt: skip
+def test_the_check_sees(code):
+    assert faults(code)
+
+
+# --- code in a file ---------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    """A pickle that makes tmp_path/"gone off", which it must not."""
+    mark = tmp_path / "gone off"
+    yield pickle.dumps(Bomb(mark))
+    assert not mark.exists()
+
+
+def test_the_bomb_would_go_off(tmp_path):
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "gone off")))
+    assert (tmp_path / "gone off").is_dir()
+
+
+def test_a_pickle_is_no_checkpoint(tmp_path, bomb):
+    save_checkpoint(tmp_path / "model", {"w": torch.zeros(2)}, {})
+    (tmp_path / "model.safetensors").write_bytes(bomb)
+    with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors"):
+        load_checkpoint(tmp_path / "model")
+
+
+def test_a_pickle_is_no_weights(tmp_path, bomb, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("import torch\ndef load(): return torch.nn.Linear(2, 2)\n")
+    Path("w.pt").write_bytes(bomb)
+    torch.save({"weight": Bomb(tmp_path / "gone off")}, "w.pth")
+    for name in ("w.pt", "w.pth"):
+        with pytest.raises(ValueError, match=f"{name}: no safetensors file"):
+            load_model("net.py:load", weights=Path(name))
+
+
+def test_a_pickle_is_no_external_model(tmp_path, bomb):
+    (tmp_path / "weights").write_bytes(bomb)
+    with pytest.raises(WeightFileError, match="no torch weight file"):
+        read_torch_arrays(tmp_path / "weights", [(1,)])
+    with pytest.raises(WeightFileError, match="no HDF5 file"):
+        read_keras_layers(tmp_path / "weights")
+
+
+def test_arrays_are_taken_from_a_zip_but_its_pickle_is_not_read(tmp_path, bomb):
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bomb)
+        archive.writestr("archive/data/0", np.ones(3, np.float32).tobytes())
+        archive.writestr("../../escaped/data/1", np.zeros(2, np.float32).tobytes())
+    arrays = read_torch_arrays(path, [(3,), (2,)])
+    assert [array.tolist() for array in arrays] == [[1, 1, 1], [0, 0]]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["weights.pth"]
+    assert not (tmp_path.parent.parent / "escaped").exists()
+
+
+def test_objects_in_an_array_are_not_made(tmp_path, bomb):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|O", "fortran_order": False, "shape": (1, 1)}
+    )
+    (tmp_path / "names.npy").write_bytes(header.getvalue() + bomb)
+    with pytest.raises(InputFileError, match="holds more than strings"):
+        read_object_strings(tmp_path / "names.npy")
+    with pytest.raises(ValueError, match="allow_pickle"):
+        np.load(tmp_path / "names.npy", allow_pickle=False)
+
+
+def one_hot() -> torch.Tensor:
+    index = torch.randint(4, (6, LENGTH), generator=torch.Generator().manual_seed(0))
+    return torch.eye(4)[index].transpose(1, 2)
+
+
+@pytest.fixture
+def model():
+    return tism.build_model("baseline", length=LENGTH, n_tasks=2, width=3, seed=0)
+
+
+def test_a_pickle_in_a_store_is_not_read(tmp_path, bomb, model):
+    store = score_to_store(tmp_path / "s", model, one_hot())
+    (chunk,) = [p for p in (tmp_path / "s" / "scores" / "c").rglob("*") if p.is_file()]
+    chunk.write_bytes(bomb)
+    with pytest.raises(StoreError, match="damaged"):
+        store.read()
+    metadata = tmp_path / "s" / "scores" / "zarr.json"
+    content = json.loads(metadata.read_text())
+    content["codecs"] = [{"name": "pickle", "configuration": {"protocol": 2}}]
+    metadata.write_text(json.dumps(content))
+    with pytest.raises((StoreError, ValueError)):
+        open_store(tmp_path / "s").read()
+
+
+# --- checksums --------------------------------------------------------------------------------
+
+
+def test_every_listed_file_has_a_checksum_or_its_publisher_gives_none():
+    with (ROOT / "data" / "sources.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(re.fullmatch(r"[0-9a-f]{64}|", row["sha256"]) for row in rows)
+    bare = [row["path"] for row in rows if not row["sha256"]]
+    assert all(path.startswith("immgen/") for path in bare)
+    assert len(bare) <= 3
+    names = [row["path"] for row in rows]
+    assert not [n for n in names if Path(n).is_absolute() or ".." in Path(n).parts or "\\" in n]
+    assert all(row["url"].startswith("https://") for row in rows if row["sha256"])
+
+
+def test_a_wrong_file_in_a_mirror_is_not_used(tmp_path, monkeypatch):
+    path = "yeast/LICENSE"
+    for variable in ("TISM_DATA_DIR", "TISM_DATA_MIRROR"):
+        (tmp_path / variable / "yeast").mkdir(parents=True)
+        (tmp_path / variable / path).write_text("of somebody else")
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    asked = []
+
+    def no_connection(source, target, progress):
+        asked.append(source.path)
+        raise download.DownloadError("no connection")
+
+    monkeypatch.setattr(download, "_retrieve", no_connection)
+    with (
+        pytest.warns(UserWarning, match="is not used: sha256"),
+        pytest.raises(download.DownloadError, match="no connection"),
+    ):
+        download.fetch(path, progress=False)
+    assert asked == [path]
+
+
+@pytest.mark.parametrize("path", ["../../x", "/etc/passwd", "yeast/../../x", "", "yeast"])
+def test_only_listed_paths_are_fetched(path):
+    with pytest.raises(ValueError, match=r"data/sources\.csv lists no file"):
+        download.fetch(path)
+
+
+def test_the_first_copy_of_an_unpublished_checksum_holds(tmp_path, monkeypatch):
+    monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("TISM_DATA_MIRROR", raising=False)
+    path = next(row.path for row in download.sources() if not row.sha256)
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text("first")
+    assert download.fetch(path, progress=False).read_text() == "first"
+    (tmp_path / path).write_text("second")
+    monkeypatch.setattr(download, "_retrieve", lambda *_: pytest.fail("as it should"))
+    with pytest.warns(UserWarning, match="is not used"), pytest.raises(pytest.fail.Exception):
+        download.fetch(path, progress=False)
+
+
+# --- names in files ---------------------------------------------------------------------------
+
+NAMES = [
+    "../../x",
+    "a/b",
+    "/etc/x",
+    "..",
+    "nul\0byte",
+    "x" * 300,
+    "CON",
+    "-rf",
+    "$(touch)",
+    "a;b",
+]
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_sequences_and_variants_make_no_path(tmp_path, name, model, monkeypatch):
+    """They are values in a column, whatever they say; file names are our own or the caller's."""
+    home = tmp_path / "home" / "here"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("TISM_DATA_DIR", str(home / "cache"))
+    chrom = name.replace("\0", "")
+    Path("g.fa").write_text(f">{chrom}\n{'ACGTTGCA' * 8}\n")
+    Path("p.bed").write_text(f"{chrom}\t5\t16\t{name}\n{chrom}\t9\t20\t{name}\n")
+    Path("v.vcf").write_text(f"{chrom}\t21\t{name}\tT\tG\n")
+    with Genome("g.fa") as genome:
+        maps = score_to_store("maps", model, read_windows("p.bed", genome))
+        variants = score_to_store(
+            "var", model, read_variants("v.vcf", genome, LENGTH), method="ism"
+        )
+    assert maps.regions["name"].tolist() == [name, name]
+    assert variant_table(variants)["id"].tolist() == [name]
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    main(["export", "maps", "--modisco", "o/x", "--task", "0"])
+    main(["export", "var", "--table", "o/t.tsv"])
+    assert pd.read_csv("o/t.tsv", sep="\t")["chrom"].tolist() == [chrom]
+    assert {path.split("/")[0] for path in tree(tmp_path)} == {"home"}
+    assert {p.name for p in home.iterdir()} == {
+        "g.fa",
+        "g.fa.fai",
+        "p.bed",
+        "v.vcf",
+        "maps",
+        "var",
+        "o",
+    }
+    plain = re.compile(r"[\w.]+")
+    assert all(plain.fullmatch(part) for path in tree(home) for part in path.split("/"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "a/b", "/x", "..", ".", "", "a\0b", "x" * 300, "scores", "zarr.json", 3]
+)
+def test_a_column_cannot_be_named_like_a_path(tmp_path, name):
+    with pytest.raises(ValueError, match="columns must be named by letters"):
+        create_store(tmp_path / "s", {}, one_hot(), row_shape=(1,), columns={name: range(6)})
+    assert tree(tmp_path) == set()
+
+
+def test_a_store_cannot_make_one_read_elsewhere(tmp_path, model):
+    score_to_store(tmp_path / "s", model, one_hot())
+    metadata = tmp_path / "s" / "zarr.json"
+    content = json.loads(metadata.read_text())
+    content["attributes"]["tism"]["notes"]["columns"] = ["../../secret"]
+    content["attributes"]["tism"].pop("layout", None)
+    metadata.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"columns must be named .* got '\.\./\.\./secret'"):
+        open_store(tmp_path / "s")
+
+
+def test_names_in_tables_are_shown_not_run():
+    """Of tasks and motifs, in the pages of the book."""
+    from tism.study.plots import show_table
+
+    evil = "<script>alert(1)</script>"
+    html = show_table(pd.DataFrame({evil: [1.0], "task": [evil]})).data
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+# --- what is published ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_carry_no_machine(path):
+    text = path.read_text(encoding="utf-8")
+    places = r"/(home|root|tmp|Users|work|private|var/folders)/|[A-Z]:\\\\Users|/dev/shm"
+    assert not re.search(places, text)
+    assert str(ROOT) not in text
+    assert not re.search(
+        r"\b(?:\d{1,3}\.){3}\d{1,3}:\d+|(?i:password|api[_-]?key|secret)\s*=", text
+    )

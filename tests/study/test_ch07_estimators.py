@@ -1,0 +1,160 @@
+"""The tables of the estimators: their columns, their measures, their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tism import build_model, ism, tism
+from tism.study.ch07_estimators import (
+    Estimator,
+    Trained,
+    correlation_where,
+    depth_profiles,
+    depth_table,
+    estimator_profiles,
+    estimator_table,
+    estimators,
+    fit_calibration,
+    midpoints,
+    recall,
+    reliability_errors,
+    reliability_table,
+    trained,
+)
+from tism.study.statistics import nested_interval
+
+
+@pytest.fixture
+def networks(tiny_dataset) -> list[Trained]:
+    """Two networks of one kind and one of another, on validation regions of 24 bp."""
+    built = [("one", "cnn0", 0), ("one", "cnn0", 1), ("other", "relu", 0)]
+    models = [build_model(v, length=24, n_tasks=4, width=4, seed=s).double() for _, v, s in built]
+    how = {"split": "validation", "n_groups": 2}
+    return [
+        trained(kind, model, tiny_dataset, 6, seed=seed, **how)
+        for (kind, _, seed), model in zip(built, models, strict=True)
+    ]
+
+
+def test_regions_keep_their_tasks_and_order(networks):
+    network = networks[0]
+    (scores,) = network.each(lambda x, tasks: (tism(network.model, x, tasks),))
+    for row in range(6):
+        tasks = network.tasks[row % 2]
+        expected = tism(network.model, network.one_hot[[row]], tasks)[0]
+        torch.testing.assert_close(scores[row], expected)
+
+
+def test_estimator_table(networks):
+    wrong = Estimator(lambda model, x, tasks, _: (-ism(model, x, tasks), x == 1))
+    known = {name: e for name, e in estimators(["pool"]).items() if name != "budgeted"}
+    known["wrong"] = wrong
+    table = estimator_table(pd.concat(estimator_profiles(n, known) for n in networks))
+    columns = "network estimator default n_tasks budget cost_measured mean_r low high r_not_exact"
+    columns += " recall20 share_not_below_tism n_profiles gap_closed seconds n_networks"
+    assert [*table] == columns.split()
+    one = table[table["network"] == "one"].set_index("estimator")
+    assert one.loc["TISM", "share_not_below_tism"] == 1
+    assert one.loc["TISM", "gap_closed"] == 0
+    assert one.loc["TISM", "n_profiles"] == 12
+    assert one.loc["TISM", "n_networks"] == 2
+    assert one.loc["wrong", "mean_r"] == pytest.approx(-1)
+    assert one.loc["wrong", "share_not_below_tism"] == 0
+    assert one.loc["wrong", "recall20"] == pytest.approx(1)
+    assert one.loc["layer-wise, pool", "mean_r"] == pytest.approx(1)  # the rest of cnn0 is linear
+    assert one.loc["ISM", "gap_closed"] == pytest.approx(1)
+    assert (table["low"] <= table["mean_r"] + 1e-9).all()
+    assert (table["high"] >= table["mean_r"] - 1e-9).all()
+    assert (table[["cost_measured", "seconds"]] > 0).all(axis=None)
+    black_box = one.loc["budgeted, black box"].set_index("budget")["mean_r"]
+    assert black_box.loc[100] == pytest.approx(1)  # more than all substitutions
+    assert not table["default"].any()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Budgets that 24 bp can spend."""
+    from tism.study import ch07_estimators as estimation
+    from tism.study import statistics
+
+    monkeypatch.setattr(statistics, "_RESAMPLES", 200)
+    monkeypatch.setattr(estimation, "_BATCHES", (8,))
+    budgeted = estimation.budgeted_ism
+    monkeypatch.setattr(
+        estimation,
+        "budgeted_ism",
+        lambda *a, budget, **k: budgeted(*a, budget=min(budget, 73), **k),
+    )
+
+
+def test_depth_table_rises_from_tism_to_ism(networks):
+    table = depth_table(pd.concat(map(depth_profiles, networks[:2])))
+    assert table["layer"].tolist()[0] == "input"
+    assert table["depth"].tolist() == list(range(len(table)))
+    assert table["mean_r"].iloc[0] < table["mean_r"].iloc[-1] == pytest.approx(1)
+    assert (table["n_profiles"] == 12).all()
+
+
+def test_reliability_tables(networks):
+    errors = pd.concat(reliability_errors(n, 30) for n in networks)
+    assert len(errors) == 18
+    calibration = fit_calibration(errors)
+    assert calibration.low < 0 < calibration.high
+    table = reliability_table({30: errors}, calibration)
+    columns = "network m mae mae_constant coverage90 coverage_low coverage_high width n_profiles"
+    assert [*table] == columns.split()
+    assert table["network"].tolist() == ["one", "other", "all"]
+    assert table["coverage90"].iloc[-1] >= 0.8  # of the profiles that it was fitted to
+    assert (table["mae"] >= 0).all()
+
+
+def test_calibration_finds_the_scale_of_drawn_errors():
+    rng = np.random.default_rng(0)
+    number, left = rng.uniform(200, 4000, 4000), rng.choice([0.5, 1.0, 1.4], 4000)
+    error = 0.8 * number**-0.4 * left**0.7 * rng.laplace(size=4000)
+    z = rng.uniform(0.2, 1.5, 4000)
+    found = np.tanh((z + error) * (1 + 0.3 * left))
+    errors = {"true": np.tanh(z), "found": found, "kind": "a", "left": left}
+    how = fit_calibration(pd.DataFrame({**errors, "number": number}))
+    assert how.power == pytest.approx(-0.4, abs=0.06)
+    assert how.scale * 1000**how.power == pytest.approx(0.8 * 1000**-0.4, rel=0.05)
+    assert how.decay == pytest.approx(0.7, abs=0.1)  # of which 0.04 is chance
+    assert how.bias == pytest.approx(0.3, abs=0.02)
+    assert [how.low, how.high] == pytest.approx([-2.3, 2.3], abs=0.15)
+
+
+def test_measures():
+    exact = torch.randn(2, 1, 4, 30, generator=torch.Generator().manual_seed(0)).double()
+    kept = torch.zeros(2, 4, 30, dtype=torch.bool)
+    kept[0, :, 10:20] = True
+    scores = torch.where(kept[:, None], 2 * exact + 1, 0.0)
+    r = correlation_where(exact, scores, kept)
+    assert r[0, 0] == pytest.approx(1)
+    assert r[1, 0].isnan()
+    assert recall(exact, exact).eq(1).all()
+    assert recall(exact, exact.flip(-1))[0] < 0.6
+
+
+def test_nested_interval_counts_networks_as_units():
+    spread = [torch.full((50, 1), v).double() for v in (0.2, 0.5, 0.8)]
+    loci = [np.arange(50)] * 3
+    low, high = nested_interval(spread, loci)
+    assert low < 0.31
+    assert high > 0.69
+    same = [0.5 + 0.1 * torch.randn(50, 1).double() for _ in range(3)]
+    low, high = nested_interval(same, loci)
+    assert high - low < 0.1
+
+
+def test_midpoints_are_exact_for_second_order_in_single_positions(bases):
+    class Squares(torch.nn.Module):
+        def forward(self, x):
+            weight = torch.arange(4).to(x)[:, None]
+            return (x * weight).sum(1).square().sum(1, keepdim=True)
+
+    exact = ism(Squares(), bases)
+    torch.testing.assert_close(midpoints(Squares(), bases), exact)
+    assert not torch.allclose(tism(Squares(), bases), exact)

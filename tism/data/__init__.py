@@ -1,5 +1,0 @@
-"""Data sets: simulated, yeast ChIP-exo and ImmGen ATAC-seq."""
-
-from tism.data.dataset import Dataset
-
-__all__ = ["Dataset"]

@@ -1,0 +1,1 @@
+"""Windows on mutated sequences, and gradients that are cheap to repeat."""

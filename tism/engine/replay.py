@@ -1,0 +1,311 @@
+"""Exact effects of substitutions, computed from the columns that they can change.
+
+The model's own code runs on the references once, and every result is kept. It then runs on
+`Windowed` tensors, which stand for the activations of mutated sequences but hold only a window of
+columns along the sequence, outside which they equal the reference. A rule for each torch function
+turns windows into windows; where there is none, the windows are spliced into the reference's
+activations and the model goes on in full.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tism.engine.rules import Call, leaves, mapped, windows_in
+from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed
+from tism.running import Predictor, in_batches, is_out_of_memory
+from tism.sequence import put_bases
+
+# What only asks for shape and kind; everything else is recorded, and replayed in the same order.
+_SHAPE = "shape ndim size dim ndimension numel nelement __len__ nbytes itemsize element_size"
+_KIND = "dtype device layout requires_grad grad_fn is_leaf is_floating_point is_complex get_device"
+_IS = "is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized is_contiguous"
+_ABOUT = frozenset(f"{_SHAPE} {_KIND} {_IS}".split())
+# Measured on a CPU, in multiply-adds: what it takes to write a number and to launch a kernel.
+_PER_NUMBER, _PER_KERNEL = 20, 2.5e6
+# Bytes of the largest tensor of a batch (a CPU's cache), of what is kept of the references that are
+# run together, and of what is kept of one at most.
+_BATCH_BYTES = {"cpu": 6 * 2**20}
+_KEPT_BYTES, _MOST_KEPT_BYTES = 2**28, 2**32
+_MOST_ROWS = 4096
+
+
+class Recording(TorchFunctionMode):
+    """Keeps the result of every torch function while a model runs on plain tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Any]] = []
+        self.nbytes = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if is_recorded(func):
+            self.calls.append((function_name(func), mapped(self._keep, result)))
+        return result
+
+    def _keep(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        self.nbytes += leaf.nbytes
+        if self.nbytes > _MOST_KEPT_BYTES:
+            raise Untraceable(f"its activations take more than {_MOST_KEPT_BYTES / 2**30:.0f} GB")
+        return Reference(leaf)
+
+
+class Reached(Exception):
+    """The model has been run as far as was asked."""
+
+    def __init__(self, result: Any):
+        super().__init__()
+        self.result = result
+
+
+class Replay(TorchFunctionMode):
+    """Answers the same functions in the same order for windows.
+
+    prepared : what rules made of weights, a dict for each call, kept from batch to batch
+    truth : a recording of the mutated sequences themselves, to find the call that goes wrong
+    last : the call after which to raise `Reached` with its result
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        batch: Batch,
+        prepared: dict[int, dict],
+        truth: Recording | None = None,
+        last: int | None = None,
+    ):
+        super().__init__()
+        self.calls, self.batch, self.prepared, self.truth = recording.calls, batch, prepared, truth
+        self.last = last
+        self.at, self.name, self.row_bytes = -1, "the input", 1
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, function_name(func)
+        if not is_recorded(func):
+            return func(*args, **kwargs)
+        self.at, self.name = self.at + 1, name
+        expected, reference = self.calls[self.at] if self.at < len(self.calls) else ("an end", None)
+        if expected != name:
+            raise Untraceable(f"{expected} was expected: what the model runs depends on the batch")
+        if windows_in((args, kwargs)):
+            prepared = self.prepared.setdefault(self.at, {})
+            result = Call(self.batch, func, name, reference, prepared).answer(args, kwargs)
+        else:
+            result = func(*args, **kwargs)
+        if self.truth is not None:
+            self._compare(result)
+        self.row_bytes = max([self.row_bytes, *map(self._row_bytes, leaves(result))])
+        if self.at == self.last:
+            raise Reached(result)
+        return result
+
+    def _row_bytes(self, leaf: Any) -> int:
+        """Memory of a result for each row."""
+        if isinstance(leaf, Windowed):
+            return max(data.nbytes for _, data in leaf.held.values()) // len(self.batch.row)
+        return leaf[:1].nbytes if isinstance(leaf, Tensor) and leaf.ndim else 0
+
+    def _compare(self, result: Any) -> None:
+        true = leaves(self.truth.calls[self.at][1])
+        for got, reference in zip(leaves(result), true, strict=True):
+            got = got.whole() if isinstance(got, Windowed) else got
+            if isinstance(got, Tensor) and not _agree(got, reference.tensor, reference.tensor):
+                raise Untraceable("windows and whole activations disagree")
+
+
+def _first_line(error: Exception) -> str:
+    kind = "" if isinstance(error, Untraceable) else f"{type(error).__name__}: "
+    return kind + str(error).split("\n")[0]
+
+
+def is_recorded(func: Any) -> bool:
+    """Whether a torch function does more than ask for shape and kind."""
+    return function_name(func) not in _ABOUT
+
+
+def function_name(func: Any) -> str:
+    """The bare name of a function or method, or of the property that a getter reads."""
+    return func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+
+
+def _agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
+    """Whether two results differ by rounding only, given numbers of the size that was rounded."""
+    if not true.is_floating_point() or got.shape != true.shape or not true.numel():
+        return True
+    eps = torch.finfo(true.dtype).eps
+    largest, rounded = (t.abs().nan_to_num(0, 0).max() for t in (true, scale))
+    tolerance = eps**0.5 * largest + 100 * eps * rounded
+    return torch.allclose(got.to(true.dtype), true, rtol=0, atol=float(tolerance), equal_nan=True)
+
+
+class Windows:
+    """The effects of substitutions on some reference sequences, (n, 4, length)."""
+
+    def __init__(self, predict: Predictor, sequences: Tensor, prepared: dict[int, dict]):
+        self.predict, self.sequences, self.prepared = predict, sequences, prepared
+        self.input, self.recording = Reference(sequences), Recording()
+        sequences = sequences.clone()
+        try:
+            with self.recording:
+                self.output = predict(sequences)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise Untraceable(f"its functions cannot be followed: {_first_line(error)}") from error
+
+    def effects(
+        self,
+        row: np.ndarray,
+        position: np.ndarray,
+        base: np.ndarray,
+        truth: Recording | None = None,
+    ) -> Tensor:
+        """(substitutions, tasks) changes of the output, in float32 or wider.
+
+        row, position, base : (substitutions,) numbers of reference, column and new base
+        """
+        if len(row) == 1:  # alone, a row could not be told from a constant
+            return self.effects(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
+        output = self.run(row, position, base, truth)
+        if isinstance(output, Windowed):
+            output = output.whole()
+        wider = torch.promote_types(torch.float32, output.dtype)
+        at = torch.from_numpy(row).to(output.device)
+        return output.to(wider) - self.output.to(wider)[at]
+
+    def run(
+        self,
+        row: np.ndarray,
+        position: np.ndarray,
+        base: np.ndarray,
+        truth: Recording | None = None,
+        last: int | None = None,
+    ) -> Any:
+        """What the model, or its call `last`, returns for two or more substitutions."""
+        batch = Batch(row, self.predict.device)
+        at, place = batch.index(row), batch.index(position)
+        delta = F.one_hot(batch.index(base), 4) - self.sequences[at, :, place]
+        held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
+        span = position, position + 1
+        mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
+        replay = Replay(self.recording, batch, self.prepared, truth, last)
+        self.replay = replay
+        try:
+            with replay:
+                return self.predict(mutants)
+        except Reached as reached:
+            return reached.result
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise Untraceable(f"{replay.name} (call {replay.at}): {_first_line(error)}") from error
+
+
+class Work(TorchDispatchMode):
+    """Counts multiply-adds, numbers written and kernels launched while it is active."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False spares the import of torch's compiler, over a second."""
+        return False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = self.numbers = self.kernels = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        alias = func._schema.returns[0].alias_info if func._schema.returns else None
+        if not isinstance(result, Tensor) or (alias is not None and not alias.is_write):
+            return result  # views and what is no tensor
+        name = func.overloadpacket.__name__
+        if name in ("mm", "bmm"):
+            self.products += result.numel() * args[0].shape[-1]
+        elif name in ("addmm", "addmm_", "baddbmm"):
+            self.products += result.numel() * args[1].shape[-1]
+        elif name == "convolution":
+            self.products += result.numel() * args[1][0].numel()
+        self.numbers += result.numel()
+        self.kernels += 1
+        return result
+
+    def cost(self, rows: int, batches: int, batch_size: int) -> float:
+        """Multiply-adds a row in batches of `batch_size`; `rows` in `batches` were counted."""
+        each = self.products + _PER_NUMBER * self.numbers
+        return each / rows + _PER_KERNEL * self.kernels / batches / batch_size
+
+
+class Plan(NamedTuple):
+    """How a model is best run on windows.
+
+    gain : predicted cost of the full engine over that of windows, in batches of one size
+    row_cost, batch_cost : predicted cost of a substitution, and of a batch beside its
+        substitutions, in forward passes of the full engine
+    batch_size, sequences : substitutions at once; references whose activations are kept at once
+    """
+
+    prepared: dict[int, dict]
+    gain: float
+    row_cost: float
+    batch_cost: float
+    batch_size: int
+    sequences: int
+
+
+def make_plan(
+    predict: Predictor,
+    sequence: Tensor,
+    position: np.ndarray,
+    base: np.ndarray,
+    batch_size: int | None,
+    full_batch_size: int,
+) -> Plan:
+    """Try windows on some substitutions of one sequence, (1, 4, length), against the full engine.
+
+    Raises Untraceable, naming the function at fault, where they fail or disagree.
+    """
+    rows = len(position)
+    mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
+    parts: list[Tensor] = []
+    with Work() as full:
+        in_batches(
+            len(mutants),
+            full_batch_size,
+            lambda start, stop: parts.append(predict(mutants[start:stop].clone())),
+        )
+    output = torch.cat(parts)
+    windows = Windows(predict, sequence, {})
+    sample = np.zeros_like(position), position, base
+    with Work() as work:
+        effects = windows.effects(*sample)
+    if not _agree(effects, output[1:] - output[:1], output):
+        _find_fault(predict, windows, mutants[1:], sample)
+    most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // windows.replay.row_bytes
+    chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
+    alike = 2 * full_batch_size  # kernels weigh alike on both sides, as in batches of some size
+    gain = full.cost(1 + rows, len(parts), alike) / work.cost(rows, 1, alike)
+    forward = full.cost(1 + rows, len(parts), full_batch_size)
+    row_cost = work.cost(rows, 1, math.inf) / forward
+    batch_cost = work.cost(rows, 1, 1) / forward - row_cost
+    kept = max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
+    return Plan(windows.prepared, gain, row_cost, batch_cost, chosen, kept)
+
+
+def _find_fault(predict: Predictor, windows: Windows, mutants: Tensor, sample: tuple) -> None:
+    """Raise Untraceable for the first function whose result is not that of the mutants."""
+    truth, mutants = Recording(), mutants.clone()
+    with truth:
+        predict(mutants)
+    windows.effects(*sample, truth)
+    raise Untraceable("a prediction depends on its batch-mates or differs from call to call")

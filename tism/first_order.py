@@ -1,0 +1,192 @@
+"""The gradient of a model with respect to its input, and TISM from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tism.engine.cheap_gradients import CheapBackward
+from tism.running import (
+    ModelError,
+    OutputFn,
+    Predictor,
+    Tasks,
+    choose_batch_size,
+    evaluating,
+    in_one_tensor,
+    is_out_of_memory,
+    progress_bar,
+    select_tasks,
+)
+from tism.sequence import put_bases, validate_one_hot
+from tism.taylor import tism_from_gradient
+
+# Measured on a CPU, rows of a forward pass over those of a gradient: one pass backwards is fastest
+# in large batches, many through one graph where that stays in the cache.
+_ONE_PASS, _MANY_PASSES = 4 / 3, 4
+
+
+def input_gradient(
+    model: nn.Module,
+    one_hot: Any,
+    tasks: Tasks = None,
+    *,
+    output_fn: OutputFn | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Gradient of every task's prediction with respect to the one-hot sequence.
+
+    model : maps (n, 4, length) to (n, tasks), in evaluation mode meanwhile; a prediction must not
+        depend on the other sequences of its batch
+    one_hot : (n, 4, length), rows A, C, G, T; zeros for N
+    tasks : None for all, an int, a sequence of ints or a slice
+    output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
+    batch_size : sequences at once; None chooses; halved where memory runs out
+    device : where to run; None stays where the model is
+    progress : show a bar (needs tqdm)
+
+    Returns (n, n_tasks, 4, length) on the CPU in float32, or the model's dtype if wider, in model
+    output per unit of input. Costs one forward and n_tasks backward passes a sequence.
+    Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    one_hot = validate_one_hot(one_hot)
+    with evaluating(model, output_fn, device) as predict:
+        kept = _ONE_PASS if isinstance(tasks, int) else _MANY_PASSES
+        batch_size = choose_batch_size(batch_size, int(kept * one_hot.shape[2]), predict.device)
+        return gradient_anywhere(predict, one_hot, tasks, batch_size, progress)
+
+
+def tism(
+    model: nn.Module,
+    one_hot: Any,
+    tasks: Tasks = None,
+    *,
+    output_fn: OutputFn | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Taylor-approximated in silico saturation mutagenesis (Eq. 7 of Sasse et al. 2024).
+
+    Arguments and errors as in `input_gradient`. Returns (n, n_tasks, 4, length) in the unit of the
+    model's output: an estimate of `tism.ism`, zero at reference bases; at an N the gradient itself.
+
+    >>> import torch, tism
+    >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
+    >>> tism.tism(model, tism.one_hot_encode("ACGTACGT")).shape
+    torch.Size([1, 2, 4, 8])
+    """
+    one_hot = validate_one_hot(one_hot)
+    gradient = input_gradient(
+        model,
+        one_hot,
+        tasks,
+        output_fn=output_fn,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+    )
+    return tism_from_gradient(gradient, one_hot.cpu())
+
+
+def along_substitutions(
+    model: nn.Module,
+    one_hot: Any,
+    positions: Sequence[int],
+    bases: Sequence[int],
+    steps: Sequence[float],
+    *,
+    output_fn: OutputFn | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Predictions on the straight line from a sequence (step 0) to its substitutions (step 1).
+
+    one_hot : (1, 4, length)
+    positions, bases : position and row (A C G T) of each substitution
+    steps : how far along each of them
+
+    Returns (substitutions, steps, tasks) on the CPU. (prediction(step) - prediction(0)) / step is
+    the finite difference of Eq. 2: TISM as the step goes to 0, ISM at step 1 (Eq. 3).
+    """
+    reference = validate_one_hot(one_hot)
+    if len(reference) != 1:
+        raise ValueError(f"one_hot must hold one sequence, got {len(reference)}")
+    with evaluating(model, output_fn, device) as predict, torch.no_grad():
+        reference = predict.prepare(reference)[0]
+        mutants = put_bases(reference.repeat(len(positions), 1, 1), positions, bases)
+        step = torch.as_tensor(steps).to(reference)[:, None, None, None]
+        points = reference + step * (mutants - reference)  # (steps, substitutions, 4, length)
+        return torch.stack([predict(p) for p in points], 1).cpu()
+
+
+def gradient_anywhere(
+    predict: Predictor, inputs: Tensor, tasks: Tasks, batch_size: int, progress: bool = False
+) -> Tensor:
+    """`input_gradient` at any point of input space, one-hot or between (paths, midpoints)."""
+
+    def gradient(start: int, stop: int) -> Tensor:
+        return _batch_gradient(predict, inputs[start:stop], tasks)
+
+    with progress_bar(len(inputs), progress, "gradients") as report:
+        return in_one_tensor(len(inputs), batch_size, gradient, report=report)[0]
+
+
+def output_with_graph(
+    predict: Predictor,
+    rows: Tensor,
+    repeated: bool,
+    mode: AbstractContextManager | None = None,
+) -> Tensor:
+    """Predictions whose graph serves one backward pass or `repeated` ones, made within `mode`."""
+    mode = mode or nullcontext()
+    own = rows.clone()  # a model may change its input in place; a leaf refuses
+    try:
+        with CheapBackward(repeated), mode:
+            return predict(own)
+    except RuntimeError as error:
+        if "is a view and is being modified inplace" not in str(error):  # of a cheap function
+            raise
+    own = rows.clone()
+    with mode:
+        return predict(own)
+
+
+def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
+    with torch.enable_grad():
+        rows = predict.prepare(inputs).clone().requires_grad_()
+        output = output_with_graph(predict, rows, repeated=not isinstance(tasks, int))
+        return gradient_by_task(output, rows, tasks)
+
+
+def gradient_by_task(output: Tensor, leaf: Tensor, tasks: Tasks) -> Tensor:
+    """(n, n_tasks, *inner) gradient of (n, tasks) predictions at (n, *inner), on the CPU."""
+    chosen = select_tasks(tasks, output.shape[1])
+    if not output.requires_grad:
+        raise ValueError(
+            "the model's output does not depend differentiably on its input (an argmax, "
+            "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
+        )
+    wider = torch.promote_types(torch.float32, output.dtype)
+    gradient = torch.empty((len(leaf), len(chosen), *leaf.shape[1:]), dtype=wider)
+    for column, task in enumerate(chosen):
+        more = column + 1 < len(chosen)
+        gradient[:, column] = _gradient_of_sum(output[:, task], leaf, more)
+    return gradient
+
+
+def _gradient_of_sum(output: Tensor, leaf: Tensor, more: bool) -> Tensor:
+    """The gradient at `leaf`; `more` keeps the graph for the next task."""
+    try:
+        return torch.autograd.grad(output.sum(), leaf, retain_graph=more, materialize_grads=True)[0]
+    except RuntimeError as error:
+        if type(error) is not RuntimeError or is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"model cannot be differentiated by torch: {error}; exact ISM still applies"
+        ) from error

@@ -1,0 +1,372 @@
+"""The command `tism`: scores of your own model at the peaks or variants of a genome."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import nn
+
+from tism.running import is_out_of_memory
+from tism.score.methods import METHODS, score_to_store, variant_table
+from tism.score.store import ScoreStore, StoreError, check_shard, open_store
+
+_MOST_DIGITS = 6  # of a task's number: a range of more would fill the memory
+_DESCRIPTION = """\
+In silico saturation mutagenesis (ISM) of any PyTorch model of DNA, exact or by first-order Taylor
+expansion (TISM).
+
+  tism score    scores of peaks or variants into a store
+  tism status   how far a store is
+  tism export   a store as TF-MoDISco's files, or as a table of variants
+
+`tism COMMAND --help` explains each with examples."""
+_SCORE = """\
+Score peaks (--bed) or single-nucleotide variants (--vcf) of a genome (--fasta) with your model.
+
+The model is a Python function that takes nothing and returns a torch.nn.Module, written as
+package.module:function or path/to/file.py:function. The module maps one-hot sequences
+(n, 4, length), rows A C G T, to predictions (n, tasks). Where yours returns something else (a
+profile, a dict, a tuple), name a function in the same way as --output-fn that makes (n, tasks) of
+it. For a model of 251 bp that returns {"profile": (n, tasks, length)}, a file my_model.py:
+
+    import torch
+
+    def load():
+        return MyNetwork()                    # weights follow by --weights
+
+    def total(output):
+        return output["profile"].sum(-1)      # one number a task
+
+The scores go into --out, a folder (zarr). After an interruption of any kind run the same command
+again: it goes on where it stopped. On a cluster, give every process its --shard of one store."""
+_SCORE_EXAMPLES = """\
+examples:
+  peaks of one length, all tasks, TISM:
+    tism score --model my_model.py:load --weights my.safetensors --output-fn my_model.py:total \\
+        --bed peaks.bed --fasta genome.fa --out peaks.zarr
+  251 bp around the middle of each peak, exact ISM of tasks 0 and 3, the second of four processes:
+    tism score --model my_model.py:load --bed peaks.bed --fasta genome.fa --length 251 \\
+        --method ism --tasks 0,3 --out ism.zarr --shard 2/4
+  variants, each in the middle of its window of 251 bp:
+    tism score --model my_model.py:load --vcf variants.vcf.gz --fasta genome.fa --length 251 \\
+        --method ism --out variants.zarr
+
+Rows of the BED or VCF file that cannot be scored are counted by reason and listed in
+<out>.refused.tsv; a file that is wrong altogether is refused by line. Case does not matter. N is
+four zeros, and so are IUPAC letters for several bases, which are counted."""
+_EXPORT_EXAMPLES = """\
+examples:
+  motifs of task 3 by TF-MoDISco (modisco-lite); the window must be even:
+    tism export peaks.zarr --modisco run/task3 --task 3
+    modisco motifs -s run/task3.sequences.npz -a run/task3.attributions.npz -n 2000 -w 250 -o run/task3.h5
+  effects of variants as a table:
+    tism export variants.zarr --table effects.tsv
+
+The attributions are hypothetical contributions, (n, 4, length): scores minus their mean over the
+four bases, or over --background frequencies. TISM and gradient stores give the same ones."""  # noqa: E501
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 2 for bad input and 130 where it is interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="tism: %(message)s")
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("tism: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, ImportError, StoreError) as error:
+        if options.debug:
+            raise
+        _fail(error)
+    except (RuntimeError, MemoryError) as error:
+        if options.debug or not is_out_of_memory(error):
+            raise
+        _fail(error)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    for line in (f"tism: error: {' '.join(str(error).split())}", *getattr(error, "__notes__", [])):
+        print(line, file=sys.stderr)
+    sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="tism", description=_DESCRIPTION, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], None], **texts: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, formatter_class=raw, **texts)
+        sub.add_argument("--debug", action="store_true", help="show where an error was raised")
+        sub.set_defaults(run=run)
+        return sub
+
+    _add_score_options(
+        command("score", _score, description=_SCORE, epilog=_SCORE_EXAMPLES, help="scores")
+    )
+    status = command("status", _status, description="How far a store is.", help="progress")
+    status.add_argument("store", type=Path, help="folder that tism score writes")
+    export = command("export", _export, epilog=_EXPORT_EXAMPLES, help="files for other programs")
+    export.add_argument("store", type=Path, help="complete store of tism score")
+    kind = export.add_mutually_exclusive_group(required=True)
+    kind.add_argument(
+        "--modisco", metavar="PREFIX", help="write PREFIX.{sequences,attributions}.npz"
+    )
+    kind.add_argument(
+        "--table", type=Path, metavar="FILE", help="write effects of variants, tab-separated"
+    )
+    export.add_argument(
+        "--task", type=int, help="the model's number of it, where the store has several"
+    )
+    export.add_argument(
+        "--background", type=float, nargs=4, metavar=("A", "C", "G", "T"), default=[0.25] * 4,
+        help="base frequencies that contributions are against (default: 0.25 each)",
+    )  # fmt: skip
+    return parser
+
+
+def _add_score_options(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", required=True, metavar="WHERE:FUNCTION", help="function that returns the module"
+    )
+    model.add_argument(
+        "--model-args", type=_keywords, default={}, metavar="JSON",
+        help="keyword arguments of that function, such as '{\"n_tasks\": 12}'",
+    )  # fmt: skip
+    model.add_argument("--weights", type=Path, metavar="FILE", help="its state dict, safetensors")
+    model.add_argument(
+        "--output-fn", metavar="WHERE:FUNCTION", help="what it returns to (n, tasks)"
+    )
+    data = parser.add_argument_group("sequences")
+    rows = data.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, plain or gzipped")
+    rows.add_argument("--vcf", type=Path, metavar="FILE", help="variants, plain or gzipped")
+    data.add_argument("--fasta", type=Path, required=True, metavar="FILE", help="their genome")
+    data.add_argument("--length", type=int, help="bases a window; needed with --vcf")
+    scores = parser.add_argument_group("scores")
+    scores.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder to write")
+    scores.add_argument(
+        "--method", choices=METHODS, default="tism",
+        help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()),
+    )  # fmt: skip
+    scores.add_argument("--tasks", type=parse_tasks, help="such as 0,3,5-8 (default: all)")
+    run = parser.add_argument_group("run")
+    run.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="I from 1 to K")
+    run.add_argument("--device", help="such as cuda (default: cpu)")
+    run.add_argument("--batch-size", type=int, help="default: by length and device")
+    run.add_argument("--chunk-size", type=int, help="sequences written at once (default: up to 64)")
+    run.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from tism.score.genome import Genome, read_variants, read_windows
+
+    if options.vcf and options.length is None:
+        raise ValueError("--vcf needs --length: the bases that the model takes")
+    model, output_fn = load_model(options.model, options.model_args, options.weights), None
+    if options.output_fn:
+        output_fn = load_function(options.output_fn)
+    with Genome(options.fasta) as genome:
+        read, rows = (read_variants, options.vcf) if options.vcf else (read_windows, options.bed)
+        sequences = read(rows, genome, options.length)
+        _report_refused(sequences.refused, options.out)
+        store = score_to_store(
+            options.out, model, sequences, options.tasks,
+            method=options.method, output_fn=output_fn, chunk_size=options.chunk_size,
+            shard=options.shard, batch_size=options.batch_size, device=options.device,
+            progress=not options.quiet,
+        )  # fmt: skip
+        if sequences.n_ambiguous:
+            _say(f"{sequences.n_ambiguous:,} IUPAC letters for several bases were read as N")
+    _say(_state(store))
+
+
+def _report_refused(refused: Any, out: Path) -> None:
+    if not len(refused):
+        return
+    from tism.score.files import replacing
+
+    listing = out.with_name(f"{out.name}.refused.tsv")
+    with replacing(listing) as temporary:
+        refused.to_csv(temporary, sep="\t", index=False)
+    for reason, count in refused["reason"].value_counts().items():
+        _say(f"{count:,} rows refused: {reason}")
+    _say(f"they are listed in {listing}")
+
+
+def _status(options: argparse.Namespace) -> None:
+    store = open_store(options.store)
+    print(_state(store))
+    for key in ("kind", "method", "tasks"):
+        print(f"{key}: {store.identity.get(key, 'unknown')}")
+
+
+def _state(store: ScoreStore) -> str:
+    missing = len(store.missing())
+    done = "complete" if not missing else f"{store.n_chunks - missing} of {store.n_chunks} chunks"
+    return f"{store.path}: {len(store):,} sequences, {done}"
+
+
+def _export(options: argparse.Namespace) -> None:
+    from tism.score.modisco import modisco_window, write_modisco_pair
+
+    store = open_store(options.store)
+    if options.table:
+        from tism.score.files import replacing
+
+        with replacing(options.table) as temporary:
+            variant_table(store).to_csv(temporary, sep="\t", index=False)
+        return
+    sequences, attributions = write_modisco_pair(
+        store, options.modisco, options.task, background=options.background
+    )
+    _say(
+        f"next: modisco motifs -s {sequences} -a {attributions} -n 2000 "
+        f"-w {modisco_window(store.length)} -o {options.modisco}.h5"
+    )
+
+
+def load_model(
+    where: str, keywords: dict[str, Any] | None = None, weights: Path | None = None
+) -> nn.Module:
+    """The module that a function returns, with its weights from a safetensors file.
+
+    where : "package.module:function" or "path/to/file.py:function"
+
+    Raises ValueError naming what cannot be found, is no module, or does not fit the weights.
+    """
+    function = load_function(where)
+    with _own_code(where):
+        model = function(**(keywords or {}))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
+    if weights is not None:
+        _load_weights(model, weights)
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, weights: Path) -> None:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ImportError("--weights needs safetensors: pip install 'tism[score]'") from None
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{weights}: no safetensors file ({error}); write one with safetensors.torch.save_file("
+            "model.state_dict(), path)"
+        ) from None
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: does not fit the model: {error}") from None
+
+
+def load_function(where: str) -> Callable[..., Any]:
+    """The function at "package.module:function" or "path/to/file.py:function"."""
+    place, _, name = where.rpartition(":")
+    if not place or not name:
+        raise ValueError(f"{where!r} must be package.module:function or path/to/file.py:function")
+    module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise ValueError(f"{place} has no function {name!r}; it has {', '.join(known) or 'none'}")
+    return function
+
+
+def _module_of_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if (loaded := _loaded.get(path.resolve())) is not None:
+        return loaded
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # as `python file.py` does: for its imports
+    try:
+        with _own_code(path):
+            spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return _loaded.setdefault(path.resolve(), module)
+
+
+_loaded: dict[Path, Any] = {}
+
+
+@contextmanager
+def _own_code(where: Any) -> Iterator[None]:
+    """Names the user's code in what it raises."""
+    try:
+        yield
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where} raised {problem}; --debug shows where") from error
+
+
+def _module(name: str) -> Any:
+    sys.path.insert(0, "")  # as `python -m` does
+    try:
+        with _own_code(name):
+            return importlib.import_module(name)
+    except ValueError as raised:
+        error = raised.__cause__
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if not missing or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"no module {name!r}; a file is written path/to/file.py") from None
+    finally:
+        sys.path.pop(0)
+
+
+def parse_tasks(text: str) -> list[int]:
+    """Tasks as one types them: "0,3,5-8" is 0, 3, 5, 6, 7, 8."""
+    tasks: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
+            raise argparse.ArgumentTypeError(f"{text!r} does not look like 0,3,5-8")
+        if max(len(first), len(last)) > _MOST_DIGITS:
+            raise argparse.ArgumentTypeError(f"{part.strip()[:20]!r} is no number of a task")
+        chosen = range(int(first), int(last or first) + 1)
+        if not chosen:
+            raise argparse.ArgumentTypeError(f"{part.strip()!r} ends before it begins")
+        tasks += chosen
+    return tasks
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        return check_shard(tuple(text.split("/")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} does not look like 1/4 ({error})") from None
+
+
+def _keywords(text: str) -> dict[str, Any]:
+    try:
+        keywords = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+    if not isinstance(keywords, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a JSON object such as {{}}")
+    return keywords
+
+
+def _say(text: str) -> None:
+    print(f"tism: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

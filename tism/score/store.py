@@ -1,0 +1,457 @@
+"""Scores of a whole peak set on disk: in chunks, resumable, shared out to processes (zarr 3).
+
+A store is a folder. Its sequences, regions and identity are written first, beside the final name,
+and moved there in one step; the scores follow chunk by chunk, each written under a temporary name
+and then renamed. A chunk is there whole or not at all, so that a process that is killed loses the
+chunk it was at, and several processes fill a store together, each its own chunks.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tism.running import progress_bar
+from tism.score.files import discard_remnants, is_full_disk, temporary_prefix
+from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import zarr
+
+FORMAT = 1
+_OWN = ("scores", "sequences", "zarr.json")
+CHUNK_BYTES = 2**23
+MOST_ROWS = 64
+_BLOCK = 4096  # sequences read at once where they are only copied
+
+
+class StoreError(RuntimeError):
+    """A store of scores that cannot be used: names the store, what is wrong and the remedy."""
+
+
+class Sequences(Protocol):
+    """What can be scored: a (n, 4, length) tensor, or what hands out slices of one when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ScoreStore:
+    """An open store; made by `open_store` and `create_store`.
+
+    identity : what the scores depend on: method, model, tasks, sequences, version
+    scores : (n, ...) zarr array in float32 or wider, NaN where no score was written yet
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    notes: dict[str, Any]
+    scores: zarr.Array
+
+    def __len__(self) -> int:
+        return self.scores.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Bases a sequence."""
+        return self._array("sequences").shape[1]
+
+    @property
+    def chunk_size(self) -> int:
+        """Sequences a chunk."""
+        return self.scores.chunks[0]
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of the complete store."""
+        return -(-len(self) // self.chunk_size)
+
+    @property
+    def regions(self) -> pd.DataFrame:
+        """One row a sequence: the columns that the store was made with."""
+        import pandas as pd
+
+        return pd.DataFrame({name: self._values(name) for name in self.notes["columns"]})
+
+    def one_hot(self, rows: slice = slice(None)) -> Tensor:
+        """(rows, 4, length) float32 one-hot sequences."""
+        return one_hot_from_indices(self._values("sequences", rows))
+
+    def read(self, rows: slice = slice(None)) -> Tensor:
+        """Scores of these sequences; StoreError where some have not been written yet."""
+        start, stop, _ = rows.indices(len(self))
+        wanted = range(start // self.chunk_size, -(-stop // self.chunk_size))
+        absent = sum(not self._file(chunk).exists() for chunk in wanted)
+        if absent:
+            raise StoreError(
+                f"{self.path}: {absent} of the {len(wanted)} chunks asked for are not there yet; "
+                "run the scoring again, of every shard: it goes on where it stopped"
+            )
+        try:
+            return torch.from_numpy(np.asarray(self.scores[start:stop]))
+        except Exception as error:
+            raise self._damage(wanted, error) from error
+
+    def missing(self, shard: tuple[int, int] = (1, 1)) -> list[int]:
+        """Numbers of the chunks of a shard that have not been written; see `check_shard`."""
+        part, parts = check_shard(shard)
+        return [c for c in range(part - 1, self.n_chunks, parts) if not self._file(c).exists()]
+
+    def rows(self, chunk: int) -> slice:
+        """The sequences of a chunk."""
+        start = chunk * self.chunk_size
+        return slice(start, min(start + self.chunk_size, len(self)))
+
+    def fill(
+        self,
+        compute: Callable[[slice], Any],
+        *,
+        shard: tuple[int, int] = (1, 1),
+        progress: bool = False,
+    ) -> None:
+        """Write the chunks of a shard that are missing; compute(rows) gives the scores of some.
+
+        Raises OSError naming the store where the disk is full; what was written stays good.
+        """
+        missing = self.missing(shard)
+        rows = [self.rows(chunk) for chunk in missing]
+        with progress_bar(sum(r.stop - r.start for r in rows), progress, "scores") as report:
+            for chunk, some in zip(missing, rows, strict=True):
+                if not self._file(chunk).exists():  # another process may have been here meanwhile
+                    self._write(chunk, compute(some))
+                report(some.stop - some.start)
+
+    def _write(self, chunk: int, values: Any) -> None:
+        values, some = np.asarray(values), self.rows(chunk)
+        expected = (some.stop - some.start, *self.scores.shape[1:])
+        if values.shape != expected:
+            raise ValueError(f"compute must return shape {expected}, got {values.shape}")
+        self._discard_remnants(chunk)
+        with _full_disk_named(self.path):
+            try:
+                self.scores[some] = values
+            except FileNotFoundError:  # taken for a remnant by a process that writes the same
+                self.scores[some] = values
+
+    def _values(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        try:
+            return np.asarray(self._array(name)[rows])
+        except Exception as error:
+            raise StoreError(_damaged(self.path / name, error)) from error
+
+    def _damage(self, chunks: range, error: Exception) -> StoreError:
+        """Name the first chunk among these that cannot be read."""
+        for chunk in chunks:
+            try:
+                self.scores[self.rows(chunk)]
+            except Exception:
+                remedy = "delete this file and run the scoring again: it writes what is missing"
+                return StoreError(f"{self._file(chunk)}: damaged ({_first_line(error)}); {remedy}")
+        return StoreError(_damaged(self.path, error))
+
+    def _array(self, name: str) -> zarr.Array:
+        return _zarr().open_array(self.path / name, mode="r")
+
+    def _file(self, chunk: int) -> Path:
+        coordinates = (chunk, *(0 for _ in self.scores.shape[1:]))
+        return self.path / "scores" / self.scores.metadata.encode_chunk_key(coordinates)
+
+    def _discard_remnants(self, chunk: int) -> None:
+        """Delete what a killed process left of a chunk under its temporary name."""
+        for remnant in self._file(chunk).parent.glob("*.partial"):
+            remnant.unlink(missing_ok=True)
+
+
+def _damaged(path: Path, error: object) -> str:
+    return f"{path}: damaged ({_first_line(error)}); delete the store and score again"
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_shard(shard: tuple[int, int]) -> tuple[int, int]:
+    """A shard (part, parts), the first part being 1: chunks part - 1, part - 1 + parts, ..."""
+    try:
+        part, parts = (int(number) for number in shard)
+    except (TypeError, ValueError):
+        raise ValueError(f"shard must be two numbers such as (1, 4), got {shard!r}") from None
+    if not 1 <= part <= parts:
+        raise ValueError(f"shard must be (1, {parts}) to ({parts}, {parts}), got {shard}")
+    return part, parts
+
+
+def open_store(path: str | Path) -> ScoreStore:
+    """Open what `create_store` made; StoreError where there is no store or one of another format.
+
+    The scores can be written to; nothing is written by opening.
+    """
+    zarr, path = _zarr(), Path(path)
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path}: no store of scores here; make one with `tism score`")
+    try:
+        content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["tism"]
+        identity, notes = dict(content["identity"]), dict(content["notes"])
+        found, columns = identity["format"], list(notes["columns"])
+    except (KeyError, TypeError):
+        raise StoreError(f"{path}: zarr data, but not a store of scores; name another") from None
+    except ValueError as error:
+        raise StoreError(_damaged(path / "zarr.json", error)) from None
+    if content.get("layout", _layout(path, content)) != _layout(path, content):
+        raise StoreError(_damaged(path, "a zarr.json in it was changed"))
+    _check_columns(path, columns)
+    if found != FORMAT:
+        raise StoreError(
+            f"{path}: format {found}, but this version of tism writes {FORMAT}; "
+            "use the version that made it, or score into another store"
+        )
+    return ScoreStore(path, identity, notes, zarr.open_array(path / "scores", mode="r+"))
+
+
+def create_store(
+    path: str | Path,
+    identity: Mapping[str, Any],
+    sequences: Sequences,
+    *,
+    row_shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    chunk_size: int | None = None,
+    columns: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> ScoreStore:
+    """The store at `path`: the one that is there, if it is of this identity, or a new, empty one.
+
+    identity : what the scores depend on, as JSON holds it; the sequences' checksum is added
+    row_shape : shape of the scores of one sequence, such as (n_tasks, 4, length)
+    chunk_size : sequences a chunk; None takes about 8 MB of scores, at most 64 sequences
+    columns : what to keep of every sequence (names, coordinates): n values each
+    notes : what to keep beside the identity
+
+    Raises StoreError for a store of another identity or chunk size, naming what differs.
+    """
+    path, columns = Path(path), {check_column(k): v for k, v in (columns or {}).items()}
+    identity = {
+        "format": FORMAT, **identity, "sequences": sequences_checksum(sequences, columns)
+    }  # fmt: skip
+    identity = json.loads(json.dumps(identity))
+    if not (path / "zarr.json").exists():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StoreError(f"{path}: exists and is no store of scores; name another")
+        shape = (len(sequences), *row_shape)
+        layout = (shape, dtype, _chunk_size(chunk_size, row_shape, dtype))
+        notes = {**(notes or {}), "columns": list(columns)}
+        _create(path, identity, notes, sequences, columns, layout)
+    store = open_store(path)
+    _check_identity(store, identity)
+    if chunk_size not in (None, store.chunk_size):
+        raise StoreError(
+            f"{path}: has chunks of {store.chunk_size} sequences, asked for {chunk_size}; "
+            "leave chunk_size out to go on with it"
+        )
+    return store
+
+
+def _check_columns(path: Path, columns: list[Any]) -> None:
+    try:
+        for name in columns:
+            check_column(name)
+    except ValueError as error:
+        raise StoreError(f"{path}: zarr data, but not a store of scores: {error}") from None
+
+
+def check_column(name: Any) -> str:
+    """The name of a column, which becomes a folder of the store; ValueError for one that cannot."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]{0,99}", name) or name in _OWN:
+        raise ValueError(
+            f"columns must be named by letters, digits, _, ., - and blanks, and not "
+            f"{' or '.join(_OWN)}; got {name!r}"
+        )
+    return name
+
+
+def _chunk_size(chunk_size: int | None, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    if chunk_size is None:
+        return min(max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape)))), MOST_ROWS)
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size must be an int of at least 1, got {chunk_size!r}")
+    return chunk_size
+
+
+def _create(
+    path: Path,
+    identity: dict[str, Any],
+    notes: dict[str, Any],
+    sequences: Sequences,
+    columns: Mapping[str, Any],
+    layout: tuple[tuple[int, ...], torch.dtype, int],
+) -> None:
+    """Everything but the scores, moved to `path` at once; another process may be the faster."""
+    zarr = _zarr()
+    (n, *row_shape), dtype, chunk_size = layout
+    with _full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        discard_remnants(path)
+        draft = Path(tempfile.mkdtemp(path.suffix, temporary_prefix(path), path.parent))
+        try:
+            draft.chmod(0o755)
+            content = {"identity": identity, "notes": notes}
+            group = zarr.create_group(draft, attributes={"tism": content}, overwrite=True)
+            group.create_array(
+                "scores",
+                shape=(n, *row_shape),
+                chunks=(chunk_size, *row_shape),
+                dtype=str(dtype).removeprefix("torch."),
+                fill_value=float("nan"),
+                compressors=_zstd(),
+                config={"write_empty_chunks": True},
+            )
+            _write_sequences(group, sequences)
+            for name, values in columns.items():
+                _write_column(group, name, np.asarray(values))
+            group.attrs["tism"] = {**content, "layout": _layout(draft, content)}
+            _move(draft, path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _layout(path: Path, content: dict[str, Any]) -> str:
+    """sha256 of what tells how to read the arrays: their metadata, identity and notes."""
+    own = {key: content[key] for key in ("identity", "notes")}
+    state = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    for metadata in sorted(path.glob("*/zarr.json")):
+        state.update(metadata.read_bytes())
+    return state.hexdigest()
+
+
+def _move(draft: Path, path: Path) -> None:
+    try:
+        os.rename(draft, path)
+    except OSError:
+        if not (path / "zarr.json").exists():
+            raise
+
+
+def _write_sequences(group: zarr.Group, sequences: Sequences) -> None:
+    array = None
+    for start, indices in _indices(sequences):
+        if array is None:
+            shape = (len(sequences), indices.shape[1])
+            chunks = (min(_BLOCK, shape[0]), shape[1])
+            array = group.create_array(
+                "sequences", shape=shape, chunks=chunks, dtype="uint8", compressors=_zstd()
+            )
+        array[start : start + len(indices)] = indices
+
+
+def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    text = values.dtype.kind not in "iuf"
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype="str" if text else values.dtype,
+        compressors=_zstd(),
+    )
+    array[:] = values.astype(np.dtypes.StringDType()) if text else values
+
+
+def _indices(sequences: Sequences) -> Iterator[tuple[int, np.ndarray]]:
+    """First row and (rows, length) uint8 base indices, 4 for N, of one block after another."""
+    for start in range(0, len(sequences), _BLOCK):
+        one_hot = validate_one_hot(sequences[start : start + _BLOCK])
+        yield start, indices_from_one_hot(one_hot).cpu().numpy()
+
+
+def sequences_checksum(sequences: Sequences, columns: Mapping[str, Any] | None = None) -> str:
+    """sha256 of the bases of every sequence, read in blocks, and of what is kept of them."""
+    if not len(sequences):
+        raise ValueError("sequences is empty: give at least one")
+    state, length = hashlib.sha256(), None
+    for _, indices in _indices(sequences):
+        length = indices.shape[1] if length is None else length
+        if indices.shape[1] != length:
+            raise ValueError(f"sequences have lengths {length} and {indices.shape[1]}")
+        state.update(indices.tobytes())
+    state.update(json.dumps([len(sequences), length]).encode())
+    for name, values in (columns or {}).items():
+        values = np.asarray(values)
+        if values.shape != (len(sequences),):
+            raise ValueError(
+                f"columns[{name!r}] must have shape ({len(sequences)},), got {values.shape}"
+            )
+        state.update(json.dumps([name, values.tolist()]).encode())
+    return state.hexdigest()
+
+
+_NAMED = {
+    "model": "the weights of another model",
+    "sequences": "other sequences or regions",
+    "scoring": "another version of the scoring",
+    "estimation": "another version of the estimator",
+}
+
+
+def _check_identity(store: ScoreStore, identity: dict[str, Any]) -> None:
+    stored = store.identity
+    differing = [key for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
+    if differing:
+        found = [
+            _NAMED.get(
+                key, f"{key} {_brief(stored.get(key))}, asked for {_brief(identity.get(key))}"
+            )
+            for key in differing
+        ]
+        raise StoreError(
+            f"{store.path}: holds scores of {'; '.join(found)}; nothing was changed: "
+            "score into another store, or delete this one"
+        )
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:50]}... ({len(value)})"
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        kept = "nothing of the store was written"
+        if (path / "zarr.json").exists():
+            store = open_store(path)
+            kept = f"{store.n_chunks - len(store.missing())} of {store.n_chunks} chunks are written"
+        message = f"no space left for {path}: {kept}; free some and run the same again: it goes on"
+        raise OSError(errno.ENOSPC, message) from error
+
+
+def _zstd() -> Any:
+    """Compression that notices damage."""
+    return _zarr().codecs.ZstdCodec(level=3, checksum=True)
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError:
+        raise ImportError("a store of scores needs zarr: pip install 'tism[score]'") from None
+    return zarr

@@ -1,0 +1,1 @@
+"""What the chapters of the book need: data, networks, records, tables, figures."""

@@ -1,0 +1,374 @@
+"""The many networks of a profile: how well each predicts, and how alike its ISM and its TISM are.
+
+A profile lists series of networks (`Series`), which make the runs of `list_runs`; a network that
+several experiments need is one run. `score_run` turns a run into rows of models.csv:
+
+run, experiment, dataset, variant, control, seed, fraction
+    the name; the experiments it belongs to, joined by ";"; what was trained on what. `control` is
+    empty, or names what a series changes beside that
+epoch, warmup_epochs, n_train
+    the epoch whose weights these are (the best on validation, or a snapshot's; 0 is before the
+    training); epochs of the warm-up; training regions used
+<split>_region_r, <split>_task_r
+    Pearson across tasks, mean of the regions, and across regions, mean of the tasks; split is
+    train, validation or test (`tism.study.ch03_training.performance_table`)
+tism_all, tism_substitutions, tism_centred, tism_mean_effect, tism_task_differences
+    Pearson of TISM with ISM, mean over regions and tasks, in the conventions of
+    `ch04_agreement.CONVENTIONS`; of the task differences the mean of each region counts once
+gradient_all, gradient_substitutions, gradient_x_input_mean_effect
+    the same for the gradient and for gradient x input
+ism_size, tism_size
+    root mean square of the effects of the substitutions, in standard deviations of the target
+n_regions, n_tasks, n_loci, n_constant
+    what was scored; profiles without a correlation over all entries
+key
+    of the configuration
+
+Every measure has its 95 % bootstrap interval over the test loci beside it, <measure>_low and
+<measure>_high: how sure the value of this one network is, not how much networks differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tism.correlations import mean_effect_correlation, profile_correlation, substitution_correlation
+from tism.exact import ism, predict
+from tism.first_order import input_gradient
+from tism.running import progress_bar
+from tism.study.cache import read_json, read_kept, write_checked, write_table
+from tism.study.ch03_training import performance_table, predict_rows
+from tism.study.ch04_agreement import correlations
+from tism.study.data.dataset import Dataset
+from tism.study.networks import Run, list_runs
+from tism.study.profiles import (
+    Profile,
+    default_device,
+    digest,
+    load_dataset,
+    results_folder,
+    work_folder,
+)
+from tism.study.records import INITIALISATIONS, MODELS, find_table
+from tism.study.scores import Scores, scored_rows
+from tism.study.statistics import summarise
+from tism.study.training import training_rows
+from tism.taylor import centre
+
+_COLUMNS = {
+    ("TISM", "all entries"): "tism_all",
+    ("TISM", "substitutions"): "tism_substitutions",
+    ("TISM", "centred"): "tism_centred",
+    ("TISM", "mean effect"): "tism_mean_effect",
+    ("TISM", "task differences"): "tism_task_differences",
+    ("gradient", "all entries"): "gradient_all",
+    ("gradient", "substitutions"): "gradient_substitutions",
+    ("gradient x input", "mean effect"): "gradient_x_input_mean_effect",
+}
+_REGIONS_AT_ONCE = 50
+
+
+def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
+    """Train a run where that is still to be done and write its rows of models.csv.
+
+    They go to results/<profile>/models/<run>/rows.csv, whole or not at all. Rows of single
+    snapshots are kept in the cache, so that a killed run repeats one at most.
+    """
+    rows = []
+    for epoch, model in run.networks(progress=progress):
+        kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
+        if not kept.exists():
+            write_checked(kept, json.dumps(_measure(run, model, progress)) + "\n")
+        rows.append({**_label(run, epoch), **read_json(kept), "key": run.key})
+    table = pd.DataFrame(rows)
+    write_table(rows_of_run(run), table)
+    return table
+
+
+def rows_of_run(run: Run) -> Path:
+    """Where `score_run` writes."""
+    return run.folder / "rows.csv"
+
+
+def _label(run: Run, epoch: int) -> dict[str, Any]:
+    network, training = run.network, run.network.training
+    return {
+        "run": run.name,
+        "experiment": ";".join(run.experiments),
+        "dataset": network.dataset,
+        "variant": network.variant,
+        "control": run.control,
+        "seed": network.seed,
+        "fraction": training.fraction,
+        "epoch": epoch,
+        "warmup_epochs": training.warmup_epochs,
+    }
+
+
+def _measure(run: Run, model: nn.Module, progress: bool) -> dict[str, float]:
+    profile = run.network.profile
+    dataset = load_dataset(profile, run.network.dataset)
+    rows = scored_rows(dataset, profile.regions_a_model)
+    maps = compare_maps(model, dataset, rows, progress=progress)
+    loci = dataset.regions["locus"].to_numpy()[rows]
+    return {
+        "n_train": len(training_rows(dataset, run.network.training)),
+        **_performance(model, dataset, run.network.seed),
+        **_with_intervals(maps, loci),
+        "n_regions": len(rows),
+        "n_tasks": len(dataset.tasks),
+        "n_loci": len(np.unique(loci)),
+        "n_constant": int(maps["tism_all"].isnan().sum()),
+    }
+
+
+def _performance(model: nn.Module, dataset: Dataset, seed: int) -> dict[str, float]:
+    known = {"network": lambda rows: predict_rows(model, dataset, rows)}
+    columns: dict[str, float] = {}
+    for row in performance_table(known, dataset, seed).itertuples():
+        name = f"{row.split}_{row.level}_r"
+        columns |= {name: row.mean_r, f"{name}_low": row.low, f"{name}_high": row.high}
+    return columns
+
+
+def _with_intervals(maps: dict[str, Tensor], loci: np.ndarray) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    for name, values in maps.items():
+        value = low = high = float("nan")
+        if not values.isnan().all():
+            summary = summarise(values, loci)
+            value, low, high = summary.value, summary.low, summary.high
+        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return columns
+
+
+def compare_maps(
+    model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: bool = False
+) -> dict[str, Tensor]:
+    """Every comparison of the maps of these regions, in one pass that keeps no map.
+
+    Returns (len(rows), n_tasks) by name of the measure, (len(rows), 1) for the task differences.
+    """
+    parts = [_compare(scores) for scores in _in_parts(model, dataset, rows, progress)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _in_parts(
+    model: nn.Module, dataset: Dataset, rows: np.ndarray, progress: bool
+) -> Iterator[Scores]:
+    device = default_device()
+    with progress_bar(len(rows), progress, "ISM and gradients") as report:
+        for start in range(0, len(rows), _REGIONS_AT_ONCE):
+            part = rows[start : start + _REGIONS_AT_ONCE]
+            one_hot = dataset.one_hot(part)
+            exact = ism(model, one_hot, device=device)
+            gradient = input_gradient(model, one_hot, device=device)
+            yield Scores(part, one_hot, exact, gradient, predict(model, one_hot, device=device))
+            report(len(part))
+
+
+def _compare(scores: Scores) -> dict[str, Tensor]:
+    r = {name: values for key, values in correlations(scores).items() if (name := _COLUMNS[key])}
+    differences = r["tism_task_differences"].nanmean(1, keepdim=True)
+    return {**r, "tism_task_differences": differences, **_sizes(scores)}
+
+
+def _sizes(scores: Scores) -> dict[str, Tensor]:
+    """(n, n_tasks) each; both maps are zero where there is no substitution."""
+    exact, taylor = scores.ism.double(), scores.tism.double()
+    n_substitutions = (scores.one_hot == 0).sum((1, 2))[:, None]
+    return {
+        "ism_size": (exact.square().sum((2, 3)) / n_substitutions).sqrt(),
+        "tism_size": (taylor.square().sum((2, 3)) / n_substitutions).sqrt(),
+    }
+
+
+def compare_initialisations(
+    profile: Profile, dataset: str, *, progress: bool = False
+) -> pd.DataFrame:
+    """How alike the maps of networks are that differ in their seed only, pair by pair.
+
+    Columns: dataset; relation (ISM-ISM, TISM-TISM, ISM-TISM of one network or of two), convention
+    (of `ch04_agreement.CONVENTIONS`); first_seed and second_seed, or "all" where the pairs of the
+    relation are pooled; value, the mean of the correlations over regions and tasks, low and high
+    (95 % bootstrap interval over the test loci), n_profiles, n_constant, n_loci; key of the runs.
+    """
+    runs = _initialisations(profile, dataset)
+    networks = {run.network.seed: run.network.trained(progress=progress)[0] for run in runs}
+    data = load_dataset(profile, dataset)
+    rows = scored_rows(data, profile.regions_a_model)
+    loci = data.regions["locus"].to_numpy()[rows]
+    correlated = _between_networks(networks, data, rows, progress)
+    table = pd.DataFrame(_initialisation_rows(correlated, loci))
+    table.insert(0, "dataset", dataset)
+    return table.assign(key=_initialisations_key(profile, dataset))
+
+
+def _initialisations(profile: Profile, dataset: str) -> list[Run]:
+    runs = list_runs(profile)
+    return [r for r in runs if "initialisation" in r.experiments and r.network.dataset == dataset]
+
+
+Pair = tuple[str, str, str, str]  # relation, convention, seeds
+
+
+def _between_networks(
+    networks: dict[int, nn.Module], dataset: Dataset, rows: np.ndarray, progress: bool
+) -> dict[Pair, Tensor]:
+    """(len(rows), n_tasks) for every pair of maps and convention, in one pass."""
+    parts: dict[Pair, list[Tensor]] = {}
+    streams = [_in_parts(network, dataset, rows, progress) for network in networks.values()]
+    for scores in zip(*streams, strict=True):
+        for pair, r in _pairs_of_maps(dict(zip(networks, scores, strict=True))):
+            parts.setdefault(pair, []).append(r)
+    return {pair: torch.cat(r) for pair, r in parts.items()}
+
+
+def _pairs_of_maps(scores: dict[int, Scores]) -> Iterator[tuple[Pair, Tensor]]:
+    one_hot = next(iter(scores.values())).one_hot
+    maps = [("ISM", seed, s.ism) for seed, s in scores.items()]
+    maps += [("TISM", seed, s.tism) for seed, s in scores.items()]
+    for (first, i, a), (second, j, b) in combinations(maps, 2):
+        relation = f"{first}-{second}"
+        if first != second:
+            relation += ", one network" if i == j else ", two networks"
+        for convention, r in _in_conventions(a, b, one_hot).items():
+            yield (relation, convention, str(i), str(j)), r
+
+
+def _in_conventions(a: Tensor, b: Tensor, one_hot: Tensor) -> dict[str, Tensor]:
+    return {
+        "all entries": profile_correlation(a, b),
+        "substitutions": substitution_correlation(a, b, one_hot),
+        "centred": profile_correlation(centre(a), centre(b)),
+        "mean effect": mean_effect_correlation(a, b, one_hot),
+    }
+
+
+def _initialisation_rows(correlated: dict[Pair, Tensor], loci: np.ndarray) -> list[dict[str, Any]]:
+    pooled: dict[Pair, list[Tensor]] = {}
+    for (relation, convention, *_), r in correlated.items():
+        pooled.setdefault((relation, convention, "all", "all"), []).append(r)
+    values = {**{pair: torch.cat(r, 1) for pair, r in pooled.items()}, **correlated}
+    names = ("relation", "convention", "first_seed", "second_seed")
+    return [
+        {**dict(zip(names, pair, strict=True)), **vars(summarise(r, loci))}
+        for pair, r in values.items()
+    ]
+
+
+def write_models(profile: Profile) -> Path:
+    """Write results/<profile>/models.csv: the rows of all runs that are done, in their order.
+
+    Rows that are there already stay where the run has no file of its own any more. Raises
+    ValueError as `check_tables` does, and where no run is done.
+    """
+    check_tables(profile)
+    target = results_folder(profile.name) / MODELS
+    before = _read_text(target) if target.exists() else pd.DataFrame({"run": []})
+    parts = []
+    for run in list_runs(profile):
+        own = rows_of_run(run)
+        rows = _read_text(own) if own.exists() else before[before["run"] == run.name]
+        parts.append(rows.assign(experiment=";".join(run.experiments)))
+    table = pd.concat(parts) if parts else before
+    if table.empty:
+        raise ValueError(f"no run of profile {profile.name} is done: {target} would be empty")
+    write_table(target, table)
+    return target
+
+
+def write_initialisations(profile: Profile, *, progress: bool = False) -> Path:
+    """Write results/<profile>/initialisations.csv for the data sets with several of them."""
+    check_tables(profile)
+    target = results_folder(profile.name) / INITIALISATIONS
+    several = _with_initialisations(profile)
+    if not several:
+        raise ValueError(f"profile {profile.name} has no two initialisations to compare")
+    tables = [compare_initialisations(profile, name, progress=progress) for name in several]
+    write_table(target, pd.concat(tables))
+    return target
+
+
+def _with_initialisations(profile: Profile) -> list[str]:
+    return [name for name in profile.datasets if len(_initialisations(profile, name)) > 1]
+
+
+def table_names(profile: Profile) -> list[str]:
+    """The tables of a profile: models.csv, and initialisations.csv where there are several."""
+    return [MODELS, INITIALISATIONS] if _with_initialisations(profile) else [MODELS]
+
+
+def check_tables(profile: Profile) -> None:
+    """Refuse tables in results/<profile> that another configuration made.
+
+    Raises ValueError that names the file and what in it does not belong to the profile as it is.
+    """
+    runs, folder = list_runs(profile), results_folder(profile.name)
+    keys = {run.name: run.key for run in runs}
+    for path in (folder / MODELS, *sorted((folder / "models").glob("*/rows.csv"))):
+        _refuse_others(path, "run", keys)
+    keys = {name: _initialisations_key(profile, name) for name in profile.datasets}
+    _refuse_others(folder / INITIALISATIONS, "dataset", keys)
+
+
+def _initialisations_key(profile: Profile, dataset: str) -> str:
+    return digest([run.key for run in _initialisations(profile, dataset)])
+
+
+def _refuse_others(path: Path, column: str, keys: dict[str, str]) -> None:
+    if not path.exists():
+        return
+    table = _read_text(path)
+    if not {column, "key"} <= {*table}:
+        raise ValueError(f"{path} has no columns {column} and key: it is no table of networks")
+    for name, key in zip(table[column], table["key"], strict=True):
+        if keys.get(name) != key:
+            raise ValueError(
+                f"{path}: {column} {name} was made with another configuration than the profile "
+                "has now; delete the file to make it anew"
+            )
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    """A CSV file with every value as it is written."""
+    return read_kept(path, dtype=str, keep_default_na=False)
+
+
+def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
+    """What `find_table` finds, an empty `control` as an empty string.
+
+    Raises FileNotFoundError, or DamagedFileError naming what is not as `write_table` wrote it.
+    """
+    path = find_table(profile, name)
+    if path is None:
+        raise FileNotFoundError(f"profile {profile} has no {name}, neither fresh nor recorded")
+    table = read_kept(path, dtype={"control": str})
+    return table.fillna({"control": ""} if "control" in table else {})
+
+
+def make_tables(profile: Profile, *, progress: bool = True) -> None:
+    """Train, score and compare the networks of a profile, if it has no tables of them yet."""
+    if all(find_table(profile.name, name) for name in table_names(profile)):
+        return
+    for run in list_runs(profile):
+        if not rows_of_run(run).exists():
+            score_run(run, progress=progress)
+    write_models(profile)
+    if INITIALISATIONS in table_names(profile):
+        write_initialisations(profile, progress=progress)
+
+
+def of_experiment(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """The rows of models.csv that belong to an experiment."""
+    belongs = [experiment in names.split(";") for names in table["experiment"]]
+    return table[belongs].reset_index(drop=True)

@@ -1,0 +1,231 @@
+"""The tables of chapter 06: run times beside the paper's, ratios, costs counted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from tism.model import AITACConfig
+from tism.study.ch06_cost import forward_equivalents
+
+JOB = ["network", "pool", "length", "n_sequences"]
+OURS = ["ISM", "windowed ISM", "TISM, one task", "TISM, all tasks"]
+FORMATS = {
+    **dict.fromkeys(["ISM, s", "TISM, s", "paper: ISM, s", "paper: TISM, s"], "{:,.3g}"),
+    **dict.fromkeys(["speed-up", "paper: speed-up"], "{:,.0f}"),
+    "ISM against windowed ISM": "{:.1f}",
+    "windowed ISM against TISM": "{:.1f}",
+}
+_TANGERMEME = ["tangermeme, plain", "tangermeme, fast"]
+
+
+def timed(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
+    """The rows of `runtime.measure` that hold repeated times, one a job and method.
+
+    setting : "best", the faster of the batch size that was best when tried and of the paper's; or
+        "paper", batches of 20, for which the best stands in where there are fewer sequences
+    """
+    rows = rows[rows["seconds"].notna() & rows["setting"].isin(["best", "paper"])]
+    first = rows["seconds"] if setting == "best" else rows["setting"] == "best"
+    rows = rows.assign(first=first).sort_values("first", kind="stable")
+    return rows.drop_duplicates([*JOB, "method"]).drop(columns="first").sort_index()
+
+
+def times_table(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
+    """One row a job, one column a method: seconds with quartiles, "~" before an extrapolation."""
+    rows = timed(rows, setting)
+    text = [_time(row) for row in rows.itertuples()]
+    order = list(dict.fromkeys(rows["method"]))
+    table = rows.assign(text=text).pivot(index=JOB, columns="method", values="text")[order]
+    return table.reset_index().rename_axis(columns=None)
+
+
+def _time(row: object) -> str:
+    mark = "~ " if row.share < 0.999 else ""
+    return f"{mark}{row.seconds:.3g} ({row.low:.3g}-{row.high:.3g})"
+
+
+def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> pd.DataFrame:
+    """How many times faster one method is, a row a job: ratio of medians, low and high.
+
+    slow, fast : methods; "tangermeme" is the faster of its two ways
+    low, high : the ratio of the quartiles that are nearest, and furthest
+    """
+    rows = timed(rows, setting)
+    sides = [_of_method(rows, method).set_index(JOB) for method in (slow, fast)]
+    a, b = (side.loc[sides[0].index.intersection(sides[1].index, sort=False)] for side in sides)
+    table = {
+        "ratio": a["seconds"] / b["seconds"],
+        "low": a["low"] / b["high"],
+        "high": a["high"] / b["low"],
+        "extrapolated": (a["share"] < 1) | (b["share"] < 1),
+    }
+    return pd.DataFrame(table).reset_index()
+
+
+def _of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    names = _TANGERMEME if method == "tangermeme" else [method]
+    rows = rows[rows["method"].isin(names)].sort_values("seconds")
+    return rows.drop_duplicates(JOB).sort_index()
+
+
+def beside_paper(
+    rows: pd.DataFrame, paper: Mapping[str, float], table: int, setting: str = "paper"
+) -> pd.DataFrame:
+    """Table 1 or 2 of the paper beside ours: seconds of ISM and TISM of one task, and speed-ups.
+
+    rows : of the networks of that table only
+    paper : `compendium.paper_numbers()`
+    """
+    column = {1: "n_sequences", 2: "length"}[table]
+    ours = timed(rows, setting).set_index([column, "method"])["seconds"].unstack()
+    result = pd.DataFrame({"ISM, s": ours["ISM"], "TISM, s": ours["TISM, one task"]})
+    result["speed-up"] = result["ISM, s"] / result["TISM, s"]
+    for name in ("ISM", "TISM"):
+        key = f"table{table}_{name.lower()}_"
+        result[f"paper: {name}, s"] = [paper.get(f"{key}{n}", np.nan) for n in result.index]
+    result["paper: speed-up"] = result["paper: ISM, s"] / result["paper: TISM, s"]
+    result["ISM against windowed ISM"] = ours["ISM"] / ours["windowed ISM"]
+    result["windowed ISM against TISM"] = ours["windowed ISM"] / ours["TISM, one task"]
+    return result.reset_index()
+
+
+def checks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Largest difference of each method from what it must equal, over all jobs."""
+    rows = rows.drop_duplicates([*JOB, "method"])
+    largest = rows.groupby("method", sort=False)["error"].agg(["max", "size"])
+    against = {"Yuzu": "norm of ISM over tasks", "captum, one task": "TISM"}
+    table = largest.reset_index().set_axis(["method", "largest difference", "jobs"], axis=1)
+    table.insert(1, "compared with", [against.get(name, "ISM") for name in table["method"]])
+    return table[~table["method"].str.startswith("TISM")]
+
+
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Forward-equivalents of a sequence, counted and measured, for the jobs of the baseline.
+
+    The measured unit is what plain ISM pays, at its best batch size, for one of its 3 * length + 1
+    forward passes.
+
+    Returns one row a job and method: the job, method, counted, measured, low and high (quartiles).
+    """
+    rows = timed(rows)
+    rows = rows[(rows["network"] == "baseline") & rows["method"].isin(OURS)]
+    unit = rows[rows["method"] == "ISM"].set_index(JOB)["seconds"]
+    table = []
+    for row in rows.itertuples():
+        job = tuple(getattr(row, name) for name in JOB)
+        config = AITACConfig(length=row.length, n_tasks=row.n_tasks, width=row.width, pool=row.pool)
+        one = 1 if row.method == "TISM, one task" else None
+        counted = forward_equivalents(config, one)[row.method.split(",")[0]]
+        scale = (3 * row.length + 1) / unit[job]
+        measured = {name: getattr(row, name) * scale for name in ("seconds", "low", "high")}
+        about = {**dict(zip(JOB, job, strict=True)), "method": row.method, "counted": counted}
+        table.append({**about, "measured": measured.pop("seconds"), **measured})
+    return pd.DataFrame(table)
+
+
+def overheads(table: pd.DataFrame) -> dict[str, float]:
+    """Measured over counted, medians over jobs: of "windowed ISM", and "backward" of one pass."""
+    windowed = table[table["method"] == "windowed ISM"]
+    tism = table[table["method"] == "TISM, all tasks"]
+    return {
+        "windowed ISM": float((windowed["measured"] / windowed["counted"]).median()),
+        "backward": float(((tism["measured"] - 1) / (tism["counted"] - 1)).median()),
+    }
+
+
+def memory(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Peak memory in MB beyond what was held before, a row a job, a column a method."""
+    rows = timed(rows)
+    rows = rows[rows["method"].isin(methods)].assign(megabytes=rows["bytes"] / 1e6)
+    table = rows.pivot(index=JOB, columns="method", values="megabytes")
+    return table[[m for m in methods if m in table]].reset_index().rename_axis(columns=None)
+
+
+def paper_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the paper's networks: the baseline with the widest pooling at each length."""
+    rows = rows[rows["network"] == "baseline"]
+    return rows[rows["pool"] == rows.groupby("length")["pool"].transform("max")]
+
+
+def figure_2(best: pd.DataFrame) -> list[tuple[str, str, str, pd.DataFrame]]:
+    """Title, x, its label and rows of the four panels: both networks, by length and by number."""
+    panels = []
+    for network in ("shallow", "deep"):
+        rows = best[best["network"] == network]
+        fewest, most = rows["n_sequences"].min(), rows["n_sequences"].idxmax()
+        by_length = rows[rows["n_sequences"] == fewest]
+        by_number = rows[rows["length"] == rows.loc[most, "length"]]
+        length = by_number["length"].iloc[0]
+        panels.append((f"{network}, {fewest} sequences", "length", "length, bp", by_length))
+        panels.append((f"{network}, {length:,} bp", "n_sequences", "sequences", by_number))
+    return panels
+
+
+def yuzu_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Yuzu's precomputation, time of a sequence and difference from ISM, a row a network."""
+    rows = timed(rows)
+    rows = rows[rows["method"] == "Yuzu"].drop_duplicates(["network", "length"])
+    return pd.DataFrame(
+        {
+            "network": rows["network"],
+            "length": rows["length"],
+            "precomputation, s": rows["preparation"],
+            "a sequence, s": rows["seconds"] / rows["n_sequences"],
+            "largest difference": rows["error"],
+        }
+    )
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Plain ISM and the better way of tangermeme over windowed ISM, each with its spread."""
+    parts = []
+    for slow in ("ISM", "tangermeme"):
+        if rows["method"].str.startswith(slow).any():
+            table = ratios(rows, slow, "windowed ISM")
+            parts.append(table.assign(comparison=f"{slow} / windowed ISM"))
+    table = pd.concat(parts, ignore_index=True)
+    return table[["comparison", *JOB, "ratio", "low", "high", "extrapolated"]]
+
+
+def sweeps(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Title and batch sizes tried of two jobs: the shortest, and that with most sequences."""
+    rows = rows[(rows["setting"] == "sweep") & (rows["network"] == "baseline")]
+    panels = []
+    for number in (rows["length"].idxmin(), rows["n_sequences"].idxmax()):
+        one = rows.loc[number]
+        part = rows[(rows[JOB] == one[JOB]).all(axis=1)]
+        panels.append((f"{one['length']:,} bp, {one['n_sequences']:,} sequences", part))
+    return panels
+
+
+def settings_of(rows: pd.DataFrame) -> dict[str, int]:
+    """Length, pool, width and n_tasks of the first job, to build an `AITACConfig`."""
+    return {name: int(rows[name].iloc[0]) for name in ("length", "pool", "width", "n_tasks")}
+
+
+HEADLINES = {
+    "plain_one": "plain ISM / TISM, one task",
+    "windowed_one": "windowed ISM / TISM, one task",
+    "plain_all": "plain ISM / TISM, all tasks",
+    "windowed_all": "windowed ISM / TISM, all tasks",
+}
+
+
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
+    """The paper's speed-up by length: of TISM over plain and windowed ISM, for one and all tasks.
+
+    rows : of one network; of several numbers of sequences the largest is taken
+    """
+    rows = rows.sort_values("n_sequences").drop_duplicates(
+        ["length", "method", "setting", "batch_size"], keep="last"
+    )
+    most = rows.groupby("length")["n_sequences"].transform("max")
+    rows, parts = rows[rows["n_sequences"] == most], []
+    for name in HEADLINES.values():
+        slow, fast = name.split(" / ")
+        parts.append(ratios(rows, slow.removeprefix("plain "), fast).assign(comparison=name))
+    table = pd.concat(parts, ignore_index=True)
+    return table.sort_values(["comparison", "length"], ignore_index=True)

@@ -1,0 +1,334 @@
+"""Networks trained in other labs, as small modules that read their published weight files.
+
+Keras files are read as plain HDF5 arrays, torch files as the raw arrays in their zip, so that
+nothing in a file is ever executed; Keras is not needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tism.model import BothStrandsConv, SoftmaxPool
+
+KERAS_EPSILON = 1e-3  # of batch normalisation; torch's default is 1e-5
+GELU_MINIMUM = -0.169971  # the lowest value of GELU, at -0.7518
+# Unstimulated (U) and stimulated (S) cell states, in the byte order that the publisher sorts by.
+CALDERON_TASKS = (
+    "Bulk_B-S", "Bulk_B-U", "CD8pos_T-S", "CD8pos_T-U",
+    "Central_memory_CD8pos_T-S", "Central_memory_CD8pos_T-U",
+    "Effector_CD4pos_T-S", "Effector_CD4pos_T-U",
+    "Effector_memory_CD8pos_T-S", "Effector_memory_CD8pos_T-U",
+    "Follicular_T_Helper-S", "Follicular_T_Helper-U", "Gamma_delta_T-S", "Gamma_delta_T-U",
+    "Immature_NK-U", "Mature_NK-S", "Mature_NK-U", "Mem_B-S", "Mem_B-U", "Memory_NK-U",
+    "Memory_Teffs-S", "Memory_Teffs-U", "Memory_Tregs-S", "Memory_Tregs-U",
+    "Monocytes-S", "Monocytes-U", "Myeloid_DCs-U", "Naive_B-S", "Naive_B-U",
+    "Naive_CD8_T-S", "Naive_CD8_T-U", "Naive_Teffs-S", "Naive_Teffs-U",
+    "Naive_Tregs-S", "Naive_Tregs-U", "Plasmablasts-U", "Regulatory_T-S", "Regulatory_T-U",
+    "Th17_precursors-S", "Th17_precursors-U", "Th1_precursors-S", "Th1_precursors-U",
+    "Th2_precursors-S", "Th2_precursors-U", "pDCs-U",
+)  # fmt: skip
+DEEPSTARR_TASKS = ("developmental", "housekeeping")
+MPRA_DRAGONN_TASKS = tuple(
+    f"{cell} {promoter} {what}"
+    for cell in ("K562", "HepG2")
+    for promoter in ("minP", "SV40P")
+    for what in ("replicate 1", "replicate 2", "average")
+)
+
+
+class WeightFileError(ValueError):
+    """A file of weights that lacks an array, or holds one of another shape."""
+
+
+@dataclass(frozen=True)
+class ExternalModel:
+    """A published network, ready to be scored.
+
+    model : maps (n, 4, length) to (n, len(tasks)), in evaluation mode
+    length : bases of the input
+    tasks : names of the outputs, in order
+    """
+
+    name: str
+    model: nn.Module
+    length: int
+    tasks: tuple[str, ...]
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of the weights: what its scores depend on."""
+        state = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            state.update(tensor.cpu().contiguous().numpy().tobytes())
+        return state.hexdigest()
+
+    def task_numbers(self, names: str) -> list[int]:
+        """Numbers of tasks named in one string: "all", a name, or several separated by ";"."""
+        if names == "all":
+            return list(range(len(self.tasks)))
+        unknown = [name for name in names.split(";") if name not in self.tasks]
+        if unknown:
+            raise ValueError(
+                f"{self.name} has no task {', '.join(unknown)}; it has {', '.join(self.tasks)}"
+            )
+        return [self.tasks.index(name) for name in names.split(";")]
+
+
+class CalderonCNN(nn.Module):
+    """401 bp to 45 human immune cell states: 256 kernels on both strands, GELU, 6 pooled windows.
+
+    The sequence stands between 10 unknown bases on either side, which the training shifted it into.
+    The published code pads the 421 activations to 486 with their minimum over the batch, which with
+    256 kernels is the lowest value of GELU; that constant keeps a prediction free of its batch.
+
+    Source: github.com/mostafavilabuw/Calderon2019ATACmodel, on data of Calderon et al. 2019, Nat
+    Genet 51:1494; the network's code is github.com/LXsasse/DRG.
+    """
+
+    def __init__(self, *, length: int = 401, pool: int = 81, padding: float = GELU_MINIMUM) -> None:
+        super().__init__()
+        shift, width = 10, 256
+        windows = -(-(length + 2 * shift) // pool)
+        added = windows * pool - length - 2 * shift
+        self.shift = nn.ConstantPad1d(shift, 0.0)
+        self.conv = BothStrandsConv(width, 15)
+        self.activation = nn.GELU()
+        self.fill = nn.ConstantPad1d((added - added // 2, added // 2), padding)
+        self.pool = SoftmaxPool(pool)
+        self.head = nn.Linear(width * windows, len(CALDERON_TASKS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, 401) to (n, 45), mean log2(count + 2) after quantile normalisation."""
+        x = self.activation(self.conv(self.shift(x)))
+        return self.head(self.pool(self.fill(x)).flatten(1))
+
+
+def deepstarr() -> nn.Sequential:
+    """249 bp to developmental and housekeeping enhancer activity (log2) in fly S2 cells.
+
+    Source: de Almeida et al. 2022, Nat Genet 54:613. Untrained weights.
+    """
+    layers: list[nn.Module] = []
+    channels = 4
+    for width, kernel in ((256, 7), (60, 3), (60, 5), (120, 3)):
+        layers += [
+            nn.Conv1d(channels, width, kernel, padding="same"),
+            nn.BatchNorm1d(width, eps=KERAS_EPSILON),
+            nn.ReLU(),
+            nn.MaxPool1d(2),
+        ]
+        channels = width
+    layers.append(nn.Flatten())
+    features = channels * (249 // 2**4)
+    for _ in range(2):
+        norm = nn.BatchNorm1d(256, eps=KERAS_EPSILON)
+        layers += [nn.Linear(features, 256), norm, nn.ReLU(), nn.Dropout(0.4)]
+        features = 256
+    return nn.Sequential(*layers, nn.Linear(features, len(DEEPSTARR_TASKS)))
+
+
+def mpra_dragonn() -> nn.Sequential:
+    """145 bp to 12 measurements of Sharpr-MPRA in K562 and HepG2 (log2, standardised).
+
+    Source: the ConvModel of Movva et al. 2019, PLoS ONE 14:e0218073. Untrained weights.
+    """
+    layers: list[nn.Module] = []
+    channels, length = 4, 145
+    for _ in range(3):
+        norm = nn.BatchNorm1d(120, eps=KERAS_EPSILON)
+        layers += [nn.Conv1d(channels, 120, 5), nn.ReLU(), norm, nn.Dropout(0.1)]
+        channels, length = 120, length - 4
+    head = nn.Linear(channels * length, len(MPRA_DRAGONN_TASKS))
+    return nn.Sequential(*layers, nn.Flatten(), head)
+
+
+def read_keras_layers(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Arrays of a Keras 2 weight file by layer and name, such as ["dense_1"]["kernel"].
+
+    Raises WeightFileError where the file is no HDF5, ImportError without h5py.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError("Keras weights need h5py: pip install 'tism[data]'") from None
+    layers: dict[str, dict[str, Tensor]] = {}
+
+    def collect(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            layer, array = name.split("/")[0], name.split("/")[-1].split(":")[0]
+            layers.setdefault(layer, {})[array] = torch.from_numpy(item[()])
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(collect)
+    except OSError as error:
+        raise WeightFileError(f"{path} is no HDF5 file: {error}") from error
+    return layers
+
+
+def load_keras(model: nn.Sequential, path: str | Path, names: list[list[str]]) -> None:
+    """Fill a chain of layers from a Keras weight file.
+
+    names : for each layer of `model` with weights, in order, its names in the file; several where
+        the outputs of several Keras layers are joined
+
+    Keras keeps a convolution as (kernel, in, out) and a dense layer as (in, out), and flattens
+    (length, channels), position by position: the first dense layer after a flattening gets its
+    inputs in torch's order, channel by channel.
+
+    Raises WeightFileError naming the file, the layer and what differs.
+    """
+    layers = read_keras_layers(path)
+    channels, flattened = 0, False
+    slots = iter(names)
+    state = {}
+    for position, module in enumerate(model):
+        flattened = flattened or isinstance(module, nn.Flatten)
+        if not isinstance(module, _CONVERTERS):
+            continue
+        arrays = _joined(layers, next(slots), path)
+        if isinstance(module, nn.Linear):
+            arrays = _dense(arrays, channels if flattened else 1)
+            flattened = False
+        elif isinstance(module, nn.Conv1d):
+            channels = module.out_channels
+            arrays = {"weight": arrays["kernel"].permute(2, 1, 0), "bias": arrays["bias"]}
+        else:
+            arrays = {ours: arrays[theirs] for ours, theirs in _NORM.items()}
+        state |= {f"{position}.{name}": array for name, array in arrays.items()}
+    _load(model, state, path)
+
+
+_CONVERTERS = (nn.Conv1d, nn.Linear, nn.BatchNorm1d)
+_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+def _joined(layers: dict, names: list[str], path: str | Path) -> dict[str, Tensor]:
+    """Arrays of one Keras layer, or of several side by side."""
+    missing = [name for name in names if name not in layers]
+    if missing:
+        raise WeightFileError(
+            f"{path} has no weights of layer {', '.join(missing)}; it has {', '.join(layers)}"
+        )
+    parts = [layers[name] for name in names]
+    return {key: torch.cat([part[key] for part in parts], dim=-1) for key in parts[0]}
+
+
+def _dense(arrays: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """A Keras kernel (length * channels, out) as a torch weight (out, channels * length)."""
+    kernel = arrays["kernel"]
+    by_position = kernel.reshape(-1, channels, kernel.shape[1])  # (length, channels, out)
+    return {"weight": by_position.permute(2, 1, 0).flatten(1), "bias": arrays["bias"]}
+
+
+def read_torch_arrays(path: str | Path, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The float32 arrays of a torch weight file (zip), in the order in which they were saved.
+
+    shapes : of each array in the file; its size must be that many numbers, row by row
+
+    The arrays lie in the zip as raw bytes, so the pickle beside them, which names them, is not
+    needed. Raises WeightFileError where the file holds other arrays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if re.search(r"/data/\d+$", n)]
+            names.sort(key=lambda name: int(name.rsplit("/", 1)[1]))
+            content = [archive.read(name) for name in names]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise WeightFileError(f"{path} is no torch weight file: {error}") from error
+    sizes = [4 * math.prod(shape) for shape in shapes]
+    if [len(array) for array in content] != sizes:
+        raise WeightFileError(
+            f"{path} must hold arrays of {sizes} bytes, got {[len(array) for array in content]}"
+        )
+    pairs = zip(content, shapes, strict=True)
+    return [torch.frombuffer(bytearray(array), dtype=torch.float32).view(s) for array, s in pairs]
+
+
+def load_calderon(model: CalderonCNN, path: str | Path) -> None:
+    """Fill the network from its published state dict, whose identity matrix has no use here.
+
+    Raises WeightFileError where the file holds other arrays.
+    """
+    pool, head = model.pool.size, model.head.weight.shape
+    shapes = [model.conv.conv.weight.shape, (pool, 1, 1, pool), head, head[:1]]
+    kernels, _, weight, bias = read_torch_arrays(path, shapes)
+    _load(model, {"conv.conv.weight": kernels, "head.weight": weight, "head.bias": bias}, path)
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Copy tensors into a model, each of the shape that is expected."""
+    for name, expected in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in state or state[name].shape != expected.shape:
+            got = tuple(state[name].shape) if name in state else "nothing"
+            raise WeightFileError(f"{path}: {name} must be {tuple(expected.shape)}, got {got}")
+    model.load_state_dict(state, strict=False)
+    model.eval()
+
+
+_DEEPSTARR_LAYERS = [
+    ["Conv1D_1st"], ["batch_normalization_60"], ["Conv1D_2"], ["batch_normalization_61"],
+    ["Conv1D_3"], ["batch_normalization_62"], ["Conv1D_4"], ["batch_normalization_63"],
+    ["Dense_1"], ["batch_normalization_64"], ["Dense_2"], ["batch_normalization_65"],
+    ["Dense_Dev", "Dense_Hk"],
+]  # fmt: skip
+_DRAGONN_LAYERS = [
+    ["conv1d_1"], ["batch_normalization_1"], ["conv1d_2"], ["batch_normalization_2"],
+    ["conv1d_3"], ["batch_normalization_3"], ["dense_1"],
+]  # fmt: skip
+
+
+def _build_calderon(fetch: Callable[[str], Path]) -> tuple[nn.Module, int, tuple[str, ...]]:
+    model = CalderonCNN()
+    load_calderon(model, fetch("models/calderon/weights.pth"))
+    return model, 401, CALDERON_TASKS
+
+
+def _build_deepstarr(fetch: Callable[[str], Path]) -> tuple[nn.Module, int, tuple[str, ...]]:
+    model = deepstarr()
+    load_keras(model, fetch("models/deepstarr/deepstarr.model.h5"), _DEEPSTARR_LAYERS)
+    return model, 249, DEEPSTARR_TASKS
+
+
+def _build_dragonn(fetch: Callable[[str], Path]) -> tuple[nn.Module, int, tuple[str, ...]]:
+    model = mpra_dragonn()
+    load_keras(model, fetch("models/mpra_dragonn/pretrained.hdf5"), _DRAGONN_LAYERS)
+    return model, 145, MPRA_DRAGONN_TASKS
+
+
+EXTERNAL = {
+    "calderon": _build_calderon,
+    "deepstarr": _build_deepstarr,
+    "mpra_dragonn": _build_dragonn,
+}
+
+
+def load_external(name: str) -> ExternalModel:
+    """A published network by its name in `EXTERNAL`, its weights downloaded if need be.
+
+    Raises ValueError for another name, DownloadError where the file cannot be had, WeightFileError
+    where it is not what it should be.
+    """
+    from tism.study.data.download import fetch
+
+    if name not in EXTERNAL:
+        raise ValueError(f"name must be one of {', '.join(EXTERNAL)}; got {name!r}")
+    model, length, tasks = EXTERNAL[name](fetch)
+    return ExternalModel(name, model, length, tasks)

@@ -1,0 +1,137 @@
+"""The tables of chapter 08: computed from the published networks and data, or from the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tism.sequence import one_hot_encode
+from tism.study.ch08_agreement import (
+    concordance_quantiles,
+    concordance_rows,
+    external_correlations,
+    port_checks,
+)
+from tism.study.ch08_elements import (
+    convergence_deltas,
+    effect_autocorrelation,
+    element_tracks,
+    locus_table,
+    measured_tables,
+    method_agreement,
+    motif_recovery,
+    score_loci,
+    summarise_loci,
+)
+from tism.study.ch08_networks import EXTERNAL, ExternalModel, load_external
+from tism.study.data.download import data_root
+from tism.study.data.kircher import Locus, load_loci
+
+FOLDER = "external"
+TABLES = (
+    "port_checks",
+    "concordance",
+    "concordance_by_source",
+    "concordance_quantiles",
+    "mpra_notes",
+    "mpra_loci",
+    "mpra_autocorrelation",
+    "mpra",
+    "mpra_paired",
+    "mpra_summary",
+    "mpra_methods",
+    "mpra_deltas",
+    "mpra_motifs",
+    "mpra_tracks",
+)
+
+
+def recorded_tables() -> dict[str, pd.DataFrame]:
+    """The committed tables of `data/results/external`, by name."""
+    folder = data_root() / "results" / FOLDER
+    return {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
+
+
+def computed_tables(*, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """All tables, from the published files; about half an hour on two cores, kept in the cache.
+
+    Raises DownloadError where a file cannot be had.
+    """
+    loci, notes = load_loci()
+    externals = [load_external(name) for name in EXTERNAL]
+    counts = pd.DataFrame({"what": notes.keys(), "rows": notes.values()})
+    return {
+        **concordance_tables(externals, loci, progress=progress),
+        "mpra_notes": counts,
+        **mutagenesis_tables(externals, loci, progress=progress),
+    }
+
+
+def concordance_tables(
+    externals: Sequence[ExternalModel], loci: Sequence[Locus], *, progress: bool = True
+) -> dict[str, pd.DataFrame]:
+    """Checks of the ports, and the concordance of ISM with the gradient's maps."""
+    found = {e.name: external_correlations(e, loci, progress=progress) for e in externals}
+    pooled = [concordance_rows(model, r, labels) for model, (r, labels, _) in found.items()]
+    split = [concordance_rows(model, *parts) for model, parts in found.items()]
+    return {
+        "port_checks": pd.concat([port_checks(e) for e in externals], ignore_index=True),
+        "concordance": pd.concat(pooled, ignore_index=True),
+        "concordance_by_source": pd.concat(split, ignore_index=True),
+        "concordance_quantiles": concordance_quantiles({m: r for m, (r, *_) in found.items()}),
+    }
+
+
+def mutagenesis_tables(
+    externals: Sequence[ExternalModel], loci: Sequence[Locus], *, progress: bool = True
+) -> dict[str, pd.DataFrame]:
+    """Predicted against measured effects of substitutions."""
+    scores = {e.name: score_loci(e, loci, progress=progress) for e in externals}
+    table = locus_table(loci)
+    agreement, ahead = measured_tables(scores, loci)
+    statistics = ("pearson", "spearman", "sign_agreement")
+    differences = ahead.rename(columns={"difference": "pearson of ISM minus method"})
+    summary = [
+        summarise_loci(agreement, table, columns=statistics),
+        summarise_loci(differences, table, columns=["pearson of ISM minus method"]),
+    ]
+    tracks = [
+        element_tracks(scores[model][locus.name], locus).assign(element=locus.name, model=model)
+        for model, locus in shown_elements(agreement, loci)
+    ]
+    return {
+        "mpra_loci": table,
+        "mpra_autocorrelation": effect_autocorrelation(loci),
+        "mpra": agreement,
+        "mpra_paired": ahead,
+        "mpra_summary": pd.concat(summary, ignore_index=True),
+        "mpra_methods": method_agreement(scores, loci),
+        "mpra_deltas": convergence_deltas(externals, loci),
+        "mpra_motifs": motif_recovery(scores, loci),
+        "mpra_tracks": pd.concat(tracks, ignore_index=True),
+    }
+
+
+def shown_elements(agreement: pd.DataFrame, loci: Sequence[Locus]) -> list[tuple[str, Locus]]:
+    """Model and element of the tracks: measured in a cell line of MPRA-DragoNN, the one on which
+    its ISM agrees best with the measurement, and the one on which it agrees least."""
+    same = {locus.name: locus for locus in loci if locus.match == "same"}
+    own = agreement.query("model == 'mpra_dragonn' and method == 'ISM'")
+    own = own[own["element"].isin(list(same))].sort_values("pearson")
+    return [("mpra_dragonn", same[own["element"].iloc[i]]) for i in (-1, 0)]
+
+
+def strongest_stretch(tracks: pd.DataFrame, width: int = 80) -> pd.DataFrame:
+    """The `width` rows of one element's tracks over which the measured effects are largest."""
+    total = np.convolve(tracks["measured"].abs().fillna(0), np.ones(width), mode="valid")
+    start = int(total.argmax())
+    return tracks.iloc[start : start + width]
+
+
+def letter_maps(tracks: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Each column of tracks as (4, length), its value in the row of the reference base."""
+    one_hot = one_hot_encode("".join(tracks["base"]))[0].numpy()
+    columns = tracks.columns.drop(["position", "base", "element", "model"])
+    return {name: one_hot * tracks[name].fillna(0).to_numpy() for name in columns}

@@ -1,0 +1,690 @@
+"""A simulated data set in the shape of ImmGen, whose truth is known for every sequence.
+
+Known transcription-factor motifs (JASPAR CORE vertebrates, `data/motifs.csv`) are planted into a
+random background. What a region does is then computed from the finished sequence alone: it is
+scanned with every motif, and every site found counts, planted or not. The truth is therefore a
+function of the sequence (`Truth.response`) and can be asked about any mutant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit
+
+from tism.sequence import NOT_A_BASE, one_hot_from_indices
+from tism.study.data.dataset import Dataset, standardisation
+from tism.study.data.download import data_root
+from tism.study.data.immgen import HELD_OUT
+
+# Cell types of ImmGen (Yoshida et al. 2019) and their place in a lineage tree. A data set of n
+# tasks takes the first n; the first eight are those of the paper's Fig. 1B.
+CELL_TYPES = {
+    "B.Sp": "lymphoid/B/mature",
+    "DC.4+.Sp": "myeloid/DC/conventional",
+    "GN.Thio.PC": "myeloid/granulocyte",
+    "MF.PC": "myeloid/macrophage",
+    "NKT.Sp": "lymphoid/T/innate-like",
+    "T.4.Nve.Sp": "lymphoid/T/CD4",
+    "T.8.Nve.Sp": "lymphoid/T/CD8",
+    "Tgd.Sp": "lymphoid/T/gamma-delta",
+    "LTHSC.34-.BM": "stem",
+    "proB.CLP.BM": "lymphoid/B/progenitor",
+    "NK.27+11b+.Sp": "lymphoid/innate/NK",
+    "ILC2.SI": "lymphoid/innate/helper",
+    "preT.DN1.Th": "lymphoid/T/thymus",
+    "Mo.6C+II-.Bl": "myeloid/monocyte",
+    "B.GC.CB.Sp": "lymphoid/B/activated",
+    "DC.pDC.Sp": "myeloid/DC/plasmacytoid",
+    "T8.TE.LCMV.d7.Sp": "lymphoid/T/CD8",
+    "Treg.4.25hi.Sp": "lymphoid/T/CD4",
+    "MF.microglia.CNS": "myeloid/macrophage",
+    "GN.BM": "myeloid/granulocyte",
+    "DC.8+.Sp": "myeloid/DC/conventional",
+    "ILC3.NKp46+.SI": "lymphoid/innate/helper",
+    "NK.27-11b+.BM": "lymphoid/innate/NK",
+    "proB.FrBC.BM": "lymphoid/B/progenitor",
+    "B.PC.Sp": "lymphoid/B/activated",
+    "T.DP.Th": "lymphoid/T/thymus",
+    "Mo.6C-II-.Bl": "myeloid/monocyte",
+    "STHSC.150-.BM": "stem",
+    "Tgd.g2+d17.LN": "lymphoid/T/gamma-delta",
+    "MF.Alv.Lu": "myeloid/macrophage",
+    "B.MZ.Sp": "lymphoid/B/mature",
+    "T8.Tcm.LCMV.d180.Sp": "lymphoid/T/CD8",
+    "NKT.Sp.LPS.3d": "lymphoid/T/innate-like",
+    "preT.DN3.Th": "lymphoid/T/thymus",
+    "MMP4.135+.BM": "stem",
+    "T.4.Th": "lymphoid/T/CD4",
+    "T.8.Th": "lymphoid/T/CD8",
+    "MF.RP.Sp": "myeloid/macrophage",
+    "B1b.PC": "lymphoid/B/mature",
+    "ILC3.CCR6+.SI": "lymphoid/innate/helper",
+}
+# Where in the tree a factor is switched on ("" is the root: everywhere). A rough sketch of
+# immune biology, so that the logos read as an immunologist expects.
+ACTIVE_IN = {
+    "Spi1": ("myeloid", "lymphoid/B", "stem"),
+    "Runx1": ("",),
+    "CEBPA": ("myeloid/granulocyte", "myeloid/macrophage", "myeloid/monocyte"),
+    "EBF1": ("lymphoid/B",),
+    "PAX5": ("lymphoid/B",),
+    "TBX21": ("lymphoid/innate/NK", "lymphoid/T/CD8", "lymphoid/T/innate-like"),
+    "Gata3": ("lymphoid/T", "lymphoid/innate/helper", "stem"),
+    "IRF8": ("myeloid/DC", "myeloid/monocyte", "lymphoid/B"),
+    "FOS::JUN": ("myeloid", "lymphoid/innate"),
+    "TCF7": ("lymphoid/T",),
+    "CTCF": ("",),
+    "RORA": ("lymphoid/innate/helper", "lymphoid/T/gamma-delta"),
+    "ETS1": ("lymphoid",),
+    "TCF3": ("lymphoid/B", "lymphoid/T/thymus", "stem"),
+    "KLF4": ("myeloid", "stem"),
+    "NFKB1": ("",),
+    "Stat5a": ("lymphoid/innate", "lymphoid/T"),
+    "POU2F2": ("lymphoid/B",),
+    "GFI1": ("myeloid/granulocyte", "lymphoid", "stem"),
+    "BCL6": ("",),
+}
+REPRESSORS = ("GFI1", "BCL6")
+COOPERATIVE = (
+    ("Spi1", "IRF8"),
+    ("Runx1", "ETS1"),
+    ("Gata3", "TCF7"),
+    ("EBF1", "TCF3"),
+    ("CEBPA", "FOS::JUN"),
+    ("Stat5a", "TBX21"),
+)
+COMPETING = (("Spi1", "ETS1"), ("Stat5a", "BCL6"), ("CEBPA", "POU2F2"), ("Gata3", "GFI1"))
+SCORE_OF_N = -100_000  # no window with an N is a site
+NO_PAIR, COOPERATES, COMPETES = 0, 1, 2
+# Regions a chromosome: the paper's numbers of held-out regions of chr8, chr11 and chr19, and the
+# other 244,103 of 286,000 in proportion to the lengths of mm10's chromosomes (in Mb).
+_HELD_OUT_REGIONS = {"chr8": 16_619, "chr11": 16_120, "chr19": 9_158}
+_MEGABASES = {
+    "chr1": 195.5, "chr2": 182.1, "chr3": 160.0, "chr4": 156.5, "chr5": 151.8, "chr6": 149.7,
+    "chr7": 145.4, "chr9": 124.6, "chr10": 130.7, "chr12": 120.1, "chr13": 120.4, "chr14": 124.9,
+    "chr15": 104.0, "chr16": 98.2, "chr17": 95.0, "chr18": 90.7,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Everything that determines a simulated data set, beside `data/motifs.csv`.
+
+    n_regions, n_tasks, length, flank : the shape
+    seed : of every random choice; a task's effects are the same for any n_regions and n_tasks
+    gc_mean, gc_spread : mean and standard deviation of the regions' GC content
+    empty : share of regions into which nothing is planted
+    sites : mean number of single sites planted into the others (at least one)
+    pairs : share of the others that also receive one interacting pair
+    p_value : chance that a window of uniform random bases is a site, for every motif
+    weakest : affinity of a site at that threshold; the consensus has 1
+    effect : (low, high) of a factor's effect at affinity 1 where it is switched on, in logits
+    elsewhere : share of that effect at the root of the tree, and so wherever it is not
+    drift, switch : on every branch of the tree a factor's effect is multiplied by a log-normal of
+        this standard deviation, and redrawn between 0 and its full size with this probability
+    cooperative_gap : (fewest, most) bases between two cooperating sites
+    boost : their extra effect, as a share of the mean of their effects
+    competing_gap : most bases between two competing sites; overlap is negative
+    mask : share of its effect that the weaker of two competing sites loses
+    baseline, ceiling : logit of the accessibility of a region without sites; its upper limit
+    noise_shared, noise_task : standard deviations of log2 accessibility that all tasks of a
+        region share, and that each has for itself
+    """
+
+    n_regions: int = 20_000
+    n_tasks: int = 30
+    length: int = 251
+    flank: int = 10
+    seed: int = 0
+    gc_mean: float = 0.47
+    gc_spread: float = 0.07
+    empty: float = 0.1
+    sites: float = 4.0
+    pairs: float = 0.6
+    p_value: float = 1e-4
+    weakest: float = 0.25
+    effect: tuple[float, float] = (1.0, 1.8)
+    elsewhere: float = 0.15
+    drift: float = 0.25
+    switch: float = 0.08
+    cooperative_gap: tuple[int, int] = (0, 15)
+    boost: float = 0.8
+    competing_gap: int = 6
+    mask: float = 0.6
+    baseline: float = -4.5
+    ceiling: float = 150.0
+    noise_shared: float = 0.7
+    noise_task: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("n_regions", 50),
+            ("n_tasks", 1),
+            ("length", 1),
+            ("flank", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
+        if self.n_tasks > len(CELL_TYPES):
+            raise ValueError(f"n_tasks must be at most {len(CELL_TYPES)}; got {self.n_tasks}")
+        for name in ("empty", "pairs", "p_value", "weakest", "elsewhere", "switch"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("sites", "drift", "noise_shared", "noise_task", "boost", "competing_gap"):
+            self._check(name, 0 <= getattr(self, name) < np.inf, "finite and not negative")
+        for name in ("effect", "cooperative_gap"):
+            low, high = getattr(self, name)
+            self._check(name, 0 <= low <= high < np.inf, "two numbers, the smaller first")
+        self._check("mask", 0 <= self.mask < 1, "at least 0 and below 1")
+        self._check("gc_mean", 0 < self.gc_mean < 1, "between 0 and 1")
+        most = np.sqrt(self.gc_mean * (1 - self.gc_mean))
+        self._check("gc_spread", 0 < self.gc_spread < most, f"above 0 and below {most:.2f}")
+        self._check("ceiling", 0 < self.ceiling < np.inf, "finite and above 0")
+
+    def _check(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {wanted}; got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Motif:
+    """A position frequency matrix and the integer score that finds its sites.
+
+    probabilities : (4, width), rows A C G T
+    scores : (4, width) int, log2 odds against uniform bases in hundredths of a bit. Integers are
+        summed exactly in any order, so that every machine finds the same sites
+    threshold : least score of a site
+    """
+
+    name: str
+    matrix_id: str
+    probabilities: np.ndarray
+    scores: np.ndarray
+    threshold: int
+
+    @property
+    def width(self) -> int:
+        """Bases of a site."""
+        return self.scores.shape[1]
+
+    @property
+    def best(self) -> int:
+        """Score of the consensus."""
+        return int(self.scores.max(0).sum())
+
+    @property
+    def information(self) -> np.ndarray:
+        """(width,) bits a position."""
+        return (self.probabilities * np.log2(4 * self.probabilities)).sum(0)
+
+
+def read_motifs(p_value: float = 1e-4, file: str = "motifs.csv") -> list[Motif]:
+    """The matrices of a table in `data`, with a pseudocount of 0.2 a base."""
+    table = pd.read_csv(data_root() / file)
+    motifs = []
+    for (matrix_id, name), rows in table.groupby(["matrix_id", "name"], sort=False):
+        counts = rows.sort_values("position")[list("ACGT")].to_numpy(float).T + 0.2
+        probabilities = counts / counts.sum(0)
+        scores = np.round(100 * np.log2(4 * probabilities)).astype(np.int64)
+        motifs.append(Motif(name, matrix_id, probabilities, scores, _threshold(scores, p_value)))
+    return motifs
+
+
+def _threshold(scores: np.ndarray, p_value: float) -> int:
+    """Least score that uniform random bases reach with at most `p_value` (the best one if none)."""
+    lowest = scores.min(0)
+    chance = np.ones(1)
+    for column, low in zip(scores.T, lowest, strict=True):
+        wider = np.zeros(len(chance) + column.max() - low)
+        for score in column - low:
+            wider[score : score + len(chance)] += chance / 4
+        chance = wider
+    reached = chance[::-1].cumsum()[::-1]
+    # A rounding error in a sum of probabilities must not move the threshold.
+    first = np.flatnonzero(reached <= p_value * (1 + 1e-9))
+    top = len(chance) - 1
+    return int(lowest.sum() + min(first[0] if len(first) else top, top))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What determines the targets, and what that means for every region.
+
+    sites : one row a site: region, motif (name), start, end (0-based, half-open, in the window),
+        strand, score (bits), affinity (0 to 1), planted (False: arisen by chance)
+    pairs : one row an interacting pair: region, first, second (rows of `sites`), kind
+        ("cooperative" or "competing"), spacing (bases between them, negative if they overlap),
+        masked (the row of `sites` that a competitor masks; -1 if cooperative)
+    decoys : planted sites that are too weak to count or were overwritten, as in `sites`
+    effects : (n_motifs, n_tasks) effect of a motif at affinity 1, in logits of accessibility
+    site_effects : (n_sites, n_tasks) noiseless target with the site minus the one without it
+    important : (n, length) bool, the bases of sites at positions of at least half a bit
+    noiseless : (n, n_tasks) targets without noise
+    """
+
+    config: SimulationConfig
+    motifs: list[Motif]
+    effects: np.ndarray
+    sites: pd.DataFrame = field(repr=False)
+    pairs: pd.DataFrame = field(repr=False)
+    decoys: pd.DataFrame = field(repr=False)
+    site_effects: np.ndarray = field(repr=False)
+    important: np.ndarray = field(repr=False)
+    noiseless: np.ndarray = field(repr=False)
+
+    @property
+    def motif_names(self) -> list[str]:
+        """The motifs in the order of `effects`."""
+        return [motif.name for motif in self.motifs]
+
+    @property
+    def paired(self) -> np.ndarray:
+        """(n_sites,) bool: the sites that belong to an interacting pair."""
+        return np.isin(np.arange(len(self.sites)), self.pairs[["first", "second"]])
+
+    @property
+    def interacting(self) -> np.ndarray:
+        """(n, length) bool: the `important` bases of the sites of interacting pairs."""
+        return _important(self.sites[self.paired], self.motifs, self.important.shape)
+
+    def response(self, sequences: np.ndarray) -> np.ndarray:
+        """Noiseless targets (n, n_tasks) of any sequences, (n, length) base indices, 4 for N."""
+        sequences = np.asarray(sequences)
+        if sequences.ndim != 2 or not np.isin(sequences, range(NOT_A_BASE + 1)).all():
+            raise ValueError("sequences must be (n, length) base indices from 0 to 4")
+        sites = find_sites(sequences, self.motifs, self.config.weakest)
+        pairs = find_pairs(sites, self.motif_names, self.config)
+        inputs = _Inputs(sites, pairs, self.motif_names, self.effects, self.config)
+        return _target(inputs.total(len(sequences)), self.config)
+
+
+def simulate(
+    n_regions: int = 20_000,
+    n_tasks: int = 30,
+    *,
+    length: int = 251,
+    flank: int = 10,
+    seed: int = 0,
+    **options,
+) -> Dataset:
+    """Regions, their targets in log2(x + 2) of accessibility, and the truth behind them.
+
+    The options are those of `SimulationConfig`. Regions lie on pseudo-chromosomes in ImmGen's
+    proportions: chr19 is the test set, chr8 and chr11 are the validation set, and no two overlap.
+    Deterministic by seed. Raises ValueError for sizes or rates that make no sense.
+    """
+    config = SimulationConfig(n_regions, n_tasks, length, flank, seed, **options)
+    motifs = read_motifs(config.p_value)
+    _check_room(motifs, config)
+    tasks = sorted(list(CELL_TYPES)[:n_tasks], key=lambda task: (CELL_TYPES[task], task))
+    sequences, plants = _sequences(motifs, config)
+    truth = _truth(sequences[:, flank : flank + length], plants, motifs, tasks, config)
+    targets = _measure(truth.noiseless, config)
+    regions = _regions(config)
+    center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
+    return Dataset(
+        name="simulated",
+        sequences=sequences,
+        targets=targets,
+        tasks=tasks,
+        regions=regions,
+        flank=flank,
+        center=center,
+        scale=scale,
+        notes=_notes(truth),
+        truth=truth,
+    )
+
+
+def _truth(
+    window: np.ndarray,
+    plants: pd.DataFrame,
+    motifs: list[Motif],
+    tasks: list[str],
+    config: SimulationConfig,
+) -> Truth:
+    names = [motif.name for motif in motifs]
+    effects = _effects(names, tasks, config)
+    sites = find_sites(window, motifs, config.weakest)
+    pairs = find_pairs(sites, names, config)
+    sites["planted"] = _keys(sites).isin(_keys(plants))
+    inputs = _Inputs(sites, pairs, names, effects, config)
+    logit = inputs.total(len(window))
+    with_site = logit[sites["region"]]
+    return Truth(
+        config=config,
+        motifs=motifs,
+        effects=effects,
+        sites=sites,
+        pairs=pairs,
+        decoys=plants[~_keys(plants).isin(_keys(sites))].reset_index(drop=True),
+        site_effects=_target(with_site, config) - _target(with_site + inputs.removal(), config),
+        important=_important(sites, motifs, window.shape),
+        noiseless=_target(logit, config),
+    )
+
+
+def _check_room(motifs: list[Motif], config: SimulationConfig) -> None:
+    reach = max(config.cooperative_gap[1], config.competing_gap)
+    least = 2 * max(motif.width for motif in motifs) + 2 * reach + 1
+    if config.length < least:
+        raise ValueError(
+            f"length must be at least {least}, to hold two sites and twice the reach of a pair; "
+            f"got {config.length}"
+        )
+
+
+def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd.DataFrame:
+    """Sites of every motif on both strands, the best of those of one motif that overlap.
+
+    Of two equally good ones the one nearer to the middle stays, so that both strands of a sequence
+    have the same sites.
+
+    sequences : (n, length) base indices
+    Returns region, motif, start, end, strand, score and affinity, sorted by region and start.
+    """
+    n, length = sequences.shape
+    widths = np.array([motif.width for motif in motifs])
+    thresholds = np.array([motif.threshold for motif in motifs])
+    best = np.array([motif.best for motif in motifs])
+    region, motif, strand, start, score = _scan(sequences, motifs)
+    inside = start + widths[motif] <= length
+    order = np.lexsort((-score, start, region, motif))
+    order = order[inside[order]]
+    region, motif, strand, start, score = (x[order] for x in (region, motif, strand, start, score))
+    first, second = _neighbours(motif * n + region, start, (widths - 1)[motif])
+    from_middle = np.abs(2 * start + widths[motif] - length)
+    strength = score * (length + 1) - from_middle
+    worse = np.where(strength[first] >= strength[second], second, first)
+    keep = np.setdiff1d(np.arange(len(start)), worse)
+    keep = keep[np.lexsort((motif[keep], start[keep], region[keep]))]
+    room = np.maximum(best - thresholds, 1)
+    affinity = 1 - (1 - weakest) * (best[motif] - score) / room[motif]
+    return pd.DataFrame(
+        {
+            "region": region[keep],
+            "motif": np.array([m.name for m in motifs])[motif[keep]],
+            "start": start[keep],
+            "end": (start + widths[motif])[keep],
+            "strand": np.where(strand, "-", "+")[keep],
+            "score": score[keep] / 100,
+            "affinity": affinity[keep],
+        }
+    )
+
+
+@torch.no_grad()
+def _scan(sequences: np.ndarray, motifs: list[Motif]) -> tuple[np.ndarray, ...]:
+    """Region, motif, strand (1 is reverse), start and score of every window at its threshold.
+
+    A motif's columns beyond its width are zeros, and so is the sequence beyond its end.
+    """
+    widest = max(motif.width for motif in motifs)
+    kernels = torch.zeros(len(motifs), 2, NOT_A_BASE + 1, widest)
+    for kernel, motif in zip(kernels, motifs, strict=True):
+        scores = torch.from_numpy(motif.scores)
+        kernel[0, :NOT_A_BASE, : motif.width] = scores
+        kernel[1, :NOT_A_BASE, : motif.width] = scores.flip(0, 1)
+        kernel[:, NOT_A_BASE, : motif.width] = SCORE_OF_N
+    thresholds = torch.tensor([motif.threshold for motif in motifs]).repeat_interleave(2)
+    hits = []
+    chunk = max(1, 2**17 // sequences.shape[1])
+    for begin in range(0, len(sequences), chunk):
+        one_hot = one_hot_from_indices(sequences[begin : begin + chunk])
+        n = 1 - one_hot.sum(1, keepdim=True)
+        padded = torch.nn.functional.pad(torch.cat([one_hot, n], 1), (0, widest - 1))
+        scores = torch.nn.functional.conv1d(padded, kernels.flatten(0, 1))
+        region, kernel, start = (scores >= thresholds[:, None]).nonzero(as_tuple=True)
+        score = scores[region, kernel, start].round().long()
+        hits.append(torch.stack([region + begin, kernel // 2, kernel % 2, start, score]))
+    return tuple(torch.cat(hits, 1).numpy())
+
+
+def _neighbours(
+    group: np.ndarray, position: np.ndarray, reach: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Index pairs (i < j) of one group, j at most reach[i] behind i; positions are sorted in it."""
+    first, second = [], []
+    for step in range(1, len(position)):
+        same = group[step:] == group[:-step]
+        near = same & (position[step:] - position[:-step] <= reach[:-step])
+        if not near.any():
+            break
+        first.append(np.flatnonzero(near))
+        second.append(first[-1] + step)
+    if not first:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) -> pd.DataFrame:
+    """The pairs of `Truth.pairs` among sites sorted by region and start."""
+    kinds = np.full((len(names), len(names)), NO_PAIR)
+    for kind, couples in ((COOPERATES, COOPERATIVE), (COMPETES, COMPETING)):
+        for a, b in couples:
+            kinds[names.index(a), names.index(b)] = kinds[names.index(b), names.index(a)] = kind
+    motif = pd.Index(names).get_indexer(sites["motif"])
+    start, end, affinity = (sites[c].to_numpy() for c in ("start", "end", "affinity"))
+    reach = max(config.cooperative_gap[1], config.competing_gap)
+    first, second = _neighbours(sites["region"].to_numpy(), start, end - start + reach)
+    spacing = start[second] - end[first]
+    kind = kinds[motif[first], motif[second]]
+    low, high = config.cooperative_gap
+    cooperate = (kind == COOPERATES) & (spacing >= low) & (spacing <= high)
+    keep = cooperate | ((kind == COMPETES) & (spacing <= config.competing_gap))
+    first, second, spacing, cooperate = (x[keep] for x in (first, second, spacing, cooperate))
+    tie = affinity[first] == affinity[second]
+    stronger = np.where(tie, motif[first] < motif[second], affinity[first] > affinity[second])
+    pairs = pd.DataFrame(
+        {
+            "region": sites["region"].to_numpy()[first],
+            "first": first,
+            "second": second,
+            "kind": np.where(cooperate, "cooperative", "competing"),
+            "spacing": spacing,
+            "masked": np.where(cooperate, -1, np.where(stronger, second, first)),
+        }
+    )
+    return pairs.sort_values(["first", "second"], ignore_index=True)
+
+
+class _Inputs:
+    """What sites and pairs add to the logit of accessibility, in every task."""
+
+    def __init__(self, sites, pairs, names, effects, config):
+        self.config, self.region = config, sites["region"].to_numpy()
+        competing = pairs[pairs["kind"] == "competing"]
+        self.masked = competing["masked"].to_numpy()
+        first, second = competing["first"].to_numpy(), competing["second"].to_numpy()
+        self.masking = first + second - self.masked
+        cooperative = pairs[pairs["kind"] == "cooperative"]
+        self.first, self.second = (cooperative[c].to_numpy() for c in ("first", "second"))
+        affinity = sites["affinity"].to_numpy()
+        effect = effects[pd.Index(names).get_indexer(sites["motif"])]
+        maskers = np.bincount(self.masked, minlength=len(sites))
+        self.single = (affinity * (1 - config.mask) ** maskers)[:, None] * effect
+        both = np.minimum(affinity[self.first], affinity[self.second])[:, None]
+        mean = (effect[self.first] + effect[self.second]) / 2
+        self.extra = config.boost * both * np.maximum(mean, 0)
+
+    def total(self, n: int) -> np.ndarray:
+        """(n, n_tasks) logit of accessibility of every region."""
+        logit = np.full((n, self.single.shape[1]), self.config.baseline)
+        np.add.at(logit, self.region, self.single)
+        np.add.at(logit, self.region[self.first], self.extra)
+        return logit
+
+    def removal(self) -> np.ndarray:
+        """(n_sites, n_tasks) change of its region's logit when one site is taken away."""
+        change = -self.single
+        np.add.at(change, self.first, -self.extra)
+        np.add.at(change, self.second, -self.extra)
+        regained = self.single[self.masked] * (1 / (1 - self.config.mask) - 1)
+        np.add.at(change, self.masking, regained)
+        return change
+
+
+def _target(logit: np.ndarray, config: SimulationConfig) -> np.ndarray:
+    """log2(x + 2) of an accessibility x that saturates at the ceiling."""
+    return np.log2(config.ceiling * expit(logit) + 2).astype(np.float32)
+
+
+def _measure(noiseless: np.ndarray, config: SimulationConfig) -> np.ndarray:
+    """The same with log-normal noise on x, some of it shared by all tasks of a region."""
+    rng = np.random.default_rng([config.seed, 2])
+    shared = rng.normal(0, config.noise_shared, (len(noiseless), 1))
+    own = rng.normal(0, config.noise_task, noiseless.shape)
+    accessibility = np.maximum(2.0 ** noiseless.astype(np.float64) - 2, 0)
+    return np.log2(accessibility * 2.0 ** (shared + own) + 2).astype(np.float32)
+
+
+def _effects(names: list[str], tasks: list[str], config: SimulationConfig) -> np.ndarray:
+    """(n_motifs, n_tasks) effects handed down the lineage tree, with changes on every branch.
+
+    All cell types are drawn, used or not: a task has the same effects in a set of any size.
+    """
+    rng = np.random.default_rng([config.seed, 0])
+    size = rng.uniform(*config.effect, len(names))
+    nodes = {"": np.where(["" in ACTIVE_IN[name] for name in names], 1, config.elsewhere) * size}
+    for task, lineage in CELL_TYPES.items():
+        steps = [*lineage.split("/"), task]
+        for depth in range(1, len(steps) + 1):
+            node, parent = "/".join(steps[:depth]), "/".join(steps[: depth - 1])
+            if node not in nodes:
+                nodes[node] = _branch(nodes[parent], node, names, size, rng, config)
+    sign = np.where(np.isin(names, REPRESSORS), -1, 1)
+    leaves = [nodes[f"{CELL_TYPES[task]}/{task}"] for task in tasks]
+    return sign[:, None] * np.stack(leaves, 1)
+
+
+def _branch(parent, node, names, size, rng, config) -> np.ndarray:
+    """Sizes of the motifs' effects at a node, from those at its parent."""
+    factor = np.exp(rng.normal(0, config.drift, len(names)))
+    redrawn = rng.random(len(names)) < config.switch
+    fresh = size * rng.random(len(names))
+    inherited = np.where(redrawn, fresh, parent * factor)
+    starts = np.array([node in ACTIVE_IN[name] for name in names])
+    return np.where(starts, size, inherited)
+
+
+def _sequences(motifs: list[Motif], config: SimulationConfig) -> tuple[np.ndarray, pd.DataFrame]:
+    """Background with planted sites, (n, length + 2 flank), and what was planted where."""
+    rng = np.random.default_rng([config.seed, 1])
+    shape = (config.n_regions, config.length + 2 * config.flank)
+    weight = config.gc_mean * (1 - config.gc_mean) / config.gc_spread**2 - 1
+    gc = rng.beta(config.gc_mean * weight, (1 - config.gc_mean) * weight, (config.n_regions, 1))
+    strong, second = rng.random(shape) < gc, rng.random(shape) < 0.5
+    sequences = np.where(strong, np.where(second, 1, 2), np.where(second, 0, 3)).astype(np.uint8)
+    filled = np.flatnonzero(rng.random(config.n_regions) >= config.empty)
+    plants = pd.concat(
+        [_single_plants(filled, motifs, rng, config), _pair_plants(filled, motifs, rng, config)],
+        ignore_index=True,
+    )
+    _plant(sequences, plants, motifs, rng, config.flank)
+    plants["motif"] = np.array([motif.name for motif in motifs])[plants["motif"]]
+    return sequences, plants
+
+
+def _single_plants(filled, motifs, rng, config) -> pd.DataFrame:
+    count = 1 + rng.poisson(max(config.sites - 1, 0), len(filled))
+    region = np.repeat(filled, count)
+    motif = rng.integers(len(motifs), size=len(region))
+    width = np.array([m.width for m in motifs])[motif]
+    start = rng.integers(config.length - width + 1)
+    return _plants(region, motif, start, width, rng)
+
+
+def _pair_plants(filled, motifs, rng, config) -> pd.DataFrame:
+    """Pairs that can interact, half of them further apart than they do."""
+    names = [motif.name for motif in motifs]
+    couples = np.array([[names.index(a), names.index(b)] for a, b in COOPERATIVE + COMPETING])
+    reach = np.repeat(
+        [config.cooperative_gap[1], config.competing_gap], [len(COOPERATIVE), len(COMPETING)]
+    )
+    region = filled[rng.random(len(filled)) < config.pairs]
+    which = rng.integers(len(couples), size=len(region))
+    motif = rng.permuted(couples[which], axis=1)
+    width = np.array([m.width for m in motifs])[motif]
+    gap = rng.integers(2 * reach[which] + 2)
+    left = rng.integers(config.length - width.sum(1) - gap + 1)
+    start = np.stack([left, left + width[:, 0] + gap], 1)
+    return _plants(np.repeat(region, 2), motif.ravel(), start.ravel(), width.ravel(), rng)
+
+
+def _plants(region, motif, start, width, rng) -> pd.DataFrame:
+    strand = rng.choice(["+", "-"], len(region))
+    return pd.DataFrame(
+        {"region": region, "motif": motif, "start": start, "end": start + width, "strand": strand}
+    )
+
+
+def _plant(sequences, plants, motifs, rng, flank) -> None:
+    """Write a sample of each motif's matrix in place; a later plant overwrites an earlier one."""
+    widest = max(motif.width for motif in motifs)
+    cumulative = np.ones((len(motifs), widest, 3))
+    for row, motif in zip(cumulative, motifs, strict=True):
+        row[: motif.width] = motif.probabilities.cumsum(0)[:3].T
+    region, motif, start, end = (plants[c].to_numpy() for c in ("region", "motif", "start", "end"))
+    width = (end - start)[:, None]
+    bases = (rng.random((len(plants), widest, 1)) > cumulative[motif]).sum(-1).astype(np.uint8)
+    offset = np.arange(widest)
+    backwards = np.take_along_axis(bases, np.maximum(width - 1 - offset, 0), 1)
+    bases = np.where((plants["strand"] == "-").to_numpy()[:, None], 3 - backwards, bases)
+    turn = plants.groupby("region").cumcount().to_numpy()
+    for k in range(turn.max(initial=-1) + 1):
+        row, column = np.nonzero((turn == k)[:, None] & (offset < width))
+        sequences[region[row], flank + start[row] + column] = bases[row, column]
+
+
+def _keys(sites: pd.DataFrame) -> pd.MultiIndex:
+    """What identifies a site; the strand does not, as a palindrome may be found on either."""
+    return pd.MultiIndex.from_frame(sites[["region", "motif", "start"]])
+
+
+def _important(sites: pd.DataFrame, motifs: list[Motif], shape) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for motif in motifs:
+        for strand, informative in (("+", motif.information), ("-", motif.information[::-1])):
+            chosen = sites[(sites["motif"] == motif.name) & (sites["strand"] == strand)]
+            columns = chosen["start"].to_numpy()[:, None] + np.flatnonzero(informative >= 0.5)
+            mask[chosen["region"].to_numpy()[:, None], columns] = True
+    return mask
+
+
+def _regions(config: SimulationConfig) -> pd.DataFrame:
+    scale = 244_103 / sum(_MEGABASES.values())
+    weights = {**{c: size * scale for c, size in _MEGABASES.items()}, **_HELD_OUT_REGIONS}
+    chromosomes = sorted(weights, key=lambda chrom: int(chrom[3:]))
+    share = np.cumsum([weights[c] for c in chromosomes]) / sum(weights.values())
+    # Rounding the cumulative share keeps every chromosome within one region of its quota.
+    count = np.diff(np.round(share * config.n_regions).astype(int), prepend=0)
+    chrom = np.repeat(chromosomes, count)
+    order = np.concatenate([np.arange(c) for c in count])
+    start = (order + 1) * 2 * (config.length + 2 * config.flank)
+    return pd.DataFrame(
+        {
+            "name": [f"sim_{k}" for k in range(config.n_regions)],
+            "chrom": chrom,
+            "start": start,
+            "end": start + config.length,
+            "locus": np.arange(config.n_regions),
+            "split": pd.Series(chrom).map(HELD_OUT).fillna("train"),
+        }
+    )
+
+
+def _notes(truth: Truth) -> dict[str, int]:
+    sites, pairs = truth.sites, truth.pairs
+    return {
+        "sites": len(sites),
+        "sites_arisen_by_chance": int((~sites["planted"]).sum()),
+        "decoys": len(truth.decoys),
+        "cooperative_pairs": int((pairs["kind"] == "cooperative").sum()),
+        "competing_pairs": int((pairs["kind"] == "competing").sum()),
+        "regions_without_a_site": truth.config.n_regions - sites["region"].nunique(),
+    }

@@ -1,0 +1,188 @@
+"""Time and cost of the methods."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
+
+from tism.study.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    as_array,
+    axes_or_new,
+)
+
+METHOD_STYLES = {
+    "ISM": (BLUE, "-"),
+    "windowed ISM": (SKY, "-"),
+    "TISM, one task": (VERMILLION, "-"),
+    "TISM, all tasks": (VERMILLION, "--"),
+    "tangermeme, plain": (GREY, "-"),
+    "tangermeme, fast": (GREY, "--"),
+    "captum, one task": (ORANGE, ":"),
+    "Yuzu": (GREEN, "-"),
+}
+ESTIMATOR_STYLES = {
+    "TISM": (VERMILLION, "o"),
+    "budgeted": (BLUE, "s"),
+    "budgeted, black box": (SKY, "D"),
+    "midpoints": (GREY, "X"),
+    "ISM": ("#000000", "*"),
+}
+
+
+def plot_times(
+    rows: pd.DataFrame, x: str, *, xlabel: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Seconds of each method on two logarithmic axes; hollow where they are extrapolated.
+
+    rows : of one network, with columns method, seconds, low, high, share and `x`
+    """
+    ax = axes_or_new(ax)
+    for method, row in rows.groupby("method", sort=False):
+        colour, style = METHOD_STYLES.get(method, (GREY, "-"))
+        ax.plot(row[x], row["seconds"], style, color=colour, linewidth=1.5, label=method)
+        ax.vlines(row[x], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
+        for measured, face in ((row["share"] >= 0.999, colour), (row["share"] < 0.999, "white")):
+            some = row[measured]
+            ax.plot(some[x], some["seconds"], "o", color=colour, mfc=face, markersize=5)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="seconds", title=title)
+    ticks = sorted(rows[x].unique())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    return ax
+
+
+def plot_batch_sizes(rows: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Time at each batch size that was tried, relative to the method's best.
+
+    rows : of one job, with columns method, batch_size and seconds
+    """
+    ax = axes_or_new(ax)
+    for method, row in rows.dropna(subset="batch_size").groupby("method", sort=False):
+        colour, style = METHOD_STYLES.get(method, (GREY, "-"))
+        relative = row["seconds"] / rows.loc[rows["method"] == method, "seconds"].min()
+        ax.plot(row["batch_size"], relative, style, marker="o", ms=4, color=colour, label=method)
+    ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="time / best time", title=title)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    ax.minorticks_off()
+    return ax
+
+
+def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Forward-equivalents measured against counted, with the diagonal.
+
+    table : columns method, counted, measured, low and high
+    """
+    ax = axes_or_new(ax)
+    both = table[["counted", "measured"]]
+    limits = both.min().min() / 1.5, both.max().max() * 1.5
+    ax.plot(limits, limits, color=GREY, linewidth=1)
+    for method, row in table.groupby("method", sort=False):
+        colour, line = METHOD_STYLES[method]
+        face = colour if line == "-" else "white"
+        ax.vlines(row["counted"], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
+        ax.plot(row["counted"], row["measured"], "o", color=colour, mfc=face, ms=6, label=method)
+    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    ax.set(xlabel="counted forward-equivalents a sequence", ylabel="measured")
+    ax.legend(fontsize=9)
+    return ax
+
+
+def plot_cost_map(
+    lengths: Any, tasks: Any, ratio: Any, *, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """How many times TISM is cheaper than exact windowed ISM, with contours.
+
+    lengths, tasks : the axes, both logarithmic
+    ratio : (tasks, lengths); below 1 exact ISM is the cheaper one
+    """
+    ax = axes_or_new(ax)
+    shown = np.log10(as_array(ratio))
+    most = np.abs(shown).max()
+    mesh = ax.pcolormesh(
+        lengths, tasks, shown, cmap="RdBu_r", vmin=-most, vmax=most, shading="gouraud",
+        rasterized=True,
+    )  # fmt: skip
+    levels = {0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}
+    ax.contour(lengths, tasks, as_array(ratio), list(levels), colors="black", linewidths=1)
+    column = -np.log(as_array(ratio)[:, -1])  # rises with the tasks
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    for level, text in levels.items():
+        if column[0] < -np.log(level) < column[-1]:
+            place = np.exp(np.interp(-np.log(level), column, np.log(as_array(tasks))))
+            ax.annotate(
+                text, (lengths[-1], place), xytext=(-6, 9), textcoords="offset points",
+                ha="right", va="center", fontsize=9, bbox=box,
+            )  # fmt: skip
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label="windowed ISM / TISM")
+    bar.locator = MaxNLocator(integer=True)
+    bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")
+    bar.update_ticks()
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="tasks", title=title)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return ax
+
+
+def plot_speed_ups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How many times TISM is faster than ISM, by length, with quartiles.
+
+    table : columns comparison ("plain ISM / TISM, one task"), length, ratio, low and high
+    """
+    ax = axes_or_new(ax)
+    for name, row in table.groupby("comparison", sort=False):
+        colour = SKY if name.startswith("windowed") else BLUE
+        style = "-" if name.endswith("one task") else "--"
+        ax.plot(row["length"], row["ratio"], style, marker="o", ms=5, color=colour, label=name)
+        ax.fill_between(row["length"], row["low"], row["high"], color=colour, alpha=0.25, lw=0)
+    ax.axhline(1, color=GREY, linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ticks = sorted(table["length"].unique())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return ax
+
+
+def plot_accuracy_cost(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Mean r with ISM against measured cost, a line an estimator, 95 % intervals.
+
+    table : columns estimator, cost_measured (forward passes a sequence), mean_r, low, high
+    """
+    ax = axes_or_new(ax, height=3.6)
+    others = cycle(zip((GREEN, ORANGE, PURPLE), "^vP", strict=True))
+    for name, rows in table.groupby("estimator", sort=False):
+        colour, marker = ESTIMATOR_STYLES.get(name) or next(others)
+        rows = rows.sort_values("cost_measured")
+        reach = np.abs(rows[["low", "high"]].sub(rows["mean_r"], axis=0)).T
+        ax.errorbar(
+            rows["cost_measured"], rows["mean_r"], reach, color=colour, marker=marker,
+            markersize=5, capsize=2, lw=1.4, label=name,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="cost (forward passes a sequence)", ylabel="mean r with ISM", title=title)
+    ax.grid(color="#dddddd", linewidth=0.6)
+    return ax

@@ -1,0 +1,186 @@
+"""Scores as letters: sequence logos of one region, one task or one motif."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import logomaker
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from tism.sequence import ALPHABET
+from tism.study.plots.style import (
+    BASE_COLOURS,
+    BLUE,
+    VERMILLION,
+    WIDE,
+    as_array,
+    as_map,
+    axes_or_new,
+    panels,
+)
+
+_FRAMES = {True: ("agrees", BLUE, "-"), False: ("disagrees", VERMILLION, "--")}
+
+
+def plot_logo(
+    scores: Any,
+    ax: Axes | None = None,
+    *,
+    start: int = 0,
+    ylabel: str | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Axes:
+    """Letters as high as their scores, negative ones below zero and upside down.
+
+    scores : (4, length), rows A C G T; a map that is zero but at the reference base shows one
+        letter a position
+    start : position of the first column in the region, in bp
+    limits : of the y axis; by default those of the letters
+    """
+    scores = as_map(scores, "scores")
+    ax = axes_or_new(ax, height=1.6)
+    positions = np.arange(start, start + scores.shape[1])
+    if scores.any():
+        table = pd.DataFrame(scores.T, index=positions, columns=list(ALPHABET))
+        logomaker.Logo(table, ax=ax, color_scheme=BASE_COLOURS, font_name="DejaVu Sans")
+    ax.spines[["top", "right", "bottom"]].set_visible(False)
+    ax.axhline(0, color="black", linewidth=0.5)
+    ax.set(xlim=(start - 0.5, positions[-1] + 0.5), ylim=limits or _letter_limits(scores))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    ax.set_xlabel("position in the region (bp)")
+    if ylabel is not None:
+        ax.set_ylabel(ylabel)
+    return ax
+
+
+def _letter_limits(scores: np.ndarray) -> tuple[float, float]:
+    """From the lowest to the highest stack, with a margin; (-1, 1) if there is no letter."""
+    low, high = scores.clip(max=0).sum(0).min(), scores.clip(min=0).sum(0).max()
+    margin = 0.05 * (high - low)
+    return (low - margin, high + margin) if margin else (-1.0, 1.0)
+
+
+def plot_conventions(
+    maps: Mapping[str, Any],
+    *,
+    start: int = 0,
+    ylabel: str | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Logos of one region in several conventions, one below the other, each on its own scale.
+
+    maps : title to (4, length) scores
+    start : position of the first column in the region, in bp
+    limits : one y axis for all of them instead
+    """
+    figure, axes = plt.subplots(
+        len(maps), 1, figsize=(WIDE, 1.45 * len(maps) + 0.4), sharex=True, squeeze=False
+    )
+    for ax, (title, scores) in zip(axes[:, 0], maps.items(), strict=True):
+        plot_logo(scores, ax, start=start, limits=limits, ylabel=ylabel)
+        ax.set_title(title)
+    _label_last(figure, axes[:, 0])
+    return figure
+
+
+def plot_logo_pair_grid(
+    first: Any,
+    second: Any,
+    labels: Sequence[str],
+    *,
+    start: int = 0,
+    frames: Sequence[Sequence[tuple[int, int, bool]]] | None = None,
+    names: tuple[str, str] = ("ISM", "TISM"),
+    share_y: bool = False,
+) -> Figure:
+    """Two maps of every task, one above the other, over 60 to 100 bp.
+
+    first, second : (tasks, 4, length)
+    labels : name of each task
+    start : position of the first column in the region, in bp
+    frames : for each task (begin, end, agrees), half-open positions on the x axis: a solid blue
+        frame where the maps agree, a dashed vermillion one where they do not
+    share_y : one y axis for both maps of a task
+    """
+    first, second = as_array(first), as_array(second)
+    if first.shape != second.shape or len(first) != len(labels):
+        raise ValueError(
+            f"first and second must have shape ({len(labels)}, 4, length) for {len(labels)} "
+            f"labels, got {first.shape} and {second.shape}"
+        )
+    figure, axes = plt.subplots(
+        2 * len(labels), 1, figsize=(WIDE, 1.75 * len(labels) + 0.7), sharex=True, squeeze=False
+    )
+    for task, label in enumerate(labels):
+        pair = np.stack([first[task], second[task]])
+        shared = _common_limits(pair) if share_y else None
+        rows = axes[2 * task : 2 * task + 2, 0]
+        for ax, scores, name in zip(rows, pair, names, strict=True):
+            plot_logo(scores, ax, start=start, limits=shared, ylabel=name)
+            _draw_frames(ax, frames[task] if frames is not None else ())
+        rows[0].set_title(label)
+    _label_last(figure, axes[:, 0])
+    _frame_legend(figure, frames)
+    return figure
+
+
+def _common_limits(pair: np.ndarray) -> tuple[float, float]:
+    low, high = zip(*(_letter_limits(scores) for scores in pair), strict=True)
+    return min(low), max(high)
+
+
+def _label_last(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Ticks and label of the shared x axis at the lowest axes only."""
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+        ax.tick_params(bottom=False)
+    figure.align_ylabels(axes)
+
+
+def _draw_frames(ax: Axes, frames: Sequence[tuple[int, int, bool]]) -> None:
+    for begin, end, agrees in frames:
+        _, colour, style = _FRAMES[bool(agrees)]
+        ax.add_patch(
+            Rectangle(
+                (begin - 0.5, 0.02), end - begin, 0.96, transform=ax.get_xaxis_transform(),
+                fill=False, edgecolor=colour, linestyle=style, linewidth=1.6, zorder=3,
+            )
+        )  # fmt: skip
+
+
+def _frame_legend(figure: Figure, frames: Sequence[Sequence[tuple[int, int, bool]]] | None) -> None:
+    shown = {bool(agrees) for task in frames or () for _, _, agrees in task}
+    handles = [
+        Patch(fill=False, edgecolor=colour, linestyle=style, linewidth=1.6, label=label)
+        for agrees, (label, colour, style) in _FRAMES.items()
+        if agrees in shown
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+
+
+def plot_motifs(motifs: Mapping[str, Any], *, columns: int = 2) -> Figure:
+    """Sequence logos, a few in a row; where there are none, a panel that says so.
+
+    motifs : title to (4, width) letter heights in bits
+    """
+    if not motifs:
+        (ax,) = panels(1, height=1.0, columns=1)
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "no motif found", ha="center", va="center", transform=ax.transAxes)
+        return ax.figure
+    widest = max(as_array(heights).shape[1] for heights in motifs.values())
+    axes = panels(len(motifs), height=1.0, columns=columns)
+    for ax, (title, heights) in zip(axes, motifs.items(), strict=True):
+        plot_logo(heights, ax, limits=(0, 2), ylabel="bits")
+        ax.set(xlim=(-0.5, widest - 0.5), xlabel="", xticks=[], yticks=[0, 2])
+        ax.set_title(title, fontsize=10)
+    return axes[0].figure

@@ -1,0 +1,184 @@
+"""Tables, and figures with a row for each of their rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from pandas.io.formats.style import Styler
+
+from tism.study.plots.style import (
+    BLUE,
+    COLOURS,
+    CYCLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    as_array,
+    axes_or_new,
+)
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+
+def plot_points_with_intervals(
+    table: pd.DataFrame,
+    value: str,
+    low: str,
+    high: str,
+    label: str,
+    *,
+    reference: str | None = None,
+    xlabel: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A dot and its interval for each row, the first row on top.
+
+    value, low, high, label : columns; a row named like a method has the colour of `COLOURS`
+    reference : column of published values, hollow diamonds; NaN where there is none
+    """
+    ax = axes_or_new(ax, height=0.42 * len(table) + 1.2)
+    rows = np.arange(len(table))[::-1]
+    for row, (_, entry) in zip(rows, table.iterrows(), strict=True):
+        colour = COLOURS.get(entry[label], BLUE)
+        ax.hlines(row, entry[low], entry[high], color=colour, linewidth=2.5, alpha=0.6)
+        ax.plot(entry[value], row, "o", color=colour, markersize=8)
+    if reference is not None and table[reference].notna().any():
+        ax.plot(table[reference], rows, "D", color="black", mfc="white", ms=7, label="paper")
+        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right")
+    ax.set_yticks(rows, [str(name) for name in table[label]])
+    ax.set(xlabel=xlabel or value, ylim=(-0.6, len(table) - 0.4))
+    ax.grid(axis="x", color="#dddddd", linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def plot_kinds(
+    networks: pd.DataFrame,
+    summary: pd.DataFrame,
+    measure: str = "value",
+    *,
+    xlabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Kinds of network, the first of `summary` on top: small dots the networks, a dot the mean.
+
+    networks : columns kind and `measure`
+    summary : columns kind, value, low, high and, for hollow diamonds, paper
+    """
+    ax = plot_points_with_intervals(
+        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel, ax=ax
+    )
+    rows = dict(zip(summary["kind"], np.arange(len(summary))[::-1], strict=True))
+    known = networks[networks["kind"].isin(rows)]
+    ax.plot(known[measure], known["kind"].map(rows) - 0.22, ".", color=GREY, markersize=5)
+    return ax
+
+
+def plot_ranked(
+    table: pd.DataFrame,
+    value: str,
+    label: str,
+    group: str,
+    *,
+    xlabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """One dot a row, the highest on top, coloured and shaped by group, with a line at the median.
+
+    value, label, group : columns; rows without a value are left out and counted
+    """
+    kept = table[table[value].notna()].sort_values(value)
+    ax = axes_or_new(ax, height=0.17 * len(kept) + 1.6)
+    rows = np.arange(len(kept))
+    markers = cycle("osD^v<>P")
+    for (name, chosen), marker, colour in zip(
+        kept.assign(row=rows).groupby(group, sort=False), markers, cycle(CYCLE)
+    ):
+        ax.plot(chosen[value], chosen["row"], marker, color=colour, ms=5, label=name)
+    ax.hlines(rows, min(0, kept[value].min()), kept[value], color="#cccccc", lw=0.8, zorder=0)
+    median = kept[value].median()
+    ax.axvline(median, color="black", ls="--", lw=1, label=f"median {median:.2f}")
+    ax.set_yticks(rows, kept[label], fontsize=9)
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labeltop=True)
+    missing = len(table) - len(kept)
+    without = f", {missing} more without a value" if missing else ""
+    ax.set(xlabel=f"{xlabel} (n = {len(kept)}{without})", ylim=(-1, len(kept)))
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return ax
+
+
+def plot_verdicts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Bars of how many claims have which verdict (`tism.study.ch10_scorecard.count_verdicts`)."""
+    ax = axes_or_new(ax, height=0.5 * len(counts) + 1.4)
+    left, rows = np.zeros(len(counts)), np.arange(len(counts))[::-1]
+    looks = {
+        "holds": (GREEN, ""),
+        "holds not": (VERMILLION, "//"),
+        "undecided": (ORANGE, ".."),
+        "not measured": ("#dddddd", ""),
+    }
+    for verdict, (colour, hatch) in looks.items():
+        width = counts[verdict].to_numpy()
+        ax.barh(rows, width, left=left, color=colour, hatch=hatch, ec="white", lw=0, label=verdict)
+        for row, start, n in zip(rows, left, width, strict=True):
+            if n:
+                ax.text(start + n / 2, row, str(n), ha="center", va="center", fontsize=9)
+        left += width
+    ax.set_yticks(rows, counts["dataset"])
+    ax.set(xlabel="claims", xlim=(0, left.max()))
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return ax
+
+
+def plot_interactions(
+    interactions: Any, *, title: str = "", start: int = 0, ax: Axes | None = None
+) -> Axes:
+    """Epistasis of all pairs of positions as a heat map, red where more than the sum of the two.
+
+    interactions : (length, length); start : position of the first
+    """
+    values = as_array(interactions)
+    ax = axes_or_new(ax, height=4.4, width=5.2)
+    limit = np.abs(values).max() or 1.0
+    end = start + len(values)
+    image = ax.imshow(
+        values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
+        extent=(start - 0.5, end - 0.5, start - 0.5, end - 0.5),
+    )  # fmt: skip
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="interaction")
+    ax.set(xlabel="position", ylabel="position")
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:
+    """A table as the book shows it: no row numbers, aligned figures, the same HTML at every run.
+
+    formats : column to format, such as "{:.1%}"; other numbers get separators and two decimals
+    """
+    from IPython.display import HTML
+
+    name = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
+    style = Styler(table, uuid=name, cell_ids=False).hide(axis="index")
+    style = style.format(formats, thousands=",", precision=2, na_rep="", escape="html")
+    style = style.format_index(escape="html", axis="columns")
+    cells = [{"selector": "td, th", "props": "padding: 0.2em 0.6em; text-align: left;"}]
+    numbers = [{"selector": cell, "props": "text-align: right;"} for cell in ("td", "th")]
+    columns = dict.fromkeys(table.select_dtypes("number"), numbers)
+    return HTML(style.set_table_styles(cells).set_table_styles(columns, overwrite=False).to_html())
+
+
+def long_form(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row a value of several columns: `measure`, its name, and `value` beside the rest."""
+    rest = [name for name in table if name not in columns]
+    long = table.melt(rest, list(columns), "measure", "value")
+    return long.assign(measure=long["measure"].map(columns))

@@ -1,0 +1,153 @@
+"""Data sets, trained networks and scores of a profile, computed once and then read from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tism import versions
+from tism.study.data.dataset import Dataset
+from tism.study.data.download import checksum_of, data_root
+
+DATASETS = ("simulated", "yeast", "immgen")
+_SOURCES = {
+    "yeast": ["yeast/"],
+    "immgen": ["immgen/ImmGen", "immgen/mouse", "immgen/mm10", "immgen/peak"],
+}
+_TABLES = {"yeast": "yeast_tasks.csv", "simulated": "motifs.csv"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale at which the compendium runs: `book/profiles/<name>.yml`.
+
+    datasets : names; the first is the one that the chapters are about
+    data : for each data set the arguments of its loader
+    model : for each data set the arguments of `build_model` (width, pool)
+    training : for each data set the settings of `TrainingConfig`
+    variants : settings of training that one variant needs otherwise
+    regions : test regions that are scored, spread evenly over the test set
+    regions_a_model : the same for each of the many networks of `tism.study.ch05_runs`
+    experiments : series of networks, see `tism.study.networks.Series`
+    chapters : for each chapter its own settings
+    """
+
+    name: str
+    datasets: list[str]
+    data: dict[str, dict[str, Any]]
+    model: dict[str, dict[str, Any]]
+    training: dict[str, dict[str, Any]]
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    regions: int = 100
+    regions_a_model: int = 100
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.datasets) - set(DATASETS)
+        if unknown or not self.datasets:
+            raise ValueError(
+                f"profile {self.name}: datasets must be some of {', '.join(DATASETS)}, "
+                f"got {self.datasets}"
+            )
+        for section in ("data", "model", "training"):
+            if set(getattr(self, section)) != set(self.datasets):
+                raise ValueError(
+                    f"profile {self.name}: {section} must have the keys {', '.join(self.datasets)}"
+                )
+
+
+def repository() -> Path:
+    """The folder that holds `book`, `notebooks` and `data`."""
+    return data_root().parent
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles in `book/profiles`."""
+    return sorted(path.stem for path in (repository() / "book" / "profiles").glob("*.yml"))
+
+
+def load_profile(name: str) -> Profile:
+    """Read `book/profiles/<name>.yml`; ValueError for an unknown name or key."""
+    if name not in profile_names():
+        raise ValueError(f"profile must be one of {', '.join(profile_names())}; got {name!r}")
+    path = repository() / "book" / "profiles" / f"{name}.yml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = {f.name for f in fields(Profile)} - {"name"}
+    if set(content) - known:
+        unknown = ", ".join(sorted(set(content) - known))
+        raise ValueError(f"{path.name}: unknown keys {unknown}; known are {', '.join(known)}")
+    return Profile(name=name, **content)
+
+
+def dataset_checksum(profile: Profile, name: str) -> str:
+    """What identifies a data set without having it: its sources, its table and its settings."""
+    table = data_root() / _TABLES[name] if name in _TABLES else None
+    content = {
+        "sources": checksum_of(_SOURCES[name]) if name in _SOURCES else None,
+        "table": hashlib.sha256(table.read_bytes()).hexdigest() if table else None,
+        "settings": profile.data[name],
+        "version": versions.DATA,
+    }
+    return digest(content)
+
+
+def digest(content: Any) -> str:
+    """sha256 of anything JSON can hold."""
+    text = json.dumps(content, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_dataset(profile: Profile, name: str | None = None) -> Dataset:
+    """A data set of the profile, by default its first."""
+    name = name or profile.datasets[0]
+    if name not in profile.datasets:
+        raise ValueError(
+            f"profile {profile.name} has the data sets {', '.join(profile.datasets)}; got {name!r}"
+        )
+    return _load(name, json.dumps(profile.data[name]))
+
+
+@cache
+def _load(name: str, settings: str) -> Dataset:
+    arguments = json.loads(settings)
+    if name == "simulated":
+        from tism.study.data.simulate import simulate
+
+        return simulate(**arguments)
+    if name == "yeast":
+        from tism.study.data.yeast import load_yeast
+
+        return load_yeast(**arguments)
+    from tism.study.data.immgen import load_immgen
+
+    return load_immgen(**arguments)
+
+
+def work_folder(kind: str) -> Path:
+    """Where checkpoints and caches live: below TISM_DATA_DIR if that is set, else below `data`."""
+    base = os.environ.get("TISM_DATA_DIR")
+    return (Path(base).expanduser() if base else data_root()) / kind
+
+
+def results_folder(profile: str) -> Path:
+    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
+    base = os.environ.get("TISM_RESULTS_DIR")
+    return (Path(base) if base else repository() / "results") / profile
+
+
+def default_device() -> str:
+    """TISM_DEVICE if set, else cuda, mps or cpu, whichever is there first."""
+    if "TISM_DEVICE" in os.environ:
+        return os.environ["TISM_DEVICE"]
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

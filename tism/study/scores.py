@@ -1,0 +1,86 @@
+"""ISM and gradients of the regions that a profile scores, computed once and then read from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tism import versions
+from tism.exact import ism, predict
+from tism.first_order import input_gradient
+from tism.running import progress_bar
+from tism.study.cache import remembered
+from tism.study.data.dataset import Dataset, evenly
+from tism.study.profiles import default_device, digest
+from tism.taylor import tism_from_gradient
+
+_REGIONS_A_FILE = 100
+
+
+@dataclass(frozen=True)
+class Scores:
+    """ISM and gradient of the scored test regions.
+
+    rows : (n,) rows of the data set
+    one_hot : (n, 4, length)
+    ism, gradient, tism : (n, n_tasks, 4, length)
+    predicted : (n, n_tasks), standardised as the model was trained
+    """
+
+    rows: np.ndarray
+    one_hot: Tensor
+    ism: Tensor
+    gradient: Tensor
+    predicted: Tensor
+
+    @property
+    def tism(self) -> Tensor:
+        """First-order Taylor approximation of `ism` (Eq. 7)."""
+        return tism_from_gradient(self.gradient, self.one_hot)
+
+
+def scored_rows(dataset: Dataset, n_regions: int) -> np.ndarray:
+    """`n_regions` rows spread evenly over the test set, or all of it if it is smaller."""
+    return evenly(dataset.indices("test"), n_regions)
+
+
+def score_regions(
+    model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: bool = True
+) -> Scores:
+    """ISM, gradient and prediction of these regions for all tasks, kept in the cache by parts."""
+    one_hot = dataset.one_hot(rows)
+    starts = range(0, len(rows), _REGIONS_A_FILE)
+    with progress_bar(len(rows), progress, "ISM and gradients") as report:
+        parts = []
+        for start in starts:
+            part = one_hot[start : start + _REGIONS_A_FILE]
+            parts.append(_score_part(model, part))
+            report(len(part))
+    merged = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return Scores(rows=rows, one_hot=one_hot, **merged)
+
+
+def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
+    key = digest([fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
+    device = default_device()
+    return remembered(
+        f"scores/{key}",
+        lambda: {
+            "ism": ism(model, one_hot, device=device),
+            "gradient": input_gradient(model, one_hot, device=device),
+            "predicted": predict(model, one_hot, device=device),
+        },
+    )
+
+
+def fingerprint(model: nn.Module, one_hot: Tensor) -> str:
+    """sha256 of the weights and of the sequences."""
+    state = hashlib.sha256(json.dumps(asdict(model.config)).encode())
+    for tensor in (*model.state_dict().values(), one_hot):
+        state.update(tensor.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
