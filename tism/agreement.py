@@ -166,7 +166,7 @@ def draw(
     Systematic sampling in random order with probabilities in proportion to the expected size of an
     effect; tasks share the draw. Returns (n, 4, length) bool and float64.
     """
-    square = expected_size(base, own=0.5).double().square() * substituted[:, None]
+    square = expected_size(base, 0.5).double().square() * substituted[:, None]
     share = (square / square.sum((2, 3), keepdim=True)).nan_to_num(0)  # of tasks without numbers
     size = share.mean(1).sqrt().flatten(1)
     probability = _in_proportion(size, m)

@@ -1,9 +1,9 @@
-"""Between one gradient and exact ISM: estimates whose cost the user chooses."""
+"""Budgeted ISM: a chosen number of exact substitutions, the rest estimated."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,29 +23,23 @@ from tism.running import (
     in_batches,
     progress_bar,
     select_tasks,
+    whole_number,
 )
 from tism.sequence import numeric_tensor, put_bases, validate_one_hot
 
-# Forward passes that things take, measured on a CPU with networks of 64 kernels: a gradient, and
-# beside for each task with what is learnt for it; a reference with what chooses substitutions;
-# one with its activations kept. Windows, as a share of what the engine predicts for planning,
-# where it errs towards whole passes; in batches of windows, the trial before the first.
-_GRADIENT, _GRADIENT_OF_TASK, _REFERENCE, _KEPT_REFERENCE = 2.5, 2.0, 4.5, 4.0
-_WINDOWED, _TRIAL = 0.86, 1.5
-_ROUNDS = 6  # in which substitutions are chosen, at most; fewer where they would cost more than
-_OF_ROUNDS = 0.25  # this share of a budget, as batches of windows do for few sequences
-_SLOPE_PRIOR = 0.2, 0.5  # this share of the evidence, and this many effects, speak for a slope of 1
-_SLOPES = 0.25, 2.0  # least and most: an effect of the other sign does not undo all others
-_SHIFT_PRIOR = 3.0  # as many substitutions as this speak for no shift
+_ROUNDS = 6  # in which the substitutions are chosen
+_SLOPE_PRIOR = 0.2, 0.5  # a slope of 1 weighs as much as this share of the evidence and this count
+_SLOPES = 0.25, 2.0  # lower bound: one opposite effect cannot cancel the rest
+_SHIFT_PRIOR = 3.0  # a shift of 0 weighs as much as this many substitutions
 _REACH = 5.0  # positions over which the weight of a neighbour falls to 1/e
-_OWN = 0.5  # weight of an entry itself in the size of its error; its surroundings have the rest
+_ENTRY_WEIGHT = 0.5  # of an entry in the size of its own error; its surroundings have the rest
 
 
 class Budgeted(NamedTuple):
     """Result of `budgeted_ism`.
 
     estimate : (n, n_tasks, 4, length) estimate of ISM, in the unit of the model's output
-    exact : (n, 4, length) bool, the entries that are exact, for all tasks; reference bases are
+    exact : (n, 4, length) bool, True where the entry is exact for all tasks, as reference bases are
     uncertainty : (n, n_tasks, 4, length) standard deviation of the error; 0 where exact
     """
 
@@ -54,12 +48,28 @@ class Budgeted(NamedTuple):
     uncertainty: Tensor
 
 
+def _refuse_budget(function: Callable[..., Budgeted]) -> Callable[..., Budgeted]:
+    """Raise a TypeError that names `m` for `budget`, the argument of versions before 0.2."""
+
+    @wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Budgeted:
+        if "budget" in options:
+            raise TypeError(
+                "budgeted_ism has no argument budget (forward passes) any more: give m, the exact "
+                "substitutions of a sequence, from 0 (TISM) to 3 * length (ISM)"
+            )
+        return function(*arguments, **options)
+
+    return checked
+
+
+@_refuse_budget
 def budgeted_ism(
     model: nn.Module,
     one_hot: Any,
     tasks: Tasks = None,
     *,
-    budget: float,
+    m: int,
     base: Any = "tism",
     engine: str = "auto",
     output_fn: OutputFn | None = None,
@@ -67,75 +77,54 @@ def budgeted_ism(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Budgeted:
-    """ISM estimated at a cost of `budget` forward passes a sequence, all tasks together.
+    """ISM estimated from `m` exact substitutions of each sequence and a first estimate of the rest.
 
-    The largest effects by the base estimate are computed exactly, in a few rounds: what each round
-    finds rescales and shifts the estimate of the other substitutions, which chooses the next ones.
-    All tasks share the exact substitutions, chosen by their share of each task's sum of squares.
+    The substitutions with the largest estimates are run, in a few rounds. What each round finds
+    rescales and shifts the estimates of the others, which choose the next round. All tasks share
+    the exact substitutions, chosen by their share of each task's sum of squares.
 
-    budget : forward passes a sequence, from 1 + n_tasks (one gradient) to 3 * length + 1 (ISM).
-        A substitution is charged what `engine` is predicted to take for it, a fraction of a pass by
-        windows, and each sequence its share of what a call takes beside, so that several together
-        buy more. Where the budget pays for all substitutions, the result is `ism` itself
-    base : "tism", or any first estimate, (n, n_tasks, 4, length), which is not charged: that of
-        `layerwise_tism`, or of a cheaper model where this one has no gradient
-    engine : as in `tism.ism`; "full" takes any model, "auto" what buys more substitutions
+    m : exact substitutions of a sequence, from 0 (the base itself) to all of them (ISM)
+    base : "tism", or any first estimate, (n, n_tasks, 4, length), such as that of `layerwise_tism`,
+        or of a cheaper model where this one has no gradient
 
-    Other arguments as in `tism.ism`.
+    Other arguments as in `tism.ism`. Costs the base and m substitutions a sequence.
     Raises TypeError or ValueError naming the argument that is wrong.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
-    >>> result = tism.budgeted_ism(model, tism.one_hot_encode("ACGTACGT"), 0, budget=10)
+    >>> result = tism.budgeted_ism(model, tism.one_hot_encode("ACGTACGT"), 0, m=3)
     >>> result.estimate.shape, int(result.exact.sum()) - 8
     (torch.Size([1, 1, 4, 8]), 3)
     """
     one_hot = validate_one_hot(one_hot)
     same = {"output_fn": output_fn, "batch_size": batch_size, "device": device}
-    with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        n_tasks = _number_of_tasks(predict, one_hot, tasks)
-        _check_budget(budget, n_tasks, one_hot.shape[2])
-        n, shape = len(one_hot), (len(one_hot), n_tasks, *one_hot.shape[1:])
-        base = _check_base(base, shape)
-        plan = plan_of_engine(engine, predict, one_hot, n * budget, batch_size)
-        most = int((one_hot == 0).sum((1, 2)).max())
-        pays_for_all = budget > 3 * one_hot.shape[2] or _affordable(budget, 1, plan, n) >= most
-        left = budget - (_GRADIENT + _GRADIENT_OF_TASK * n_tasks if base is None else 0)
-        rounds = _rounds(left, plan, n)
-        if engine == "auto" and _affordable(left, rounds, plan, n) < _affordable(left):
-            plan, rounds = None, _ROUNDS
-        k = _affordable(left, rounds, plan, n)
-    if pays_for_all:
+    if _is_everything(m, one_hot):
         scores = ism(model, one_hot, tasks, engine=engine, **same, progress=progress)
         everything = torch.ones(one_hot.shape, dtype=torch.bool)
         return Budgeted(scores, everything, torch.zeros_like(scores))
-    if base is None:
+    from_tism = isinstance(base, str) and base == "tism"
+    if from_tism:
         base = tism(model, one_hot, tasks, **same)
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        return _refined(predict, one_hot, tasks, base, k, rounds, plan, batch_size, progress)
+        if not from_tism:
+            base = _checked_base(base, predict, one_hot, tasks)
+        plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
+        return estimate_all(predict, one_hot, tasks, base, m, plan, batch_size, progress=progress)
 
 
-def _number_of_tasks(predict: Predictor, one_hot: Tensor, tasks: Tasks) -> int:
-    return len(select_tasks(tasks, predict(predict.prepare(one_hot[:1]).clone()).shape[1]))
+def _is_everything(m: Any, one_hot: Tensor) -> bool:
+    """Check `m`; True if it covers all substitutions of every sequence."""
+    m, most = whole_number("m", m), int((one_hot == 0).sum((1, 2)).max())
+    if not 0 <= m <= most:
+        raise ValueError(f"m must be from 0 to {most} exact substitutions of a sequence, got {m}")
+    return m == most
 
 
-def _check_budget(budget: float, n_tasks: int, length: int) -> None:
-    real = isinstance(budget, int | float | np.integer | np.floating)
-    if isinstance(budget, bool) or not real:
-        raise TypeError(f"budget must be a number of forward passes a sequence, got {budget!r}")
-    least, most = 1 + n_tasks, 3 * length + 1
-    if not least <= budget <= max(least, most):
-        raise ValueError(
-            f"budget must be from {least} (one gradient of {n_tasks} tasks) to {most} (ISM) "
-            f"forward passes a sequence, got {budget}"
-        )
-
-
-def _check_base(base: Any, shape: tuple[int, ...]) -> Tensor | None:
+def _checked_base(base: Any, predict: Predictor, one_hot: Tensor, tasks: Tasks) -> Tensor:
+    n_tasks = len(select_tasks(tasks, predict(predict.prepare(one_hot[:1]).clone()).shape[1]))
+    shape = (len(one_hot), n_tasks, *one_hot.shape[1:])
     if isinstance(base, str):
-        if base != "tism":
-            raise ValueError(f'base must be "tism" or an estimate of shape {shape}, got {base!r}')
-        return None
+        raise ValueError(f'base must be "tism" or an estimate of shape {shape}, got {base!r}')
     base = numeric_tensor("base", base).cpu()
     if base.shape != shape or not base.is_floating_point() or not base.isfinite().all():
         raise ValueError(
@@ -145,44 +134,28 @@ def _check_base(base: Any, shape: tuple[int, ...]) -> Tensor | None:
     return base
 
 
-def _affordable(budget: float, rounds: int = 0, plan: Plan | None = None, n: int = 1) -> int:
-    """Substitutions of each of n sequences that a budget buys; without a plan, in full."""
-    if plan is None:
-        return max(0, math.floor(budget - _REFERENCE))
-    batches = (rounds + _TRIAL) * plan.batch_cost / min(n, plan.sequences)
-    each = _WINDOWED * (plan.row_cost + plan.batch_cost / plan.batch_size)
-    return max(0, math.floor((budget - _KEPT_REFERENCE - batches) / each))
-
-
-def _rounds(budget: float, plan: Plan | None, n: int) -> int:
-    """In how many rounds a budget for each of n sequences is spent."""
-    if plan is None:
-        return _ROUNDS
-    of_one = plan.batch_cost / min(n, plan.sequences)
-    return max(1, min(_ROUNDS, int(_OF_ROUNDS * (budget - _KEPT_REFERENCE) / of_one)))
-
-
-def _refined(
+def estimate_all(
     predict: Predictor,
     one_hot: Tensor,
     tasks: Tasks,
     base: Tensor,
-    k: int,
-    rounds: int,
+    m: int,
     plan: Plan | None,
     batch_size: int | None,
-    progress: bool,
+    *,
+    rounds: int = _ROUNDS,
+    progress: bool = False,
 ) -> Budgeted:
-    """Refine blocks of sequences whose kept activations fit into memory."""
+    """`refine` blocks of sequences whose kept activations fit into memory."""
     exact = torch.zeros(one_hot.shape, dtype=torch.bool)
     result = Budgeted(torch.empty_like(base), exact, torch.empty_like(base))
     one_hot = one_hot.cpu()
 
-    def step(first: int, last: int) -> None:
-        effects = exact_effects(predict, one_hot[first:last], tasks, plan, batch_size)
-        block = refine(base[first:last], one_hot[first:last], effects, k, rounds)
+    def step(start: int, stop: int) -> None:
+        effects = exact_effects(predict, one_hot[start:stop], tasks, plan, batch_size)
+        block = refine(base[start:stop], one_hot[start:stop], effects, m, rounds)
         for whole, part in zip(result, block, strict=True):
-            whole[first:last] = part
+            whole[start:stop] = part
 
     at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
     with progress_bar(len(one_hot), progress, "budgeted ISM") as report:
@@ -197,7 +170,7 @@ def exact_effects(
     plan: Plan | None,
     batch_size: int | None,
 ) -> Callable[[Tensor], Tensor]:
-    """A function from a choice of substitutions, (n, 4, length), to (chosen, n_tasks) effects.
+    """A function that maps chosen substitutions, (n, 4, length) bool, to (chosen, n_tasks) effects.
 
     plan : of the windowed engine; None runs every substituted sequence in full
     """
@@ -229,21 +202,21 @@ def refine(
     base: Tensor,
     one_hot: Tensor,
     effects: Callable[[Tensor], Tensor],
-    k: int,
+    m: int,
     rounds: int = _ROUNDS,
 ) -> Budgeted:
-    """Replace k entries of an estimate by exact ones, and learn from them for the others.
+    """Replace m entries of an estimate by exact effects and learn from them for the others.
 
     base : (n, tasks, 4, length)
-    effects : from a choice of substitutions, (n, 4, length), to (chosen, tasks) exact effects
-    rounds : in which they are chosen, each by what those before it found
+    effects : maps chosen substitutions, (n, 4, length) bool, to (chosen, tasks) exact effects
+    rounds : in which they are chosen, each by what the rounds before it found
     """
     substituted = one_hot == 0
     exact = torch.zeros_like(substituted)
     found, estimate = torch.zeros_like(base), base * substituted[:, None]
     uncertainty = size = expected_size(estimate)
-    for number in np.diff(np.linspace(0, k, rounds + 1).astype(int)):
-        chosen = choose(estimate, substituted & ~exact, number)
+    for count in np.diff(np.linspace(0, m, rounds + 1).astype(int)):
+        chosen = choose(estimate, substituted & ~exact, count)
         if not chosen.any():
             continue
         found.movedim(1, -1)[chosen] = effects(chosen).to(base.dtype)
@@ -256,39 +229,39 @@ def refine(
     return Budgeted(estimate, exact, uncertainty * ~exact[:, None])
 
 
-def _mean_square(values: Tensor, of: Tensor) -> Tensor:
-    total = (values * of).square().sum((2, 3), keepdim=True)
-    return total / of.sum((2, 3), keepdim=True).clamp(min=1)
+def _mean_square(values: Tensor, counted: Tensor) -> Tensor:
+    total = (values * counted).square().sum((2, 3), keepdim=True)
+    return total / counted.sum((2, 3), keepdim=True).clamp(min=1)
 
 
-def choose(estimate: Tensor, open_: Tensor, k: int) -> Tensor:
-    """(n, 4, length): the k `open_` substitutions of each sequence with the largest estimates.
+def choose(estimate: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """(n, 4, length) bool: the `allowed` substitutions of each sequence with the largest estimates.
 
-    Each task counts by its share of the sum of squares. Where an estimate says nothing, the
+    Each task counts by its share of the sum of squares. Where an estimate is flat, the chosen
     substitutions are spread over the sequence.
     """
     square = estimate.square()
     share = square / square.sum((2, 3), keepdim=True).clamp(min=1e-30)
     share = share.nan_to_num(0).sum(1)  # a task without finite numbers has no say
     number = torch.arange(share[0].numel(), dtype=torch.float64).view(share.shape[1:])
-    share = share + 1e-12 * (number * 0.618034 % 1)  # of equal ones, some a golden section apart
-    share = share.masked_fill(~open_, -1).flatten(1)
-    top = share.topk(min(k, share.shape[1]), 1).indices
+    share = share + 1e-12 * (number * 0.618034 % 1)  # break ties by a low-discrepancy order
+    share = share.masked_fill(~allowed, -1).flatten(1)
+    top = share.topk(min(count, share.shape[1]), 1).indices
     chosen = torch.zeros_like(share, dtype=torch.bool).scatter_(1, top, True)
-    return chosen.view_as(open_) & open_
+    return chosen.view_as(allowed) & allowed
 
 
 def update(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
-    """Carry what exact effects tell about the base estimate over to the other substitutions.
+    """Estimate of all effects from the base and the exact ones.
 
-    The base is multiplied by a slope, and moved by the mean of its errors nearby, both shrunk
+    The base is multiplied by a slope and moved by the mean of its errors nearby; both are shrunk
     towards no change. Errors are measured in units of the effects expected around them.
 
-    base, effects : (n, tasks, 4, length); effects count where `exact`, (n, 4, length)
+    base, effects : (n, tasks, 4, length); effects count where `exact`, (n, 4, length) bool
     """
     exact = exact[:, None]
     line = base * slope(base, effects * exact, exact)
-    size = expected_size(torch.where(exact, effects, line), _OWN)
+    size = expected_size(torch.where(exact, effects, line), _ENTRY_WEIGHT)
     error = torch.where(exact, (effects - line) / size, 0.0).sum(2)
     count = nearby(exact.to(base.dtype).sum(2)) + _SHIFT_PRIOR
     shift = (nearby(error) / count)[:, :, None]
@@ -296,30 +269,30 @@ def update(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
 
 
 def slope(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
-    """(n, tasks, 1, 1): of the exact effects on the base, through 0, shrunk towards 1."""
+    """(n, tasks, 1, 1) slope of the exact effects on the base through zero, shrunk towards 1."""
     square = (base * exact).square().sum((2, 3), keepdim=True)
     product = (base * effects).sum((2, 3), keepdim=True)
-    share, number = _SLOPE_PRIOR
-    share = share + number / exact.sum((2, 3), keepdim=True).clamp(min=1)
+    share, count = _SLOPE_PRIOR
+    share = share + count / exact.sum((2, 3), keepdim=True).clamp(min=1)
     prior = share * square + torch.finfo(base.dtype).tiny
     return ((product + prior) / (square + prior)).clamp(*_SLOPES)
 
 
-def expected_size(guess: Tensor, own: float = 0) -> Tensor:
-    """Root mean square of the effects at an entry, those nearby and all; 1 where all are zero.
+def expected_size(estimate: Tensor, entry_weight: float = 0) -> Tensor:
+    """Root mean square of the effects around each entry; 1 where all of them are zero.
 
-    own : weight of the entry itself; those nearby and all of them share the rest
+    entry_weight : of the entry itself; positions nearby and the whole profile share the rest
     """
-    square = guess.square()
+    square = estimate.square()
     position = square.sum(2, keepdim=True) / 3  # (n, tasks, 1, length)
     near = nearby(position[:, :, 0]) / nearby(torch.ones_like(position[:1, :1, 0]))
     around = (near[:, :, None] + position.mean(3, keepdim=True)) / 2
-    size = (own * square + (1 - own) * around).sqrt()
+    size = (entry_weight * square + (1 - entry_weight) * around).sqrt()
     return size.masked_fill(size == 0, 1)
 
 
 def nearby(values: Tensor) -> Tensor:
-    """Sums over positions, weights falling off exponentially; (n, tasks, length)."""
+    """Sums over positions with exponentially falling weights; (n, tasks, length) to the same."""
     far = int(4 * _REACH)
     kernel = torch.exp(-torch.arange(-far, far + 1).abs() / _REACH).to(values)
     flat = values.flatten(0, 1)[:, None]

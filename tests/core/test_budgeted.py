@@ -1,4 +1,4 @@
-"""Budgeted ISM: what is exact, what it costs, what it learns, what it refuses."""
+"""Budgeted ISM: which entries are exact, what it costs, what it learns, what it refuses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sequences() -> Tensor:
 @pytest.mark.parametrize("tasks", [None, 1, [2, 0]])
 def test_exact_entries_are_those_of_ism(network, sequences, engine, tasks):
     scores = ism(network, sequences, tasks)
-    result = budgeted_ism(network, sequences, tasks, budget=30, engine=engine)
+    result = budgeted_ism(network, sequences, tasks, m=25, engine=engine)
     exact = result.exact[:, None].expand_as(scores)
     assert result.estimate.shape == result.uncertainty.shape == scores.shape
     torch.testing.assert_close(result.estimate[exact], scores[exact], rtol=1e-9, atol=1e-12)
@@ -52,60 +52,49 @@ def test_exact_entries_are_those_of_ism(network, sequences, engine, tasks):
     assert (result.estimate - scores)[~exact].abs().max() > 1e-3
 
 
-def test_a_full_budget_is_ism_and_the_least_is_tism(network, sequences):
-    for budget in (3 * LENGTH + 1, 3.0 * LENGTH + 0.5):
-        result = budgeted_ism(network, sequences, budget=budget, engine="full")
-        torch.testing.assert_close(result.estimate, ism(network, sequences), rtol=1e-9, atol=1e-12)
-        assert result.exact.all()
-        assert (result.uncertainty == 0).all()
-    result = budgeted_ism(network, sequences, budget=4)
-    torch.testing.assert_close(result.estimate, tism(network, sequences), rtol=1e-12, atol=1e-14)
-    assert torch.equal(result.exact, sequences == 1)
+@pytest.mark.parametrize("engine", ["full", "auto"])
+def test_all_substitutions_are_ism_and_none_is_tism(network, sequences, engine):
+    everything = budgeted_ism(network, sequences, m=3 * LENGTH + 2, engine=engine)  # two are N
+    torch.testing.assert_close(everything.estimate, ism(network, sequences), rtol=1e-9, atol=1e-12)
+    assert everything.exact.all()
+    assert (everything.uncertainty == 0).all()
+    nothing = budgeted_ism(network, sequences, m=0, engine=engine)
+    torch.testing.assert_close(nothing.estimate, tism(network, sequences), rtol=1e-12, atol=1e-14)
+    assert torch.equal(nothing.exact, sequences == 1)
 
 
-def passes(model: nn.Module) -> list[int]:
-    """Rows of each forward pass from now on."""
+@pytest.mark.parametrize("m", [1, 10, 60])
+def test_m_substitutions_are_run_and_no_more(network, sequences, m):
     rows: list[int] = []
-    model.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
-    return rows
+    network.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    result = budgeted_ism(network, sequences, 0, m=m, engine="full")
+    gradients_and_references = 2 * len(sequences)
+    assert sum(rows) == gradients_and_references + m * len(sequences)
+    assert ((result.exact & (sequences == 0)).sum((1, 2)) == m).all()
 
 
-@pytest.mark.parametrize("budget", [10, 25, 60])
-def test_the_budget_is_kept(network, sequences, budget):
-    rows = passes(network)
-    result = budgeted_ism(network, sequences, 0, budget=budget, engine="full")
-    gradient = 4.5 - 1  # is charged 4.5 passes, and one is counted
-    assert sum(rows) - 1 + gradient * len(sequences) <= budget * len(sequences)
-    bought = (result.exact & (sequences == 0)).sum((1, 2))
-    assert (bought == int(budget - 4.5 - 4.5)).all()  # 4.5 for the reference and the choice
+def test_a_sequence_with_fewer_substitutions_is_exact(network, sequences):
+    result = budgeted_ism(network, sequences, 0, m=3 * LENGTH, engine="full")  # all but N's
+    assert result.exact[1:].all()
+    assert not result.exact[0].all()
+    scores = ism(network, sequences, 0)
+    torch.testing.assert_close(result.estimate[1:], scores[1:], rtol=1e-9, atol=1e-12)
 
 
-def test_windows_buy_more(sequences):
-    model = build_model("baseline", length=300, n_tasks=1, width=40, seed=0)
-    index = torch.randint(4, (16, 300), generator=torch.Generator().manual_seed(3))
-    long = nn.functional.one_hot(index, 4).transpose(1, 2).float()
-    full, windowed, auto = (
-        budgeted_ism(model, long, budget=40, engine=engine).exact.sum()
-        for engine in ("full", "windowed", "auto")
-    )
-    assert windowed - long.sum() > 2 * (full - long.sum())
-    assert auto == windowed
-
-
-def test_more_budget_is_closer_to_ism_and_none_is_below_tism(network, sequences):
+def test_more_substitutions_are_closer_to_ism_and_none_is_below_tism(network, sequences):
     scores = ism(network, sequences)
-    r = [profile_correlation(scores, tism(network, sequences)).mean()]
-    for budget in (15, 40, 80):
-        estimate = budgeted_ism(network, sequences, budget=budget, engine="full").estimate
-        r.append(profile_correlation(scores, estimate).mean())
+    r = [
+        profile_correlation(scores, budgeted_ism(network, sequences, m=m).estimate).mean()
+        for m in (0, 8, 30, 75)
+    ]
     assert all(a < b for a, b in pairwise(r))
     assert r[-1] > 0.85
 
 
 def test_does_not_depend_on_batches_and_keeps_the_model(network, sequences):
     network.train()
-    once = budgeted_ism(network, sequences, budget=20, engine="full")
-    again = budgeted_ism(network, sequences, budget=20, engine="full", batch_size=7)
+    once = budgeted_ism(network, sequences, m=12, engine="full")
+    again = budgeted_ism(network, sequences, m=12, engine="full", batch_size=7)
     for a, b in zip(once, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     assert network.training
@@ -115,8 +104,8 @@ def test_does_not_depend_on_batches_and_keeps_the_model(network, sequences):
 def test_any_base_will_do(network, sequences):
     scores = ism(network, sequences)
     base = layerwise_tism(network, sequences, depth="blocks.1")
-    better = budgeted_ism(network, sequences, budget=20, base=base, engine="full")
-    none = budgeted_ism(network, sequences, budget=20, base=0 * base, engine="full")
+    better = budgeted_ism(network, sequences, m=12, base=base, engine="full")
+    none = budgeted_ism(network, sequences, m=12, base=0 * base, engine="full")
     assert better.exact.sum() == none.exact.sum()
     of_better, of_none = (profile_correlation(scores, b.estimate).mean() for b in (better, none))
     assert of_better > of_none > 0
@@ -131,22 +120,19 @@ class Opaque(nn.Module):
 
 def test_a_black_box_needs_a_base(sequences):
     with pytest.raises(ValueError, match="does not depend differentiably"):
-        budgeted_ism(Opaque(), sequences, budget=20)
+        budgeted_ism(Opaque(), sequences, m=12)
     base = torch.ones(6, 1, 4, LENGTH).double()
-    result = budgeted_ism(Opaque(), sequences, budget=20, base=base)
+    result = budgeted_ism(Opaque(), sequences, m=12, base=base)
     exact = result.exact[:, None] & (sequences == 0)[:, None]
     assert torch.equal(result.estimate[exact], ism(Opaque(), sequences)[exact])
 
 
 REFUSED = {
-    "budget must be from 4 .one gradient of 3 tasks. to 121 .ISM.*, got 3": {"budget": 3},
-    "budget must be from 2 .one gradient of 1 tasks. to 121 .*, got 122": {
-        "budget": 122,
-        "tasks": 0,
-    },
-    'base must be "tism" or an estimate of shape': {"budget": 20, "base": "ism"},
-    "base must be finite floating-point numbers of shape": {"budget": 20, "base": torch.zeros(3)},
-    "engine must be one of": {"budget": 20, "engine": "fast"},
+    "m must be from 0 to 122 exact substitutions of a sequence, got -1": {"m": -1},
+    "m must be from 0 to 122 exact substitutions of a sequence, got 123": {"m": 123},
+    'base must be "tism" or an estimate of shape': {"m": 20, "base": "ism"},
+    "base must be finite floating-point numbers of shape": {"m": 20, "base": torch.zeros(3)},
+    "engine must be one of": {"m": 20, "engine": "fast"},
 }
 
 
@@ -156,18 +142,23 @@ def test_bad_input_is_refused(network, sequences, message):
         budgeted_ism(network, sequences, **REFUSED[message])
 
 
-@pytest.mark.parametrize("budget", ["20", True, None])
-def test_a_budget_is_a_number(network, sequences, budget):
-    with pytest.raises(TypeError, match="budget must be a number of forward passes"):
-        budgeted_ism(network, sequences, budget=budget)
+@pytest.mark.parametrize("m", ["20", True, None, 2.5])
+def test_m_is_an_int(network, sequences, m):
+    with pytest.raises(TypeError, match="m must be an int"):
+        budgeted_ism(network, sequences, m=m)
 
 
-def test_choose_takes_the_largest_of_what_is_open():
+def test_the_old_argument_names_the_new_one(network, sequences):
+    with pytest.raises(TypeError, match="no argument budget .* any more: give m, the exact subst"):
+        budgeted_ism(network, sequences, budget=50)
+
+
+def test_choose_takes_the_largest_of_what_is_allowed():
     estimate = torch.zeros(1, 1, 4, 6)
     estimate[0, 0, 1, 2], estimate[0, 0, 3, 5], estimate[0, 0, 0, 0] = -3.0, 2.0, 1.0
-    is_open = torch.ones(1, 4, 6, dtype=torch.bool)
-    is_open[0, 3, 5] = False
-    chosen = choose(estimate, is_open, 2)
+    allowed = torch.ones(1, 4, 6, dtype=torch.bool)
+    allowed[0, 3, 5] = False
+    chosen = choose(estimate, allowed, 2)
     assert {tuple(at) for at in chosen.nonzero().tolist()} == {(0, 1, 2), (0, 0, 0)}
 
 
@@ -218,7 +209,7 @@ def test_sizes_and_sums_of_neighbours():
     guess = torch.zeros(1, 1, 4, 30)
     assert (expected_size(guess) == 1).all()
     guess[0, 0, 2, 10] = 3
-    size = expected_size(guess, own=0.5)[0, 0]
+    size = expected_size(guess, 0.5)[0, 0]
     assert size[2, 10] == size.max()
     assert size[0, 10] > size[0, 20] > 0
 
@@ -233,7 +224,7 @@ def test_one_exact_effect_already_speaks_for_the_others():
     assert (found.estimate[rest] < base[rest]).all()
 
 
-def test_a_batch_may_be_as_large_as_one_likes(network, sequences):
-    same = {"budget": 20, "engine": "full"}
+def test_a_batch_may_be_larger_than_all_there_is(network, sequences):
+    same = {"m": 12, "engine": "full"}
     found = budgeted_ism(network, sequences, **same, batch_size=2**70)
     assert torch.equal(found.exact, budgeted_ism(network, sequences, **same).exact)

@@ -76,18 +76,12 @@ def test_estimator_table(networks):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """Budgets that 24 bp can spend."""
+    """Fewer resamples and smaller batches."""
     from tism.study import ch07_estimators as estimation
     from tism.study import statistics
 
     monkeypatch.setattr(statistics, "_RESAMPLES", 200)
     monkeypatch.setattr(estimation, "_BATCHES", (8,))
-    budgeted = estimation.budgeted_ism
-    monkeypatch.setattr(
-        estimation,
-        "budgeted_ism",
-        lambda *a, budget, **k: budgeted(*a, budget=min(budget, 73), **k),
-    )
 
 
 def test_depth_table_rises_from_tism_to_ism(networks):

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from tism import versions
 from tism.agreement import Calibration, assess, calibrated, chance, effective_number
-from tism.budgeted import budgeted_ism
 from tism.correlations import pearson, profile_correlation
 from tism.exact import ism, predict
 from tism.first_order import gradient_anywhere, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.running import choose_batch_size, evaluating
 from tism.study.cache import kept_table
+from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.data.dataset import Dataset
 from tism.study.networks import Experiment
 from tism.study.profiles import Profile, digest, load_dataset
@@ -142,7 +142,7 @@ def estimators(
 
     def budgeted(engine: str, default: bool) -> Estimator:
         def run(model: nn.Module, x: Tensor, tasks: Any, budget: int) -> tuple[Tensor, Tensor]:
-            return budgeted_ism(model, x, tasks, budget=budget, engine=engine)[:2]
+            return budgeted_by_passes(model, x, tasks, budget=budget, engine=engine)[:2]
 
         return Estimator(run, budgets, default)
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import versions
-from tism.budgeted import budgeted_ism
 from tism.correlations import pearson
 from tism.exact import ism
 from tism.first_order import input_gradient, tism
@@ -24,6 +23,7 @@ from tism.running import evaluating, progress_bar
 from tism.sequence import validate_one_hot
 from tism.study.cache import remembered
 from tism.study.ch04_agreement import call_motifs, smooth_profile
+from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.ch08_networks import ExternalModel
 from tism.study.data.kircher import Locus
 from tism.study.profiles import digest
@@ -143,7 +143,7 @@ def _layerwise(model: nn.Module, one_hot: Tensor) -> Tensor:
 
 
 def _budgeted(model: nn.Module, one_hot: Tensor) -> Tensor:
-    return budgeted_ism(model, one_hot, budget=BUDGET).estimate
+    return budgeted_by_passes(model, one_hot, budget=BUDGET).estimate
 
 
 def _deep_lift(model: nn.Module, one_hot: Tensor) -> Tensor:
