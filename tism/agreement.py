@@ -1,4 +1,4 @@
-"""How well TISM agrees with ISM on one profile, from a few exact substitutions."""
+"""How well TISM agrees with ISM on one profile, judged from a few exact substitutions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tism.budgeted import exact_effects, expected_size, refine
+from tism.budgeted import exact_effects, expected_size, refine, sequences_at_once
 from tism.correlations import profile_correlation
+from tism.engine.replay import Plan
 from tism.exact import plan_of_engine
 from tism.first_order import tism
 from tism.running import (
     OutputFn,
+    Predictor,
     Tasks,
     checked_seed,
-    choose_batch_size,
     evaluating,
     in_batches,
     progress_bar,
@@ -26,17 +27,17 @@ from tism.running import (
 from tism.sequence import validate_one_hot
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
-_LARGEST = 0.999  # of an estimated correlation
-_OF_LARGEST, _ROUNDS = 5, 3  # one in five exact effects are the largest, chosen in three rounds
+_HIGHEST = 0.999  # an estimated correlation is not taken beyond this
+_ONE_IN, _ROUNDS = 5, 3  # one in five exact effects are the largest, chosen in three rounds
 
 
 class Calibration(NamedTuple):
     """Errors of estimated correlations on the scale of atanh, fitted in chapter 07.
 
-    scale, power, decay : their size is scale * (effective number of substitutions) ** power *
-        `chance` ** decay
-    bias : atanh of an estimate is divided by 1 + bias * `chance`
-    low, high : quantiles of 5 and 95 % of the errors without bias, in units of their size
+    scale, power, decay : the size of an error is scale * `effective_number` ** power *
+        `sampling_factor` ** decay
+    bias : atanh of an estimate is divided by 1 + bias * `sampling_factor`
+    low, high : 5 % and 95 % quantiles of the errors without bias, in units of their size
     """
 
     scale: float
@@ -50,16 +51,16 @@ class Calibration(NamedTuple):
 # fitted by chapter 07 to data/results/yeast/calibration.csv
 CALIBRATION = Calibration(0.764, -0.3945, 0.643, 0.343, -1.701, 2.684)
 _INFERRED = 0.4  # weight, on the scale of atanh, of the correlation with the estimate of ISM
-_DRAWN, _OF = 60, 753  # to which the scale belongs
+_DRAWN, _SUBSTITUTIONS = 60, 753  # at which the sampling factor is 1
 
 
 class Reliability(NamedTuple):
-    """Result of `reliability`; every field has a value for each sequence and task.
+    """Result of `reliability`, with a value for each sequence and task.
 
     r : (n, n_tasks) estimated Pearson correlation of TISM with ISM over all 4 * length entries
-    low, high : (n, n_tasks) interval that holds the correlation of 90 % of profiles
-    word : n lists of n_tasks words: "reliable" where the interval is above 0.7, "unreliable" where
-        it is below, "unclear" between, "undefined" where TISM or ISM is constant
+    low, high : (n, n_tasks) interval that holds the true correlation of 90 % of profiles
+    word : n lists of n_tasks words: "reliable" if the interval is above 0.7, "unreliable" if it is
+        below, "unclear" if it contains 0.7, "undefined" if TISM or ISM is constant
     """
 
     r: Tensor
@@ -81,46 +82,56 @@ def reliability(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Reliability:
-    """Can TISM be trusted on this sequence? Its correlation with ISM, from m exact substitutions.
+    """Correlation of TISM with ISM, estimated from m exact substitutions: can TISM be trusted here?
 
-    A fifth of the substitutions are those with the largest effects, as in `budgeted_ism`. The rest
-    are drawn with probabilities that grow with the effects expected around them, and correct by the
-    inverse of these probabilities what the first fifth let one expect: a difference estimator
-    (Särndal, Swensson and Wretman 1992, chapter 6) of the moments that make up a correlation. It is
-    averaged with the correlation of TISM and the best estimate of ISM, which scatters less. The
-    average and its interval are calibrated on other networks and sequences.
+    A fifth of them are chosen as in `budgeted_ism`. The rest are drawn with probabilities that grow
+    with the expected effects, for a difference estimator (Särndal, Swensson and Wretman 1992,
+    chapter 6) of the moments of the correlation, which is averaged with that of TISM and the best
+    estimate of ISM. Average and interval are calibrated on other networks and sequences.
 
-    m : exact substitutions of each sequence, for all tasks; with all of them r is exact
-    seed : of the draw
+    m : exact substitutions of a sequence, for all tasks; with all of them r is exact
+    seed : seed of the draw
 
-    Other arguments as in `tism.ism`. Costs TISM and m exact substitutions a sequence.
-    Raises TypeError or ValueError naming the argument that is wrong.
+    Other arguments and errors as in `tism.ism`. Costs TISM and m substitutions a sequence.
 
     >>> import torch, tism
-    >>> model = tism.build_model("baseline", length=20, n_tasks=2, width=4, seed=0)
-    >>> sequence = tism.one_hot_encode("ACGTACGTTTGACCATGACA")
-    >>> tism.reliability(model, sequence, m=20).r.shape
+    >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
+    >>> tism.reliability(model, tism.one_hot_encode("ACGTTGCA"), m=20).r.shape
     torch.Size([1, 2])
     """
     one_hot = validate_one_hot(one_hot)
     m = _checked_m(m, one_hot)
-    first = tism(model, one_hot, tasks, output_fn=output_fn, batch_size=batch_size, device=device)
-    parts: list[tuple[Tensor, Tensor]] = []
     generator = torch.Generator().manual_seed(checked_seed(seed))
+    base = tism(model, one_hot, tasks, output_fn=output_fn, batch_size=batch_size, device=device)
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
         plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
+        r = _assess_all(predict, one_hot, tasks, base, m, generator, plan, batch_size, progress)
+    factor = sampling_factor(one_hot.cpu() == 0, m)
+    return calibrated(r, effective_number(base), factor)
 
-        def step(start: int, stop: int) -> None:
-            some = one_hot[start:stop].cpu()
-            effects = exact_effects(predict, some, tasks, plan, batch_size)
-            r = assess(first[start:stop], some, effects, m, generator)
-            number, left = effective_number(first[start:stop]), chance(some == 0, m)
-            parts.append((r, number, left.expand_as(number)))
 
-        at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
-        with progress_bar(len(one_hot), progress, "reliability") as report:
-            in_batches(len(one_hot), plan.sequences if plan else at_once, step, report=report)
-    return calibrated(*(torch.cat(values) for values in zip(*parts, strict=True)))
+def _assess_all(
+    predict: Predictor,
+    one_hot: Tensor,
+    tasks: Tasks,
+    base: Tensor,
+    m: int,
+    generator: torch.Generator,
+    plan: Plan | None,
+    batch_size: int | None,
+    progress: bool,
+) -> Tensor:
+    """`assess` of all sequences, as many at a time as fit into memory."""
+    parts: list[Tensor] = []
+
+    def step(start: int, stop: int) -> None:
+        sequences = one_hot[start:stop].cpu()
+        effects = exact_effects(predict, sequences, tasks, plan, batch_size)
+        parts.append(assess(base[start:stop], sequences, effects, m, generator))
+
+    with progress_bar(len(one_hot), progress, "reliability") as report:
+        in_batches(len(one_hot), sequences_at_once(plan, predict, one_hot), step, report=report)
+    return torch.cat(parts)
 
 
 def _checked_m(m: Any, one_hot: Tensor) -> int:
@@ -140,34 +151,34 @@ def assess(
     m: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """(n, tasks): correlation of `base` with ISM from m exact effects, not calibrated.
+    """(n, tasks) correlation of `base` with ISM from m exact effects, not calibrated.
 
     base : (n, tasks, 4, length)
-    effects : from a choice of substitutions, (n, 4, length), to (chosen, tasks) exact effects
+    effects : maps chosen substitutions, (n, 4, length) bool, to (chosen, tasks) exact effects
     """
-    largest = m // _OF_LARGEST
-    guess, exact, _ = refine(base, one_hot, effects, largest, _ROUNDS)
-    drawn, probability = draw(guess, ~exact, m - largest, generator)
-    found = guess.clone()
+    largest = m // _ONE_IN
+    estimate, exact, _ = refine(base, one_hot, effects, largest, _ROUNDS)
+    drawn, probability = draw(estimate, ~exact, m - largest, generator)
+    found = estimate.clone()
     found.movedim(1, -1)[drawn] = effects(drawn).to(base.dtype)
-    sampled = correlation(base, guess, found, drawn, probability)
-    inferred = profile_correlation(base, found).clamp(-_LARGEST, _LARGEST)
+    sampled = correlation(base, estimate, found, drawn, probability)
+    inferred = profile_correlation(base, found).clamp(-_HIGHEST, _HIGHEST)
     return ((1 - _INFERRED) * sampled.atanh() + _INFERRED * inferred.atanh()).tanh()
 
 
 def draw(
     base: Tensor, substituted: Tensor, m: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """m substitutions of each sequence, and the probability that each had to be among them.
+    """m drawn substitutions of each sequence, and every substitution's probability of being drawn.
 
     base : (n, tasks, 4, length) estimate of the effects
-    substituted : (n, 4, length) what may be drawn
+    substituted : (n, 4, length) bool, what may be drawn
 
-    Systematic sampling in random order with probabilities in proportion to the expected size of an
-    effect; tasks share the draw. Returns (n, 4, length) bool and float64.
+    Systematic sampling in random order, with probabilities proportional to the expected size of an
+    effect. Tasks share the draw. Returns (n, 4, length) bool and float64.
     """
     square = expected_size(base, 0.5).double().square() * substituted[:, None]
-    share = (square / square.sum((2, 3), keepdim=True)).nan_to_num(0)  # of tasks without numbers
+    share = (square / square.sum((2, 3), keepdim=True)).nan_to_num(0)  # a constant task has none
     size = share.mean(1).sqrt().flatten(1)
     probability = _in_proportion(size, m)
     order = torch.rand(size.shape, generator=generator).argsort(1)
@@ -179,7 +190,7 @@ def draw(
 
 
 def _in_proportion(size: Tensor, m: int) -> Tensor:
-    """Probabilities in proportion to the sizes of a row, at most 1 each, m in all."""
+    """Probabilities proportional to the sizes in a row, each at most 1, that add up to m."""
     certain = torch.zeros_like(size, dtype=torch.bool)
     while True:
         rest = size.masked_fill(certain, 0)
@@ -191,51 +202,51 @@ def _in_proportion(size: Tensor, m: int) -> Tensor:
 
 
 def correlation(
-    base: Tensor, guess: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor
+    base: Tensor, estimate: Tensor, effects: Tensor, drawn: Tensor, probability: Tensor
 ) -> Tensor:
-    """(n, tasks): correlation of `base` with ISM, over all entries, from `drawn` effects.
+    """(n, tasks) correlation of `base` with ISM over all entries, from the `drawn` effects.
 
-    base, guess, effects : (n, tasks, 4, length); effects count where `drawn`, (n, 4, length)
+    base, estimate, effects : (n, tasks, 4, length); effects count where `drawn`, (n, 4, length)
 
-    A sum over ISM is that over the guess, plus the weighted sum of what the drawn effects add.
+    A sum over ISM is the sum over the estimate plus the weighted corrections of the drawn effects.
     """
     weight = torch.where(drawn, 1 / probability, 0.0)[:, None]
-    x, y, guess = base.double(), effects.double(), guess.double()
+    x, y, estimate = base.double(), effects.double(), estimate.double()
 
-    def mean(of_guess: Tensor, of_effect: Tensor) -> Tensor:
-        return (of_guess + weight * (of_effect - of_guess)).mean((2, 3))
+    def mean(estimated: Tensor, exact: Tensor) -> Tensor:
+        return (estimated + weight * (exact - estimated)).mean((2, 3))
 
     x = x - x.mean((2, 3), keepdim=True)
-    variance = mean(guess.square(), y.square()) - mean(guess, y).square()
-    r = mean(guess * x, y * x) / (variance * x.square().mean((2, 3))).sqrt()
-    return r.clamp(-_LARGEST, _LARGEST).masked_fill(~(variance > 0), float("nan"))
+    variance = mean(estimate.square(), y.square()) - mean(estimate, y).square()
+    r = mean(estimate * x, y * x) / (variance * x.square().mean((2, 3))).sqrt()
+    return r.clamp(-_HIGHEST, _HIGHEST).masked_fill(~(variance > 0), float("nan"))
 
 
 def effective_number(base: Tensor) -> Tensor:
-    """(n, tasks): of substitutions that carry the sum of squares; as many where all are alike."""
+    """(n, tasks) participation ratio of squared scores; the count of entries if all are alike."""
     square = base.double().square()
     return square.sum((2, 3)).square() / square.square().sum((2, 3))
 
 
-def chance(substituted: Tensor, m: int) -> Tensor:
-    """(n, 1): what m drawn substitutions leave to chance; 1 for 60 of 753, 0 where all are drawn.
+def sampling_factor(substituted: Tensor, m: int) -> Tensor:
+    """(n, 1) factor of the sampling error of m drawn substitutions: 1 at 60 of 753, 0 at all.
 
-    substituted : (n, 4, length) what may be drawn
+    substituted : (n, 4, length) bool, what may be drawn
     """
-    left = 1 / m - 1 / substituted.sum((1, 2), keepdim=True)[:, :, 0]
-    return (left.clamp(min=0) / (1 / _DRAWN - 1 / _OF)).sqrt()
+    variance = 1 / m - 1 / substituted.sum((1, 2), keepdim=True)[:, :, 0]
+    return (variance.clamp(min=0) / (1 / _DRAWN - 1 / _SUBSTITUTIONS)).sqrt()
 
 
 def calibrated(
-    r: Tensor, number: Tensor, left: Tensor, how: Calibration = CALIBRATION
+    r: Tensor, number: Tensor, factor: Tensor, constants: Calibration = CALIBRATION
 ) -> Reliability:
-    """The estimate without its bias, and the interval of 90 %.
+    """The estimate without its bias, with the 90 % interval.
 
-    r, number, left : (n, tasks) of `assess`, `effective_number` and `chance`
+    r, number, factor : (n, tasks) from `assess`, `effective_number` and `sampling_factor`
     """
-    z = r.atanh() / (1 + how.bias * left)
-    size = how.scale * number**how.power * left**how.decay
-    low, high = ((z - quantile * size).tanh() for quantile in (how.high, how.low))
+    z = r.atanh() / (1 + constants.bias * factor)
+    size = constants.scale * number**constants.power * factor**constants.decay
+    low, high = ((z - q * size).tanh() for q in (constants.high, constants.low))
     words = [_words(*ends) for ends in zip(low, high, strict=True)]
     return Reliability(z.tanh(), low, high, words)
 

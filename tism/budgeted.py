@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism.engine.replay import Plan, Windows
+from tism.engine.replay import Plan, WindowedModel
 from tism.exact import by_position, ism, plan_of_engine
 from tism.first_order import tism
 from tism.running import (
@@ -99,9 +99,7 @@ def budgeted_ism(
     one_hot = validate_one_hot(one_hot)
     same = {"output_fn": output_fn, "batch_size": batch_size, "device": device}
     if _is_everything(m, one_hot):
-        scores = ism(model, one_hot, tasks, engine=engine, **same, progress=progress)
-        everything = torch.ones(one_hot.shape, dtype=torch.bool)
-        return Budgeted(scores, everything, torch.zeros_like(scores))
+        return _as_budgeted(ism(model, one_hot, tasks, engine=engine, **same, progress=progress))
     from_tism = isinstance(base, str) and base == "tism"
     if from_tism:
         base = tism(model, one_hot, tasks, **same)
@@ -110,6 +108,12 @@ def budgeted_ism(
             base = _checked_base(base, predict, one_hot, tasks)
         plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
         return estimate_all(predict, one_hot, tasks, base, m, plan, batch_size, progress=progress)
+
+
+def _as_budgeted(scores: Tensor) -> Budgeted:
+    """Exact scores, (n, n_tasks, 4, length), as the result of `budgeted_ism`."""
+    everything = torch.ones_like(scores[:, 0], dtype=torch.bool)
+    return Budgeted(scores, everything, torch.zeros_like(scores))
 
 
 def _is_everything(m: Any, one_hot: Tensor) -> bool:
@@ -157,10 +161,14 @@ def estimate_all(
         for whole, part in zip(result, block, strict=True):
             whole[start:stop] = part
 
-    at_once = choose_batch_size(None, one_hot.shape[2], predict.device)
     with progress_bar(len(one_hot), progress, "budgeted ISM") as report:
-        in_batches(len(one_hot), plan.sequences if plan else at_once, step, report=report)
+        in_batches(len(one_hot), sequences_at_once(plan, predict, one_hot), step, report=report)
     return result
+
+
+def sequences_at_once(plan: Plan | None, predict: Predictor, one_hot: Tensor) -> int:
+    """Number of sequences whose substitutions are chosen and run together."""
+    return plan.sequences if plan else choose_batch_size(None, one_hot.shape[2], predict.device)
 
 
 def exact_effects(
@@ -176,7 +184,7 @@ def exact_effects(
     """
     sequences = predict.prepare(one_hot)
     if plan:
-        windows, size = Windows(predict, sequences, plan.prepared), plan.batch_size
+        windows, size = WindowedModel(predict, sequences, plan.prepared), plan.batch_size
         compute, n_tasks = windows.effects, windows.output.shape[1]
     else:
         size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)

@@ -54,7 +54,7 @@ def mean_effect_correlation(first: Tensor, second: Tensor, one_hot: Tensor) -> T
 
 
 def task_difference_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Do two kinds of map change alike from one task to another?
+    """How alike two kinds of map change from one task to another.
 
     Returns (n, tasks * (tasks - 1) / 2): for each pair of tasks the Pearson correlation, over the
     4 * length entries, of the difference of the first maps with the difference of the second ones.
@@ -76,7 +76,7 @@ def _difference_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _difference_size(a: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm of a[t] - a[u], and whether it is more than rounding."""
+    """Norm of a[t] - a[u], and True where it exceeds rounding."""
     square, own = _difference_product(a, a)[t, u], a.square().sum(1)
     return square.clamp(min=0).sqrt(), square > 1e-12 * (own[t] + own[u])
 

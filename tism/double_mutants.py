@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tism.budgeted import exact_effects
+from tism.budgeted import exact_effects, sequences_at_once
 from tism.engine.replay import Plan
 from tism.exact import ism, plan_of_engine
-from tism.running import OutputFn, Predictor, Tasks, choose_batch_size, evaluating, progress_bar
+from tism.running import OutputFn, Predictor, Tasks, evaluating, progress_bar
 from tism.sequence import put_bases, validate_one_hot
 
 
@@ -27,17 +27,17 @@ def interactions(
 ) -> Tensor:
     """Epistasis of one substitution with all others: ISM of the mutant minus ISM of the reference.
 
-    position : that is substituted, of every sequence
-    base : 0 to 3, the new base; one for all sequences or (n,)
-    options : of `tism.ism`, but start and stop
+    position : the position that is substituted in every sequence
+    base : the new base, 0 to 3; one for all sequences or (n,)
+    options : keyword arguments of `tism.ism` other than start and stop
 
-    Returns (n, n_tasks, 4, length), in the unit of the model's output; zero at reference bases and
-    at `position` itself. Costs two ISM.
+    Returns (n, n_tasks, 4, length) in the unit of the model's output; zero at reference bases and
+    at `position` itself. Costs ISM of two sequences for each.
     Raises TypeError or ValueError naming the argument that is wrong.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
-    >>> interactions(model, tism.one_hot_encode("ACGTACGT"), 2, 0).shape
+    >>> tism.interactions(model, tism.one_hot_encode("ACGTACGT"), 2, 0).shape
     torch.Size([1, 2, 4, 8])
     """
     one_hot = validate_one_hot(one_hot)
@@ -66,18 +66,19 @@ def interaction_map(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Epistasis of all pairs of positions, each with one substitution.
+    """Epistasis of all pairs of positions, with one substitution at each position.
 
-    bases : (n, length), 0 to 3, the new base at each position; see `strongest`
+    bases : (n, length), the new base (0 to 3) at each position; see `strongest`
 
     Other arguments as in `tism.ism`. Returns (n, n_tasks, length, length), symmetric, zero on the
     diagonal and where the new base is the reference. Costs length * (length + 1) / 2 substitutions
-    a sequence, on windows where they apply.
+    a sequence, by windows if the model allows them.
     Raises TypeError or ValueError naming the argument that is wrong.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
-    >>> interaction_map(model, tism.one_hot_encode("ACGTACGT"), torch.zeros(1, 8).long()).shape
+    >>> one_hot, bases = tism.one_hot_encode("ACGTACGT"), torch.zeros(1, 8, dtype=torch.long)
+    >>> tism.double_mutants.interaction_map(model, one_hot, bases).shape
     torch.Size([1, 2, 8, 8])
     """
     one_hot = validate_one_hot(one_hot)
@@ -89,8 +90,8 @@ def interaction_map(
         passes = n * length * (length + 1) / 2
         plan = plan_of_engine(engine, predict, one_hot, passes, batch_size)
         with progress_bar(n, progress, "double mutants") as report:
-            for sequence, own in zip(one_hot.cpu(), chosen, strict=True):
-                maps.append(_map(predict, sequence, own, tasks, plan, batch_size))
+            for sequence, substitutions in zip(one_hot.cpu(), chosen, strict=True):
+                maps.append(_map(predict, sequence, substitutions, tasks, plan, batch_size))
                 report(1)
     return torch.stack(maps)
 
@@ -115,7 +116,7 @@ def _map(
     plan: Plan | None,
     batch_size: int | None,
 ) -> Tensor:
-    """(n_tasks, length, length) of one sequence, (4, length), and its substitutions, alike."""
+    """(n_tasks, length, length) map of one sequence; sequence and `chosen` are (4, length)."""
     single = exact_effects(predict, sequence[None], tasks, plan, batch_size)(chosen[None])
     base, position = chosen.nonzero(as_tuple=True)
     mutants = put_bases(sequence.repeat(len(position), 1, 1), position, base)
@@ -123,7 +124,7 @@ def _map(
     alone = single.new_zeros(chosen.shape[1], single.shape[1])
     alone[position] = single
     found = single.new_zeros(chosen.shape[1], chosen.shape[1], single.shape[1])
-    at_once = plan.sequences if plan else choose_batch_size(None, chosen.shape[1], predict.device)
+    at_once = sequences_at_once(plan, predict, sequence[None])
     for rows in torch.arange(len(position)).split(at_once):
         pairs = chosen & later[rows, None]
         if pairs.any():
@@ -134,5 +135,5 @@ def _map(
 
 
 def strongest(scores: Tensor) -> Tensor:
-    """(n, length): the base with the largest score of a position, by magnitude; (n, 4, length)."""
+    """(n, length) base with the score of largest magnitude at each position of (n, 4, length)."""
     return scores.abs().argmax(1)

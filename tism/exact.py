@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism.engine.replay import Plan, Windows, make_plan
+from tism.engine.replay import Plan, WindowedModel, make_plan
 from tism.engine.window import Untraceable
 from tism.running import (
     OutputFn,
@@ -29,10 +29,10 @@ from tism.sequence import put_bases, validate_one_hot
 
 ENGINES = ("auto", "full", "windowed")
 _BATCHES_PER_BLOCK = 32
-_TRIAL_SHARE, _FEWEST_TRIED, _MOST_TRIED = 10_000, 6, 24  # one in 10,000 is tried first
-Substituted = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
+_ONE_IN, _FEWEST_TRIED, _MOST_TRIED = 10_000, 6, 24  # one substitution in 10,000 is tried first
+Substitutions = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
 _log = logging.getLogger(__name__)
-_said: set[tuple[type, str]] = set()
+_logged: set[tuple[type, str]] = set()
 
 
 def ism(
@@ -50,24 +50,18 @@ def ism(
 ) -> Tensor:
     """In silico saturation mutagenesis: f(sequence with base b at l) - f(sequence), all l and b.
 
-    model : maps (n, 4, length) to (n, tasks), in evaluation mode meanwhile; a prediction must not
-        depend on the other sequences of its batch
-    one_hot : (n, 4, length), rows A, C, G, T; zeros for N
-    tasks : None for all, an int, a sequence of ints or a slice
+    model, one_hot, tasks, output_fn, device, progress : as in `input_gradient`
     start, stop : positions to mutate, as in a Python slice
     engine : "full" runs the model on every mutated sequence; "windowed" recomputes only what a
-        substitution can change, after a trial against "full" on a few; "auto" takes "windowed"
-        where that trial succeeds and promises to be faster, and otherwise logs why not
-    output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
-    batch_size : mutated sequences at once; None chooses; halved where memory runs out
-    device : where to run; None stays where the model is
-    progress : show a bar (needs tqdm)
+        substitution can change, after a trial against "full"; "auto" takes "windowed" if that
+        trial succeeds and promises to be faster, and otherwise logs why not
+    batch_size : mutated sequences at once; None chooses; halved if memory runs out
 
     Returns (n, n_tasks, 4, stop - start) on the CPU in float32, or the model's dtype if wider, in
     the unit of the model's output; exactly zero at reference bases. At an N all four bases are
     substitutions. "full" costs 3 * (stop - start) + 1 forward passes a sequence.
-    Raises TypeError or ValueError naming the argument that is wrong; ValueError where "windowed"
-    cannot follow the model, naming the function at which it fails.
+    Raises TypeError or ValueError naming the argument that is wrong, and ValueError naming the
+    function at which "windowed" cannot follow the model.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -78,18 +72,7 @@ def ism(
     window = _positions(start, stop, one_hot.shape[2])
     _check_engine(engine)
     with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        scores = None
-        if _worth_a_trial(engine, one_hot, window, predict.device):
-
-            def by_windows() -> Tensor:
-                plan = plan_windows(engine, predict, one_hot, window, batch_size)
-                return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
-
-            scores = _try(engine, predict, by_windows)
-        if scores is None:
-            batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
-            scores = _full_ism(predict, one_hot, tasks, window, batch_size, progress)
-        return scores
+        return _scores(predict, one_hot, tasks, window, engine, batch_size, progress)
 
 
 def predict(
@@ -106,13 +89,13 @@ def predict(
     one_hot = validate_one_hot(one_hot)
     with evaluating(model, output_fn, device) as predictor, torch.no_grad():
 
-        def of_rows(first: int, last: int) -> Tensor:
-            output = predictor(predictor.prepare(one_hot[first:last]).clone())
+        def predictions(start: int, stop: int) -> Tensor:
+            output = predictor(predictor.prepare(one_hot[start:stop]).clone())
             return output[:, select_tasks(tasks, output.shape[1])]
 
         batch_size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
         with progress_bar(len(one_hot), progress, "predictions") as report:
-            return in_one_tensor(len(one_hot), batch_size, of_rows, report=report)[0]
+            return in_one_tensor(len(one_hot), batch_size, predictions, report=report)[0]
 
 
 def _positions(start: int, stop: int | None, length: int) -> range:
@@ -126,20 +109,44 @@ def _positions(start: int, stop: int | None, length: int) -> range:
     return window
 
 
+def _scores(
+    predict: Predictor,
+    one_hot: Tensor,
+    tasks: Tasks,
+    window: range,
+    engine: str,
+    batch_size: int | None,
+    progress: bool,
+) -> Tensor:
+    """ISM by windows if the engine asks for them and they work out, else in full."""
+
+    def by_windows() -> Tensor:
+        plan = plan_windows(engine, predict, one_hot, window, batch_size)
+        return _windowed_ism(predict, plan, one_hot, tasks, window, progress)
+
+    scores = None
+    if _worth_a_trial(engine, one_hot, window, predict.device):
+        scores = _try(engine, predict, by_windows)
+    if scores is None:
+        batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
+        scores = _full_ism(predict, one_hot, tasks, window, batch_size, progress)
+    return scores
+
+
 def _check_engine(engine: str) -> None:
     if not isinstance(engine, str) or engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
 
 
 def _worth_a_trial(engine: str, one_hot: Tensor, window: range, device: torch.device) -> bool:
-    """Whether to try windows: not where the full engine needs two batches at most."""
+    """True if windows are worth a trial: the full engine would need more than two batches."""
     two_batches = 2 * choose_batch_size(None, one_hot.shape[2], device)
     rows = 3 * len(one_hot) * len(window)
     return engine == "windowed" or (engine == "auto" and rows > two_batches)
 
 
 def _try(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
-    """What windows give; where they fail, ValueError from "windowed" and None from "auto"."""
+    """The result of `run` on windows; if it fails, "windowed" raises and "auto" gets None."""
     try:
         return run()
     except Untraceable as error:
@@ -151,8 +158,8 @@ def _try(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
         if engine == "windowed" or not is_out_of_memory(error):
             raise
         reason = "windows run out of memory"
-    if (type(predict.model), reason) not in _said:
-        _said.add((type(predict.model), reason))
+    if (type(predict.model), reason) not in _logged:
+        _logged.add((type(predict.model), reason))
         _log.info('engine="auto" runs %s in full: %s', type(predict.model).__name__, reason)
     return None
 
@@ -160,9 +167,9 @@ def _try(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
 def plan_of_engine(
     engine: str, predict: Predictor, one_hot: Tensor, passes: float, batch_size: int | None
 ) -> Plan | None:
-    """How to run some substitutions on windows, or None where that is not asked, or not possible.
+    """How to run `passes` substitutions on windows; None if `engine` or the model rules them out.
 
-    passes : forward passes in all; "auto" takes no trial for two batches
+    passes : number of substitutions; "auto" spends no trial on two batches
     """
     _check_engine(engine)
     two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
@@ -178,10 +185,10 @@ def plan_of_engine(
 def plan_windows(
     engine: str, predict: Predictor, one_hot: Tensor, window: range, batch_size: int | None
 ) -> Plan:
-    """How to run on windows, after a trial on substitutions spread over the first sequence."""
+    """How to run on windows, found by a trial on substitutions spread over the first sequence."""
     _, position, base = substitutions_on_host(one_hot[:1], window)
     full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
-    rows = max(_FEWEST_TRIED, len(one_hot) * len(position) // _TRIAL_SHARE)
+    rows = max(_FEWEST_TRIED, len(one_hot) * len(position) // _ONE_IN)
     rows = min(rows, _MOST_TRIED, full_batch_size, len(position))
     tried = np.linspace(0, len(position) - 1, rows).astype(int)
     sequence = predict.prepare(one_hot[:1])
@@ -191,7 +198,7 @@ def plan_windows(
     return plan
 
 
-def substitutions_on_host(sequences: Tensor, window: range) -> Substituted:
+def substitutions_on_host(sequences: Tensor, window: range) -> Substitutions:
     """`substitutions` as arrays."""
     return tuple(numbers.numpy() for numbers in substitutions(sequences.cpu(), window))
 
@@ -199,13 +206,13 @@ def substitutions_on_host(sequences: Tensor, window: range) -> Substituted:
 def _windowed_ism(
     predict: Predictor, plan: Plan, one_hot: Tensor, tasks: Tasks, window: range, progress: bool
 ) -> Tensor:
-    """Substitutions by position, across as many sequences as the kept activations allow."""
+    """ISM on windows, for as many sequences at once as the kept activations allow."""
     batch_size = plan.batch_size
 
     def score(first: int, last: int) -> Tensor:
         nonlocal batch_size
         sequences = predict.prepare(one_hot[first:last])
-        windows = Windows(predict, sequences, plan.prepared)
+        windows = WindowedModel(predict, sequences, plan.prepared)
         substituted = substitutions_on_host(one_hot[first:last], window)
         effects, batch_size = windowed_effects(windows, substituted, tasks, batch_size, report)
         return scores_of_effects(effects, sequences, window)
@@ -215,8 +222,8 @@ def _windowed_ism(
 
 
 def windowed_effects(
-    windows: Windows,
-    substituted: Substituted,
+    windows: WindowedModel,
+    substituted: Substitutions,
     tasks: Tasks,
     batch_size: int,
     report: Callable[[float], None],
@@ -225,31 +232,35 @@ def windowed_effects(
     chosen = select_tasks(tasks, windows.output.shape[1])
     index = torch.tensor(chosen, device=windows.output.device)
     return by_position(
-        lambda *some: windows.effects(*some).index_select(1, index), substituted, batch_size, report
+        lambda *batch: windows.effects(*batch).index_select(1, index),
+        substituted,
+        batch_size,
+        report,
     )
 
 
 def by_position(
     compute: Callable[..., Tensor],
-    substituted: Substituted,
+    substituted: Substitutions,
     batch_size: int,
     report: Callable[[float], None],
 ) -> tuple[Tensor, int]:
-    """compute(row, position, base) of all substitutions, those of near positions together.
+    """compute(row, position, base) of all substitutions, batched by position so windows overlap.
 
-    Windows of one batch overlap then. Returns (substitutions, tasks) and the batch size that
-    fitted; `report` is told in sequences.
+    report : is told of finished sequences, as fractions
+
+    Returns (substitutions, tasks) and the batch size that fitted.
     """
     n, order = substituted[0].max() + 1, np.argsort(substituted[1], kind="stable")
     effects = None
 
     def step(start: int, stop: int) -> None:
         nonlocal effects
-        some = order[start:stop]
-        result = compute(*(numbers[some] for numbers in substituted))
+        batch = order[start:stop]
+        result = compute(*(numbers[batch] for numbers in substituted))
         if effects is None:
             effects = result.new_empty((len(order), result.shape[1]))
-        effects[torch.from_numpy(some).to(result.device)] = result
+        effects[torch.from_numpy(batch).to(result.device)] = result
 
     batch_size = in_batches(
         len(order), batch_size, step, report=lambda rows: report(rows * n / len(order))
@@ -265,7 +276,7 @@ def _full_ism(
     batch_size: int,
     progress: bool,
 ) -> Tensor:
-    """Run every mutated sequence, in blocks of sequences so that working memory stays flat."""
+    """ISM by a forward pass for every mutated sequence, in blocks so that memory stays flat."""
     block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(window)))
     scores = None
     with progress_bar(len(one_hot), progress, "ISM") as report:

@@ -25,8 +25,8 @@ from tism.running import (
 from tism.sequence import put_bases, validate_one_hot
 from tism.taylor import tism_from_gradient
 
-# Measured on a CPU, rows of a forward pass over those of a gradient: one pass backwards is fastest
-# in large batches, many through one graph where that stays in the cache.
+# Batch of a forward pass over that of a gradient, by speed on a CPU: one backward pass prefers
+# large batches; many passes through one graph prefer a graph that stays in the cache.
 _ONE_PASS, _MANY_PASSES = 4 / 3, 4
 
 
@@ -42,12 +42,12 @@ def input_gradient(
 ) -> Tensor:
     """Gradient of every task's prediction with respect to the one-hot sequence.
 
-    model : maps (n, 4, length) to (n, tasks), in evaluation mode meanwhile; a prediction must not
+    model : maps (n, 4, length) to (n, tasks); it runs in evaluation mode, and a prediction must not
         depend on the other sequences of its batch
     one_hot : (n, 4, length), rows A, C, G, T; zeros for N
     tasks : None for all, an int, a sequence of ints or a slice
     output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
-    batch_size : sequences at once; None chooses; halved where memory runs out
+    batch_size : sequences at once; None chooses; halved if memory runs out
     device : where to run; None stays where the model is
     progress : show a bar (needs tqdm)
 
@@ -128,7 +128,7 @@ def along_substitutions(
 def gradient_anywhere(
     predict: Predictor, inputs: Tensor, tasks: Tasks, batch_size: int, progress: bool = False
 ) -> Tensor:
-    """`input_gradient` at any point of input space, one-hot or between (paths, midpoints)."""
+    """`input_gradient` at any point of input space, also off the one-hot vertices."""
 
     def gradient(start: int, stop: int) -> Tensor:
         return _batch_gradient(predict, inputs[start:stop], tasks)
@@ -143,18 +143,18 @@ def output_with_graph(
     repeated: bool,
     mode: AbstractContextManager | None = None,
 ) -> Tensor:
-    """Predictions whose graph serves one backward pass or `repeated` ones, made within `mode`."""
+    """Predictions with a graph for one backward pass or `repeated` ones, computed within `mode`."""
     mode = mode or nullcontext()
-    own = rows.clone()  # a model may change its input in place; a leaf refuses
+    inputs = rows.clone()  # a model may change its input in place, which a leaf refuses
     try:
         with CheapBackward(repeated), mode:
-            return predict(own)
+            return predict(inputs)
     except RuntimeError as error:
-        if "is a view and is being modified inplace" not in str(error):  # of a cheap function
+        if "is a view and is being modified inplace" not in str(error):  # by a cheap function
             raise
-    own = rows.clone()
+    inputs = rows.clone()
     with mode:
-        return predict(own)
+        return predict(inputs)
 
 
 def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:

@@ -1,4 +1,4 @@
-"""Taylor expansion at a hidden layer: the layers before it exact, those after it linear."""
+"""Taylor expansion at a hidden layer: exact up to that layer, linear behind it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tism.engine.replay import Recording, Windows, function_name, is_recorded
+from tism.engine.replay import Recording, WindowedModel, function_name, is_recorded
 from tism.engine.rules import leaves
 from tism.engine.window import Reference, Untraceable, Windowed
 from tism.exact import by_position, ism, plan_windows, scores_of_effects, substitutions_on_host
@@ -28,13 +28,13 @@ from tism.running import (
 )
 from tism.sequence import validate_one_hot
 
-_GRAPH = 2  # a sequence takes more memory where every activation is kept
+_GRAPH = 2  # a graph that keeps every activation takes so many times the memory
 _ROWS_TRACED = 2
 _INSTEAD = 'use depth=0 (tism), budgeted_ism(base="tism") or depth=-1 (ism), which run any model'
 
 
 class Stage(NamedTuple):
-    """A place where a single tensor carries all that the rest of the model depends on.
+    """A place in the model where one tensor carries all that the rest of the model depends on.
 
     name : of the layer that makes the tensor, as in `model.named_modules()`, or of the function
     call : number of the recorded torch function that returns it; -1 is the input
@@ -58,15 +58,15 @@ def layerwise_tism(
     """Taylor expansion at a hidden layer h: gradient at h times the exact change of h.
 
     For the substitution of base b at position l, with h the activations of the sequence x:
-    sum over h of df/dh(x) * (h(x with b at l) - h(x)). What comes before h is exact, what comes
-    after it is linear, so that depth 0, the input, is TISM and the last depth, the output, is ISM.
-    One gradient at h serves all substitutions of a task, the change of h serves all tasks.
+    sum over h of df/dh(x) * (h(x with b at l) - h(x)). Layers before h are exact, layers behind it
+    are linear. Depth 0, the input, is TISM and the last depth, the output, is ISM. One gradient at
+    h serves all substitutions of a task, and the change of h serves all tasks.
 
     depth : number or name of a layer in `depths`; a module's name stands for its last layer, and
         negative numbers count from the output
 
-    Other arguments and the result as in `tism.ism`. Costs one forward and n_tasks backward passes,
-    and the share of windowed ISM that lies before h.
+    Other arguments and the result are those of `tism.ism`. Costs one forward and n_tasks backward
+    passes, and the share of windowed ISM that lies before h.
     Raises ValueError where `depth` does not exist, naming those that do, and where the model cannot
     be traced, saying what to use instead.
 
@@ -98,8 +98,8 @@ def depths(
 ) -> list[str]:
     """Names of the layers at which `layerwise_tism` can expand, from the input to the output.
 
-    A layer is listed where its result alone decides all that follows: within a residual block only
-    the sum is, because the input is still needed until there. The place in the list is the depth.
+    A layer is listed if its result alone decides all that follows. Within a residual block only the
+    sum is listed, because the input is needed until there. The place in the list is the depth.
 
     one_hot : (n, 4, length); the first sequence is run
 
@@ -115,7 +115,7 @@ def depths(
 
 @contextmanager
 def following() -> Iterator[None]:
-    """Turns `Untraceable` into a ValueError that says what to use instead."""
+    """Turn `Untraceable` into a ValueError that says what to use instead."""
     try:
         yield
     except Untraceable as error:
@@ -123,7 +123,7 @@ def following() -> Iterator[None]:
 
 
 def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
-    """The stages of a model, input and output included, found by running (1, 4, length) twice."""
+    """The stages of a model, input and output included, found by running two equal sequences."""
     with torch.no_grad():
         rows = predict.prepare(one_hot).repeat(_ROWS_TRACED, 1, 1)
         flow = Dataflow(predict.model, rows)
@@ -133,13 +133,13 @@ def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
     for call in flow.cuts(output):
         name, layer = flow.place[call]
         if layer and flow.place[found[-1].call] == (name, layer):
-            found.pop()  # within one layer its result is what counts
+            found.pop()  # of one layer, only the result counts
         found.append(Stage(name, call))
     return [Stage(name, stage.call) for name, stage in zip(_unique(found), found, strict=True)]
 
 
 def _unique(found: list[Stage]) -> list[str]:
-    """Their names, numbered where a layer or a function comes again."""
+    """Names of the stages, numbered if a layer or a function is called again."""
     names: list[str] = []
     for name, _ in found:
         again = sum(n == name or n.rpartition("#")[0] == name for n in names)
@@ -148,7 +148,7 @@ def _unique(found: list[Stage]) -> list[str]:
 
 
 def find_stage(known: list[Stage], depth: int | str) -> Stage:
-    """The stage of that number, or name, or the last one within the module of that name."""
+    """The stage with that number or name, or the last one within the module of that name."""
     numbered = ", ".join(f"{number} {stage.name}" for number, stage in enumerate(known))
     if isinstance(depth, str):
         named = [s for s in known if s.name == depth]
@@ -164,8 +164,8 @@ def find_stage(known: list[Stage], depth: int | str) -> Stage:
 class Dataflow(Recording):
     """A recording that knows from which earlier calls each call takes its tensors.
 
-    place : for each call the name of its layer, or of its function within a module, and whether
-        it is a layer, a module without submodules
+    place : for each call the name of its layer, or of its function within a module, and True if it
+        is a layer, which is a module without submodules
     """
 
     def __init__(self, model: nn.Module, rows: Tensor):
@@ -174,11 +174,11 @@ class Dataflow(Recording):
         self.inside: list[nn.Module] = []
         self.place: dict[int, tuple[str, bool]] = {-1: ("input", True)}
         self.sources: list[set[int]] = []
-        self.maker, self.kept = {id(rows): -1}, [rows]  # kept alive: their ids stay theirs
+        self.maker, self.kept = {id(rows): -1}, [rows]  # kept alive so that ids stay unique
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
-        """Follow which module is running."""
+        """Keep track of the module that is running."""
 
         def entered(module: nn.Module, _: Any) -> None:
             self.inside.append(module)
@@ -215,12 +215,12 @@ class Dataflow(Recording):
         return (name if module is None else f"{self.names[module]}.{name}"), False
 
     def cuts(self, output: Tensor) -> list[int]:
-        """Calls whose result, one tensor, is all that later calls take of what came before."""
+        """Calls whose result is one tensor and all that later calls take of what came before."""
         last = self.maker.get(id(output))
         if last is None:
             raise Untraceable("its output is made by no function that depends on the input")
         last_use = {last: math.inf}
-        for call in range(last, -1, -1):  # backwards from the output: dead ends do not count
+        for call in range(last, -1, -1):  # backwards, so that dead ends do not count
             if call in last_use:
                 for source in self.sources[call]:
                     last_use.setdefault(source, call)
@@ -276,7 +276,7 @@ class Expansion:
     gradient : (n, n_tasks, *inner), see `gradient_at`
     """
 
-    def __init__(self, windows: Windows, stage: Stage, gradient: Tensor):
+    def __init__(self, windows: WindowedModel, stage: Stage, gradient: Tensor):
         self.windows, self.stage = windows, stage
         reference = windows.recording.calls[stage.call][1].tensor
         self.gradient = gradient.to(reference)
@@ -284,7 +284,7 @@ class Expansion:
 
     def __call__(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
         """(substitutions, n_tasks) linear effects."""
-        if len(row) == 1:  # alone, a row could not be told from a constant
+        if len(row) == 1:  # a batch of one looks like a broadcast constant
             return self(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
         change = self.windows.run(row, position, base, last=self.stage.call)
         product = self._of_columns if isinstance(change, Windowed) else self._of_all
@@ -321,7 +321,7 @@ def _layerwise(
         gradient = gradient_at(predict, sequences, tasks, stage)
         with torch.no_grad():
             effects, rows = by_position(
-                Expansion(Windows(predict, sequences, plan.prepared), stage, gradient),
+                Expansion(WindowedModel(predict, sequences, plan.prepared), stage, gradient),
                 substitutions_on_host(one_hot[first:last], everywhere),
                 rows,
                 report,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 Tasks = int | slice | Sequence[int] | None
 OutputFn = Callable[[Any], Tensor]
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{remaining}]"
-# Bases a batch: large enough to fill a GPU; on a CPU, activations of up to 32 MB, which the
-# allocator reuses (300 channels: 65 sequences of 251 bp run in 3/4 of the time of 130).
+# Bases in a batch: enough to fill a GPU; on a CPU activations stay below 32 MB, which the
+# allocator reuses (with 300 channels, half the batch takes 3/4 of the time a sequence).
 _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
 _TOO_LARGE = (
     "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
@@ -26,13 +26,13 @@ _TOO_LARGE = (
 
 
 class ModelError(ValueError, RuntimeError):
-    """A model that fails at the sequences it is given, most often because of their length."""
+    """A model failed at the sequences it was given, often because of their length."""
 
 
 class Predictor:
-    """A model in evaluation mode on one device, mapping (rows, 4, length) to checked (rows, tasks).
+    """A model in evaluation mode on one device, from (rows, 4, length) to checked (rows, tasks).
 
-    Made by `evaluating`; holds what every engine needs to know about the model.
+    `evaluating` makes it. It holds what every engine needs to know about the model.
     """
 
     def __init__(self, model: nn.Module, output_fn: OutputFn | None, device: torch.device):
@@ -72,14 +72,34 @@ def evaluating(
     output_fn: OutputFn | None = None,
     device: str | torch.device | None = None,
 ) -> Iterator[Predictor]:
-    """Lend `model` to a computation and give it back as it was, also when the computation raises.
+    """Lend `model` to a computation and restore it afterwards, also when the computation raises.
 
-    Meanwhile every submodule is in evaluation mode and no parameter requires a gradient; training
-    flags, requires_grad flags, device and random state are restored afterwards. Where memory ran
-    out and no smaller batch helped, the error gets a note of what to ask less of.
+    Meanwhile every submodule is in evaluation mode and no parameter requires a gradient. Training
+    flags, requires_grad flags, device, buffers and random state come back as they were. An error
+    raised because memory ran out where no smaller batch helps gets a note saying what to reduce.
 
     device : where to run; None stays where the model is
     """
+    _check_model(model, output_fn)
+    home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
+    target = _resolve_device(device, home)
+    moves = device is not None and any(place != target for place in home)
+    with random_state_kept(target), torch.inference_mode(False), _state_kept(model, moves):
+        try:
+            if moves:
+                model.to(target)
+            for module in model.modules():
+                module.training = False
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            yield Predictor(model, output_fn, target)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
+                error.add_note(_TOO_LARGE)
+            raise
+
+
+def _check_model(model: Any, output_fn: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a "
@@ -92,39 +112,30 @@ def evaluating(
             "model was made under torch.inference_mode(), where autograd cannot use it: "
             "make or load it outside"
         )
+
+
+@contextmanager
+def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
+    """Restore training and requires_grad flags, and where the model `moves`, its tensors."""
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
-    target = _resolve_device(device, home)
-    moves = device is not None and any(place != target for place in home)
     tensors = _named_tensors(model) if moves else []
-    with random_state_kept(target), torch.inference_mode(False):
-        try:
-            if moves:
-                model.to(target)
-            for module in training:
-                module.training = False
-            for parameter in model.parameters():
-                parameter.requires_grad_(False)
-            yield Predictor(model, output_fn, target)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
-                error.add_note(_TOO_LARGE)
-            raise
-        finally:
-            for table, name, tensor, data, grad_data in tensors:
-                tensor.data = data
-                if grad_data is not None:
-                    tensor.grad.data = grad_data
-                table[name] = tensor
-            for parameter in trainable:
-                parameter.requires_grad_(True)
-            for module, flag in training.items():
-                module.training = flag
+    try:
+        yield
+    finally:
+        for table, name, tensor, data, grad_data in tensors:
+            tensor.data = data
+            if grad_data is not None:
+                tensor.grad.data = grad_data
+            table[name] = tensor
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, flag in training.items():
+            module.training = flag
 
 
 def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Tensor | None]]:
-    """Every parameter and buffer, its table, its data and its gradient's where they are now."""
+    """Table, name, tensor, its data and its gradient's data of every parameter and buffer."""
     return [
         (table, name, tensor, tensor.data, None if tensor.grad is None else tensor.grad.data)
         for module in model.modules()
@@ -143,7 +154,7 @@ def in_batches(
 ) -> int:
     """Call step(start, stop) over range(total), halving the batch whenever memory runs out.
 
-    Returns the batch size that fitted, for the next call. `report` is told how many were done.
+    Returns the batch size that fitted, for the next call. `report` gets the number of rows done.
     """
     start = 0
     while start < total:
@@ -163,7 +174,7 @@ def in_one_tensor(
     *,
     report: Callable[[int], None] = lambda done: None,
 ) -> tuple[Tensor, int]:
-    """compute(start, stop) of all batches of range(total) in one CPU tensor; see `in_batches`."""
+    """All batches compute(start, stop) of range(total) in one CPU tensor; see `in_batches`."""
     result: Tensor | None = None
 
     def step(start: int, stop: int) -> None:
@@ -178,7 +189,7 @@ def in_one_tensor(
 
 
 def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
-    """Run one step; False where it ran out of memory and a smaller one may not."""
+    """Run one step; False if it ran out of memory and a smaller step may fit."""
     try:
         step(start, stop)
     except (RuntimeError, MemoryError) as error:
@@ -193,7 +204,7 @@ def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may succeed where this was raised."""
+    """True if a smaller batch may succeed where this error was raised."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error).lower()
@@ -203,7 +214,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def choose_batch_size(batch_size: int | None, length: int, device: torch.device) -> int:
-    """The caller's batch size, checked, or one that suits the device."""
+    """The caller's batch size once checked, or one that suits the device."""
     if batch_size is None:
         return max(1, _BASES_PER_BATCH.get(device.type, 2**14) // length)
     batch_size = whole_number("batch_size", batch_size, "an int or None")
@@ -213,7 +224,7 @@ def choose_batch_size(batch_size: int | None, length: int, device: torch.device)
 
 
 def whole_number(name: str, value: Any, wanted: str = "an int") -> int:
-    """The value of an argument as an int; TypeError naming it for what is none, a bool included."""
+    """An argument as an int; a TypeError that names it for anything else, bools included."""
     is_bool = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
     with suppress(TypeError, RuntimeError):
         if not is_bool:
@@ -222,7 +233,7 @@ def whole_number(name: str, value: Any, wanted: str = "an int") -> int:
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed that torch takes; TypeError or ValueError naming it for another."""
+    """The seed if torch accepts it, else a TypeError or ValueError that names it."""
     seed = whole_number("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must be from -2**63 to 2**64 - 1, got {seed}")
@@ -230,7 +241,7 @@ def checked_seed(seed: Any) -> int:
 
 
 def select_tasks(tasks: Tasks, n_tasks: int) -> list[int]:
-    """Task numbers, in the order asked for; negative ones count from the end."""
+    """Task numbers in the requested order; negative ones count from the end."""
     chosen = _task_list(tasks, n_tasks)
     if not chosen:
         raise ValueError(f"tasks selects none of the model's {n_tasks} tasks: {tasks!r}")
@@ -250,7 +261,7 @@ def _task_list(tasks: Any, n_tasks: int) -> list[int]:
             return list(range(n_tasks)[tasks])
         array = np.asarray(tasks.tolist() if isinstance(tasks, Tensor) else tasks)
         known = not array.size or (array.dtype.kind in "iu" and array.ndim <= 1)
-    except (TypeError, ValueError, RuntimeError):  # ragged, a slice of letters, no values
+    except (TypeError, ValueError, RuntimeError):  # ragged rows, a slice of letters, no values
         known = False
     if not known:
         raise TypeError(f"tasks must be None, an int, a sequence of ints or a slice, got {tasks!r}")
@@ -259,7 +270,7 @@ def _task_list(tasks: Any, n_tasks: int) -> list[int]:
 
 @contextmanager
 def progress_bar(total: int, shown: bool, label: str) -> Iterator[Callable[[int], None]]:
-    """A function to report finished units to; draws a bar where `shown`."""
+    """A function that is told of finished units and draws a bar if `shown`."""
     if not shown:
         yield lambda done: None
         return
@@ -268,7 +279,7 @@ def progress_bar(total: int, shown: bool, label: str) -> Iterator[Callable[[int]
     except ImportError:
         raise ImportError("progress=True needs tqdm: pip install tqdm") from None
     with tqdm(total=total, desc=label, unit=" sequences", bar_format=_BAR) as bar:
-        # tqdm warns where rounding takes a sum of shares above the total
+        # tqdm warns if rounding takes the sum of the shares above the total
         yield lambda done: bar.update(min(done, total - bar.n))
 
 
@@ -295,16 +306,16 @@ def _known_device(device: Any) -> torch.device:
 
 
 def _computes(device: torch.device) -> bool:
-    """Whether numbers can be put there and read back: not where only shapes are known."""
+    """True if the device holds numbers that can be read back; one for shapes only does not."""
     try:
         return torch.zeros(1, device=device).tolist() == [0]
-    except Exception:  # of as many types as there are kinds of devices
+    except Exception:  # its type depends on the kind of device
         return False
 
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Give torch's random state, of the CPU and of `device`, back as it was."""
+    """Restore torch's random state on the CPU and on `device`."""
     on_gpu = device.type == "cuda" and torch.cuda.is_available()
     on_mps = device.type == "mps" and torch.backends.mps.is_available()
     state = torch.mps.get_rng_state() if on_mps else None
@@ -318,7 +329,7 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Give torch's number of threads back: numba's are OpenMP's too, and set them for both."""
+    """Restore torch's thread count, which numba changes because both use OpenMP's threads."""
     threads = torch.get_num_threads()
     try:
         yield

@@ -60,7 +60,7 @@ def indices_from_one_hot(one_hot: Tensor) -> Tensor:
 def put_bases(sequences: Tensor, position: Any, base: Any) -> Tensor:
     """Put one base into each of (n, 4, length) sequences, in place, and return them.
 
-    position, base : (n,) columns and rows
+    position, base : (n,) positions and new bases (0 to 3)
     """
     number = torch.arange(len(sequences), device=sequences.device)
     sequences[number, :, position] = 0
@@ -105,12 +105,12 @@ def reverse_complement(scores: Any) -> Tensor:
 
 
 def validate_one_hot(one_hot: Any) -> Tensor:
-    """Return `one_hot` as a tensor of its own dtype, on its own device, or say what is wrong.
+    """`one_hot` as a tensor of the same dtype and device; an error says what is wrong with it.
 
     one_hot : (n, 4, length), tensor or array of a real or integer dtype; each column has a single
         1 among zeros, or only zeros (N)
 
-    Raises TypeError for what is no numeric array, ValueError for the rest.
+    Raises TypeError for anything but a numeric array, ValueError for wrong shapes or columns.
     """
     one_hot = numeric_tensor("one_hot", one_hot)
     if one_hot.ndim != 3 or one_hot.shape[1] != 4:
@@ -128,7 +128,7 @@ def validate_one_hot(one_hot: Any) -> Tensor:
 
 
 def numeric_tensor(name: str, values: Any) -> Tensor:
-    """An argument as a dense tensor of real numbers, detached, sharing memory where it can.
+    """An argument as a dense tensor of real numbers, detached, with shared memory if possible.
 
     Raises TypeError naming the argument for anything else.
     """
@@ -143,7 +143,7 @@ def numeric_tensor(name: str, values: Any) -> Tensor:
     return tensor.to(_COMPUTED_IN.get(tensor.dtype, tensor.dtype))
 
 
-# torch holds these types but computes little in them.
+# torch can hold these types but implements few operations on them.
 _COMPUTED_IN = {
     torch.uint16: torch.int32,
     torch.uint32: torch.int64,
@@ -154,7 +154,7 @@ _COMPUTED_IN = {
 def _tensor_of_array(name: str, values: Any) -> Tensor:
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # such as rows of unequal length
+    except (TypeError, ValueError, RuntimeError) as error:  # for example rows of unequal length
         raise TypeError(f"{name} must be a numeric tensor or array: {error}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(
@@ -163,9 +163,9 @@ def _tensor_of_array(name: str, values: Any) -> Tensor:
         )
     if array.dtype.itemsize > 8 or not array.dtype.isnative:
         array = array.astype(np.float64)
-    if min(array.strides, default=0) < 0:  # which torch refuses, even along an axis of one
+    if min(array.strides, default=0) < 0:  # torch refuses negative strides
         array = array.copy()
-    with warnings.catch_warnings():  # a read-only array is fine: it is never written to
+    with warnings.catch_warnings():  # a read-only array is fine: nothing writes to it
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.as_tensor(np.ascontiguousarray(array))
 

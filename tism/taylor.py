@@ -14,7 +14,7 @@ from tism.sequence import numeric_tensor
 
 
 def tism_from_gradient(gradient: Any, one_hot: Any) -> Tensor:
-    """First-order Taylor approximation of ISM (Eq. 7): gradient minus that at the reference base.
+    """First-order Taylor approximation of ISM (Eq. 7): gradient minus gradient at the reference.
 
     gradient : (n, tasks, 4, length), model output per unit of input
     one_hot : (n, 4, length)
@@ -28,8 +28,8 @@ def tism_from_gradient(gradient: Any, one_hot: Any) -> Tensor:
 def centre(scores: Any) -> Tensor:
     """Attribution map (Eq. 4): scores minus their mean over the four bases of each position.
 
-    scores : (n, tasks, 4, length); ISM gives Eqs. 4 and 5. TISM and the raw gradient give the same
-        map (Eq. 8), the gradient correction of Majdandzic et al. 2023.
+    scores : (n, tasks, 4, length); with ISM these are Eqs. 4 and 5. TISM and the raw gradient give
+        the same map (Eq. 8), which is the gradient correction of Majdandzic et al. 2023
 
     Returns the shape of `scores`, summing to zero over the bases.
     """
@@ -90,7 +90,7 @@ def gradient_times_input(gradient: Any, one_hot: Any) -> Tensor:
 
 def _scores(scores: Any, name: str) -> Tensor:
     checked = numeric_tensor(name, scores)
-    scores = scores if isinstance(scores, Tensor) else checked  # which has no graph
+    scores = scores if isinstance(scores, Tensor) else checked  # a tensor keeps its graph
     if not scores.is_floating_point():
         scores = scores.to(torch.get_default_dtype())
     if scores.ndim != 4 or scores.shape[2] != 4:
@@ -99,7 +99,7 @@ def _scores(scores: Any, name: str) -> Tensor:
 
 
 def _aligned(scores: Any, one_hot: Any) -> tuple[Tensor, Tensor]:
-    """Both as tensors of one dtype and device, the sequence with an axis for the tasks."""
+    """Scores and sequence with one dtype and device; the sequence gains an axis for the tasks."""
     scores = _scores(scores, "gradient or scores")
     one_hot = numeric_tensor("one_hot", one_hot).to(scores)
     expected = (scores.shape[0], 4, scores.shape[3])

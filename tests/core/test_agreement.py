@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import agreement, build_model, ism, one_hot_encode, reliability, tism
-from tism.agreement import Calibration, assess, calibrated, chance, draw, effective_number
+from tism.agreement import Calibration, assess, calibrated, draw, effective_number, sampling_factor
 from tism.correlations import profile_correlation
 from tism.study.ch07_estimators import fit_calibration
 
@@ -70,7 +70,7 @@ def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(
 
 def test_errors_shrink_with_m_and_vanish():
     base, _, substituted = profiles(3)
-    left = [chance(substituted, m)[0, 0] for m in (20, 80, 300)]
+    left = [sampling_factor(substituted, m)[0, 0] for m in (20, 80, 300)]
     assert left[0] > 1.9 * left[1] > 0
     assert left[2] == 0
     narrow = torch.zeros_like(base)

@@ -149,7 +149,7 @@ def test_m_is_an_int(network, sequences, m):
 
 
 def test_the_old_argument_names_the_new_one(network, sequences):
-    with pytest.raises(TypeError, match="no argument budget .* any more: give m, the exact subst"):
+    with pytest.raises(TypeError, match=r"no argument budget .* any more: give m, the exact subst"):
         budgeted_ism(network, sequences, budget=50)
 
 

@@ -375,7 +375,7 @@ def windows(monkeypatch):
     from tism.engine import replay as windowed
 
     held, rows = [], []
-    init, effects = windowed.Windows.__init__, windowed.Windows.effects
+    init, effects = windowed.WindowedModel.__init__, windowed.Windows.effects
 
     def counted(self, predict, sequences, prepared):
         held.append(len(sequences))
@@ -385,8 +385,8 @@ def windows(monkeypatch):
         rows.append(len(row))
         return effects(self, row, *rest)
 
-    monkeypatch.setattr(windowed.Windows, "__init__", counted)
-    monkeypatch.setattr(windowed.Windows, "effects", batched)
+    monkeypatch.setattr(windowed.WindowedModel, "__init__", counted)
+    monkeypatch.setattr(windowed.WindowedModel, "effects", batched)
     return held, rows
 
 
@@ -415,12 +415,12 @@ def test_working_memory_does_not_grow_with_the_sequences(long, windows, monkeypa
 
 
 def test_windows_compute_a_fraction_of_the_products():
-    from tism.engine.replay import Windows, Work
+    from tism.engine.replay import WindowedModel, Work
 
     sequences = draw_sequences(1, 300)
     row, position = torch.zeros(12).long().numpy(), torch.arange(140, 152).numpy()
     with evaluating(network()) as predict, torch.no_grad():
-        windows = Windows(predict, sequences, {})
+        windows = WindowedModel(predict, sequences, {})
         with Work() as windowed:
             windows.effects(row, position, row)
         with Work() as full:

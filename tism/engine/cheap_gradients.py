@@ -1,10 +1,10 @@
 """Functions with derivatives that are cheap to apply again and again.
 
-A gradient for each task takes one backward pass a task through the same graph. PyTorch works out in
-every one of them which of two tensors was the larger and what the slope of a GELU is, and its
+Gradients of several tasks take one backward pass a task through the same graph. In each of them
+PyTorch works out anew which of two tensors was the larger and what the slope of a GELU is, and its
 convolution of few channels, such as the one that reads the sequence, is slow backwards. Here the
 slopes are kept from the forward pass. Values and conventions (half to each of two equal tensors)
-are PyTorch's; parameters get no gradient.
+are those of PyTorch. Parameters get no gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FEW_CHANNELS = 8
 
 
 class CheapBackward(TorchFunctionMode):
-    """While active, builds graphs for backward passes to the input, several where `repeated`."""
+    """While active, builds graphs for one backward pass to the input, or for `repeated` passes."""
 
     def __init__(self, repeated: bool):
         super().__init__()
@@ -46,14 +46,14 @@ class CheapBackward(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _every_nth(self, x: Tensor, item: slice) -> Tensor:
-        """x[..., item]; slices that make up a tensor, as in pooling, share one backward pass."""
+        """x[..., item]; slices that make up a tensor, as in pooling, share one backward step."""
         if self._cut is None or self._cut[0] is not x or self._cut[1:3] != (x._version, item.step):
             self._cut = x, x._version, item.step, _EveryNth.apply(x, item.step)
         return self._cut[3][item.start or 0]
 
 
 def _is_every_nth(x: Tensor, item: Any) -> bool:
-    """Whether an index is a slice with a step, along the last axis only, up to its end."""
+    """True for an index that is a slice with a step along the last axis only, up to its end."""
     if not isinstance(item, tuple) or not isinstance(item[-1], slice) or len(item) != x.ndim:
         return False
     start, step = item[-1].start or 0, item[-1].step
@@ -63,7 +63,7 @@ def _is_every_nth(x: Tensor, item: Any) -> bool:
 
 
 class _EveryNth(torch.autograd.Function):
-    """The `step` slices x[..., k::step] of a tensor; backwards, they are put side by side."""
+    """The `step` slices x[..., k::step] of a tensor; backwards they are interleaved again."""
 
     @staticmethod
     def forward(x: Tensor, step: int) -> tuple[Tensor, ...]:
@@ -83,7 +83,7 @@ class _EveryNth(torch.autograd.Function):
 
 
 class _Smooth(torch.autograd.Function):
-    """A function of one number; keeps its slope."""
+    """A function of single numbers that keeps its slope."""
 
     @staticmethod
     def forward(x: Tensor, func: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class _Smooth(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # nor zeros for it
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1])
 
     @staticmethod
@@ -105,7 +105,7 @@ class _Smooth(torch.autograd.Function):
 
 
 class _Maximum(torch.autograd.Function):
-    """The larger of two numbers; keeps the share of the first."""
+    """The larger of two numbers; it keeps the share of the first."""
 
     @staticmethod
     def forward(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class _Maximum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # nor zeros for it
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1])
 
     @staticmethod
@@ -125,7 +125,7 @@ class _Maximum(torch.autograd.Function):
 
 
 def _batch_norm(func: Callable, input: Tensor, *statistics: Any, **settings: Any) -> Tensor:
-    """Batch norm; of frozen statistics and weights a factor and a summand for each channel."""
+    """Batch norm; with fixed statistics and weights, a factor and a summand for each channel."""
     mean, variance = [*statistics, None, None][:2]
     weight, bias = settings.get("weight"), settings.get("bias")
     trained = any(t is not None and t.requires_grad for t in (weight, bias))
@@ -148,7 +148,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution; of few channels on the CPU, one whose backward pass multiplies and folds."""
+    """A convolution; for few channels on the CPU, one with a faster backward pass."""
     reach = _int(dilation) * (weight.shape[2] - 1)
     uneven = padding == "same" and reach % 2
     trained = any(t is not None and t.requires_grad for t in (weight, bias))
@@ -161,12 +161,12 @@ def _convolution(
 
 
 def _int(setting: Any) -> int:
-    """A setting of a convolution along its only axis."""
+    """A setting of a convolution with one axis, as an int."""
     return setting if isinstance(setting, int) else setting[0]
 
 
 class _FewChannels(torch.autograd.Function):
-    """conv1d; backwards, the products of all taps with the gradient, folded into the input."""
+    """conv1d whose backward pass folds the products of all taps with the gradient."""
 
     @staticmethod
     def forward(

@@ -1,10 +1,10 @@
 """Exact effects of substitutions, computed from the columns that they can change.
 
-The model's own code runs on the references once, and every result is kept. It then runs on
-`Windowed` tensors, which stand for the activations of mutated sequences but hold only a window of
-columns along the sequence, outside which they equal the reference. A rule for each torch function
-turns windows into windows; where there is none, the windows are spliced into the reference's
-activations and the model goes on in full.
+The model's own code runs on the reference sequences once, and every result is kept. It then runs
+on `Windowed` tensors, which stand for the activations of mutated sequences but hold only a window
+of columns along the sequence; outside that window they equal the reference. A rule for each torch
+function turns windows into windows. For a function without a rule, the windows are spliced into the
+reference's activations and the model goes on in full.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed
 from tism.running import Predictor, in_batches, is_out_of_memory
 from tism.sequence import put_bases
 
-# What only asks for shape and kind; everything else is recorded, and replayed in the same order.
+# Metadata queries are not recorded; everything else is, and is replayed in the same order.
 _SHAPE = "shape ndim size dim ndimension numel nelement __len__ nbytes itemsize element_size"
 _KIND = "dtype device layout requires_grad grad_fn is_leaf is_floating_point is_complex get_device"
 _IS = "is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized is_contiguous"
 _ABOUT = frozenset(f"{_SHAPE} {_KIND} {_IS}".split())
-# Measured on a CPU, in multiply-adds: what it takes to write a number and to launch a kernel.
+# Costs of writing a number and of launching a kernel in multiply-adds, measured on a CPU.
 _PER_NUMBER, _PER_KERNEL = 20, 2.5e6
-# Bytes of the largest tensor of a batch (a CPU's cache), of what is kept of the references that are
-# run together, and of what is kept of one at most.
+# Bytes of the largest tensor of a batch (a CPU's cache), of the activations kept for the references
+# that run together, and the most that is kept for one reference.
 _BATCH_BYTES = {"cpu": 6 * 2**20}
 _KEPT_BYTES, _MOST_KEPT_BYTES = 2**28, 2**32
 _MOST_ROWS = 4096
@@ -62,7 +62,7 @@ class Recording(TorchFunctionMode):
 
 
 class Reached(Exception):
-    """The model has been run as far as was asked."""
+    """Ends a run after the call whose result was asked for."""
 
     def __init__(self, result: Any):
         super().__init__()
@@ -70,11 +70,11 @@ class Reached(Exception):
 
 
 class Replay(TorchFunctionMode):
-    """Answers the same functions in the same order for windows.
+    """Runs the recorded functions in the same order on windows.
 
-    prepared : what rules made of weights, a dict for each call, kept from batch to batch
+    prepared : for each call a dict of what its rule made of weights, kept from batch to batch
     truth : a recording of the mutated sequences themselves, to find the call that goes wrong
-    last : the call after which to raise `Reached` with its result
+    last : number of the call after which `Reached` is raised with its result
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Replay(TorchFunctionMode):
         return result
 
     def _row_bytes(self, leaf: Any) -> int:
-        """Memory of a result for each row."""
+        """Bytes of a result for each row."""
         if isinstance(leaf, Windowed):
             return max(data.nbytes for _, data in leaf.held.values()) // len(self.batch.row)
         return leaf[:1].nbytes if isinstance(leaf, Tensor) and leaf.ndim else 0
@@ -130,7 +130,7 @@ def _first_line(error: Exception) -> str:
 
 
 def is_recorded(func: Any) -> bool:
-    """Whether a torch function does more than ask for shape and kind."""
+    """True if a torch function does more than ask for metadata."""
     return function_name(func) not in _ABOUT
 
 
@@ -140,7 +140,7 @@ def function_name(func: Any) -> str:
 
 
 def _agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
-    """Whether two results differ by rounding only, given numbers of the size that was rounded."""
+    """True if two results differ by rounding only; `scale` holds numbers of the rounded size."""
     if not true.is_floating_point() or got.shape != true.shape or not true.numel():
         return True
     eps = torch.finfo(true.dtype).eps
@@ -149,8 +149,8 @@ def _agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
     return torch.allclose(got.to(true.dtype), true, rtol=0, atol=float(tolerance), equal_nan=True)
 
 
-class Windows:
-    """The effects of substitutions on some reference sequences, (n, 4, length)."""
+class WindowedModel:
+    """A model that has run on (n, 4, length) references and computes effects of substitutions."""
 
     def __init__(self, predict: Predictor, sequences: Tensor, prepared: dict[int, dict]):
         self.predict, self.sequences, self.prepared = predict, sequences, prepared
@@ -173,9 +173,9 @@ class Windows:
     ) -> Tensor:
         """(substitutions, tasks) changes of the output, in float32 or wider.
 
-        row, position, base : (substitutions,) numbers of reference, column and new base
+        row, position, base : (substitutions,) numbers of reference, position and new base
         """
-        if len(row) == 1:  # alone, a row could not be told from a constant
+        if len(row) == 1:  # a batch of one looks like a broadcast constant
             return self.effects(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
         output = self.run(row, position, base, truth)
         if isinstance(output, Windowed):
@@ -192,7 +192,7 @@ class Windows:
         truth: Recording | None = None,
         last: int | None = None,
     ) -> Any:
-        """What the model, or its call `last`, returns for two or more substitutions."""
+        """The result of the model, or of its call `last`, for two or more substitutions."""
         batch = Batch(row, self.predict.device)
         at, place = batch.index(row), batch.index(position)
         delta = F.one_hot(batch.index(base), 4) - self.sequences[at, :, place]
@@ -217,7 +217,7 @@ class Work(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False spares the import of torch's compiler, over a second."""
+        """False avoids importing torch's compiler, which takes over a second."""
         return False
 
     def __init__(self) -> None:
@@ -228,7 +228,7 @@ class Work(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         alias = func._schema.returns[0].alias_info if func._schema.returns else None
         if not isinstance(result, Tensor) or (alias is not None and not alias.is_write):
-            return result  # views and what is no tensor
+            return result  # a view, or no tensor
         name = func.overloadpacket.__name__
         if name in ("mm", "bmm"):
             self.products += result.numel() * args[0].shape[-1]
@@ -241,7 +241,7 @@ class Work(TorchDispatchMode):
         return result
 
     def cost(self, rows: int, batches: int, batch_size: int) -> float:
-        """Multiply-adds a row in batches of `batch_size`; `rows` in `batches` were counted."""
+        """Multiply-adds a row in batches of `batch_size`, from the counted `rows` and `batches`."""
         each = self.products + _PER_NUMBER * self.numbers
         return each / rows + _PER_KERNEL * self.kernels / batches / batch_size
 
@@ -249,10 +249,12 @@ class Work(TorchDispatchMode):
 class Plan(NamedTuple):
     """How a model is best run on windows.
 
-    gain : predicted cost of the full engine over that of windows, in batches of one size
-    row_cost, batch_cost : predicted cost of a substitution, and of a batch beside its
+    prepared : what rules made of weights, see `Replay`
+    gain : predicted cost of the full engine over that of windows, in batches of equal size
+    row_cost, batch_cost : predicted costs of a substitution and of a batch without its
         substitutions, in forward passes of the full engine
-    batch_size, sequences : substitutions at once; references whose activations are kept at once
+    batch_size : substitutions that run together
+    sequences : references whose activations are kept at the same time
     """
 
     prepared: dict[int, dict]
@@ -273,7 +275,7 @@ def make_plan(
 ) -> Plan:
     """Try windows on some substitutions of one sequence, (1, 4, length), against the full engine.
 
-    Raises Untraceable, naming the function at fault, where they fail or disagree.
+    Raises Untraceable naming the function at fault if windows fail or disagree.
     """
     rows = len(position)
     mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
@@ -285,7 +287,7 @@ def make_plan(
             lambda start, stop: parts.append(predict(mutants[start:stop].clone())),
         )
     output = torch.cat(parts)
-    windows = Windows(predict, sequence, {})
+    windows = WindowedModel(predict, sequence, {})
     sample = np.zeros_like(position), position, base
     with Work() as work:
         effects = windows.effects(*sample)
@@ -293,8 +295,8 @@ def make_plan(
         _find_fault(predict, windows, mutants[1:], sample)
     most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // windows.replay.row_bytes
     chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
-    alike = 2 * full_batch_size  # kernels weigh alike on both sides, as in batches of some size
-    gain = full.cost(1 + rows, len(parts), alike) / work.cost(rows, 1, alike)
+    equal = 2 * full_batch_size  # kernel launches weigh the same on both sides
+    gain = full.cost(1 + rows, len(parts), equal) / work.cost(rows, 1, equal)
     forward = full.cost(1 + rows, len(parts), full_batch_size)
     row_cost = work.cost(rows, 1, math.inf) / forward
     batch_cost = work.cost(rows, 1, 1) / forward - row_cost
@@ -302,8 +304,8 @@ def make_plan(
     return Plan(windows.prepared, gain, row_cost, batch_cost, chosen, kept)
 
 
-def _find_fault(predict: Predictor, windows: Windows, mutants: Tensor, sample: tuple) -> None:
-    """Raise Untraceable for the first function whose result is not that of the mutants."""
+def _find_fault(predict: Predictor, windows: WindowedModel, mutants: Tensor, sample: tuple) -> None:
+    """Raise Untraceable for the first function whose result differs from that of the mutants."""
     truth, mutants = Recording(), mutants.clone()
     with truth:
         predict(mutants)

@@ -1,7 +1,7 @@
-"""What torch functions make of windows: one rule a function, or a family of them.
+"""Rules: how torch functions, alone or in families, turn windows into windows.
 
-A rule is called with the `Call` and the function's own arguments. It returns a window, or a plain
-tensor where the result depends on all columns, or NotImplemented: then the function runs in full.
+A rule gets the `Call` and the function's own arguments. It returns a window, or a plain tensor if
+the result depends on all columns, or NotImplemented, upon which the function runs in full.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.utils._mode_utils import no_dispatch
 from tism.engine.window import Batch, Frame, Reference, Span, Untraceable, Windowed
 
 RULES: dict[str, Callable] = {}
-_SLICES_KEPT = 128  # of the weights of a layer that sums over positions
+_SLICES_KEPT = 128  # slices of the weights of a layer that sums over positions
 
 
 def rule(names: str) -> Callable[[Callable], Callable]:
-    """Registers a rule under the bare names of functions and methods."""
+    """Register a rule under the bare names of functions and methods."""
 
     def register(function: Callable) -> Callable:
         RULES.update(dict.fromkeys(names.split(), function))
@@ -35,10 +35,10 @@ def rule(names: str) -> Callable[[Callable], Callable]:
 
 
 class Call:
-    """One torch function called with windows.
+    """One torch function that is called with windows.
 
-    reference : what it returned for the references
-    prepared : what its rule made of its weights, kept from batch to batch
+    reference : its result for the references
+    prepared : what its rule made of weights, kept from batch to batch
     """
 
     def __init__(self, batch: Batch, func: Callable, name: str, reference: Any, prepared: dict):
@@ -46,7 +46,7 @@ class Call:
         self.reference, self.prepared = reference, prepared
 
     def answer(self, args: tuple, kwargs: dict) -> Any:
-        """What its rule makes of the windows, or the function in full."""
+        """The result of its rule, or of the function in full."""
         method = self.name.endswith("_") and not self.name.endswith("__")
         in_place = method or self.name == "__setitem__" or kwargs.get("inplace", False)
         if method:
@@ -66,7 +66,7 @@ class Call:
         return args[0]
 
     def once(self, make: Callable[[], Any], key: Any = None) -> Any:
-        """What `make` returns, made in the first batch that needs it and counted as no work."""
+        """The result of `make`, computed once for all batches and not counted as work."""
         if key not in self.prepared:
             with no_dispatch():
                 self.prepared[key] = make()
@@ -74,7 +74,7 @@ class Call:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the result, for the references."""
+        """Shape of the result for the references."""
         return self.reference.tensor.shape
 
     def rows(self) -> Tensor:
@@ -84,7 +84,7 @@ class Call:
     def window(
         self, x: Windowed, kind: str, frame: Frame, data: Tensor, span: Span, axis: int = 0
     ) -> Windowed:
-        """The result from its columns; `axis` is that of `x` unless told."""
+        """The result from its columns; `axis` is that of `x` by default."""
         inner = x.inner if x.flat else self.shape[1:]
         held = {kind: (frame, data)}
         return Windowed(self.batch, self.reference, inner, axis or x.axis, span, held)
@@ -96,14 +96,14 @@ class Call:
         axis: int = 0,
         inner: Sequence[int] = (),
     ) -> Windowed:
-        """The same columns with their features rearranged."""
+        """The same columns with rearranged features."""
         held = {kind: (frame, change(data)) for kind, (frame, data) in x.held.items()}
         inner = inner or (x.inner if x.flat else self.shape[1:])
         return Windowed(self.batch, self.reference, inner, axis or x.axis, x.span, held)
 
 
 def leaves(value: Any) -> list[Any]:
-    """What tuples, lists and dicts hold."""
+    """The items within nested tuples, lists and dicts."""
     if isinstance(value, dict):
         value = tuple(value.values())
     if not isinstance(value, tuple | list):
@@ -117,7 +117,7 @@ def windows_in(arguments: Any) -> list[Windowed]:
 
 
 def mapped(function: Callable, value: Any) -> Any:
-    """The same tuples, lists and dicts with `function` of what they hold."""
+    """`function` applied to the items within nested tuples, lists and dicts."""
     if isinstance(value, dict):
         return {key: mapped(function, item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -130,18 +130,18 @@ def _whole(leaf: Any) -> Any:
 
 
 def alike(windows: Sequence[Windowed]) -> bool:
-    """Whether windows have one shape and the sequence on one axis."""
+    """True if all windows have the same shape with the sequence on the same axis."""
     return len({(w.axis, w.inner, w.flat) for w in windows}) == 1
 
 
 def hull(windows: Sequence[Windowed]) -> Span:
-    """Start and stop of the columns in which any of some windows changed."""
+    """Start and stop of the columns in which any of the windows changed."""
     starts, stops = zip(*(w.span for w in windows), strict=True)
     return reduce(np.minimum, starts), reduce(np.maximum, stops)
 
 
 def by_column(call: Call, args: tuple, kwargs: dict, axis: int = 0) -> Any:
-    """The function itself, on the columns in which any of its arguments changed."""
+    """The function itself, applied to the columns in which any of its arguments changed."""
     windows = windows_in((args, kwargs))
     x, span = windows[0], hull(windows)
     if len({(w.axis, w.ndim, w.length, w.flat) for w in windows}) > 1:
@@ -163,7 +163,7 @@ def by_column(call: Call, args: tuple, kwargs: dict, axis: int = 0) -> Any:
 
 
 def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
-    """An argument's part in the columns of a frame; a window's as (rows, ..., width, ...)."""
+    """The part of an argument in the columns of a frame; of a window (rows, ..., width, ...)."""
     if isinstance(leaf, Windowed):
         return leaf.value(frame).movedim(0, x.axis)
     if not isinstance(leaf, Tensor) or leaf.numel() == 1:
@@ -171,7 +171,7 @@ def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
     if x.flat or leaf.ndim > x.ndim:
         return NotImplemented
     constant = leaf.reshape((1,) * (x.ndim - leaf.ndim) + leaf.shape)
-    if constant.shape[0] > 1:  # rows of its own: all of its columns may have changed
+    if constant.shape[0] > 1:  # a value for each row: all of its columns may have changed
         return NotImplemented
     if constant.shape[x.axis] == 1:
         return leaf
@@ -188,13 +188,13 @@ def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
     logical_and logical_or logical_not float double half bfloat16 to"""
 )
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """Any function of the values at one place."""
+    """Any function that treats every place alone."""
     return by_column(call, args, kwargs)
 
 
 @rule("add sub subtract")
 def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """The differences of two windows add up; values do where both are at hand."""
+    """The differences of two windows add up; so do their values if both are held."""
     windows = [arg for arg in args if isinstance(arg, Windowed)]
     if len(windows) < 2 or all("value" in w.held for w in windows) or kwargs or not alike(windows):
         return by_column(call, args, kwargs)
@@ -215,13 +215,13 @@ def same(call: Call, x: Windowed, *_: Any, **__: Any) -> Windowed:
 
 @rule("dropout dropout1d dropout2d alpha_dropout feature_alpha_dropout")
 def dropout(call: Call, input: Windowed, p: float = 0.5, training: bool = True, **_: Any) -> Any:
-    """Nothing, in evaluation mode."""
+    """Dropout, which changes nothing in evaluation mode."""
     return NotImplemented if training else call.moved(input)
 
 
 @rule("batch_norm")
 def batch_norm(call: Call, input: Windowed, mean: Any, variance: Any, **settings: Any) -> Any:
-    """A factor and a summand for each channel."""
+    """A factor and a summand for each channel, if the statistics are fixed."""
     if settings["training"] or mean is None or input.flat or input.axis == 1:
         return NotImplemented
 
@@ -239,7 +239,7 @@ def batch_norm(call: Call, input: Windowed, mean: Any, variance: Any, **settings
 
 @rule("layer_norm")
 def layer_norm(call: Call, input: Windowed, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-    """Within each position."""
+    """Normalisation within each position."""
     if input.flat or input.axis >= input.ndim - len(shape):
         return NotImplemented
     return by_column(call, (input, shape, *args), kwargs)
@@ -250,7 +250,7 @@ def layer_norm(call: Call, input: Windowed, shape: Sequence[int], *args: Any, **
     cat concat concatenate stack"""
 )
 def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """What mixes channels but not positions."""
+    """Functions that mix channels but not positions."""
     x = windows_in(args)[0]
     place = 2 if call.name in ("chunk", "split") else 1
     dim = args[place] if len(args) > place else kwargs.get("dim", -1 if call.name == "glu" else 0)
@@ -268,7 +268,7 @@ def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 
 def _kept_layout(softmax: Callable) -> Callable:
-    """A softmax that does not bring features together in memory."""
+    """A softmax that keeps the order of the axes in memory."""
 
     def function(x: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
         order = sorted(range(x.ndim), key=x.stride, reverse=True)
@@ -279,7 +279,7 @@ def _kept_layout(softmax: Callable) -> Callable:
 
 
 def _dims(dim: Any, ndim: int) -> list[int]:
-    """Numbers of axes from 0; none given are all."""
+    """Axes counted from 0; all of them if none is given."""
     if dim is None:
         return list(range(ndim))
     return [d % ndim for d in (dim if isinstance(dim, Sequence) else [dim])]
@@ -287,7 +287,7 @@ def _dims(dim: Any, ndim: int) -> list[int]:
 
 @rule("sum mean")
 def total(call: Call, input: Windowed, dim: Any = None, keepdim: bool = False, **kw: Any) -> Any:
-    """Over positions: the reference's total and the differences of the changed columns."""
+    """Sum or mean over positions: that of the reference plus the changes of changed columns."""
     dims = _dims(dim, input.ndim)
     if input.axis not in dims:
         return along_another_axis(call, input, dim, keepdim, **kw)
@@ -300,7 +300,7 @@ def total(call: Call, input: Windowed, dim: Any = None, keepdim: bool = False, *
 
 @rule("adaptive_avg_pool1d adaptive_avg_pool2d")
 def adaptive_average(call: Call, input: Windowed, output_size: Any) -> Any:
-    """The mean over all positions, where it leaves one value."""
+    """The mean over all positions, if one value is left."""
     dims = [d for d in range(2, input.ndim) if call.shape[d] == 1]
     kept = (call.shape[d] == input.shape[d] for d in range(2, input.ndim) if d not in dims)
     return total(call, input, dims, True) if input.axis in dims and all(kept) else NotImplemented
@@ -308,7 +308,7 @@ def adaptive_average(call: Call, input: Windowed, output_size: Any) -> Any:
 
 @rule("linear matmul")
 def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Any:
-    """At each position; or of all features, as a sum over positions of the changed columns."""
+    """A linear layer at each position, or of all positions as a sum over the changed columns."""
     if not isinstance(input, Windowed) or isinstance(weight, Windowed) or weight.ndim > 2:
         return NotImplemented
     if input.flat and call.name == "linear":
@@ -320,7 +320,7 @@ def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _sum_of_columns(call: Call, x: Windowed, weight: Tensor) -> Tensor:
-    """The reference's output, and each changed column times its slice of the weights."""
+    """The reference's output plus each changed column times its slice of the weights."""
     columns = (
         weight.reshape(-1, *x.inner).movedim(x.axis, 0).flatten(2).mT
     )  # (length, features, out)
@@ -348,7 +348,7 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    """The convolution of the differences; kernels must span every other axis, as of height 1."""
+    """The convolution of the differences, if its kernel spans every other axis."""
     if not isinstance(input, Windowed) or isinstance(weight, Windowed) or input.axis < 2:
         return NotImplemented
     others = [d for d in range(2, input.ndim) if d != input.axis]
@@ -371,7 +371,7 @@ def convolution(
 
 
 def _along(setting: Any, x: Windowed) -> int:
-    """A setting such as the stride, an int or one for each axis, along the sequence."""
+    """A setting such as the stride, an int or one int for each axis, along the sequence."""
     if isinstance(setting, int):
         return setting
     return setting[x.axis - 2] if len(setting) > 1 else setting[0]
@@ -387,13 +387,13 @@ def _readers(x: Windowed, reach: int, stride: int, before: int, length: int) -> 
 def _products_of_taps(
     call: Call, x: Windowed, weight: Tensor, dilation: int, before: int
 ) -> tuple[Frame, Tensor]:
-    """Each changed column times each tap, added where it falls; nothing unchanged is read."""
+    """Each changed column times each tap, added where it falls; unchanged columns are not read."""
     taps = call.once(lambda: weight.permute(2, 1, 0).flip(0).contiguous())  # (kernel, in, out)
     (kernel, _, out), width, rows = taps.shape, x.frame.width, len(x.frame.first)
     reach = dilation * (kernel - 1)
     frame = Frame(x.frame.first + before - reach, width + reach)
     changed = x.delta(x.frame).flatten(0, 1).flatten(1)
-    if reach == kernel - 1 and width == 1:  # a substitution: the taps are looked up
+    if reach == kernel - 1 and width == 1:  # one substitution: its products are looked up
         return frame, changed @ taps
     delta = changed.new_empty(width + reach, rows, out)
     delta[width:] = 0
@@ -415,7 +415,7 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The largest of the taps; padding is smaller than anything."""
+    """The largest of the taps, with padding of minus infinity."""
     pooled = _pooled(call, input, kernel_size, stride, padding, dilation)
     if pooled is NotImplemented or return_indices:
         return NotImplemented
@@ -440,7 +440,7 @@ def average_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    """The mean of the differences over the taps."""
+    """The mean of the differences of the taps."""
     pooled = _pooled(call, input, kernel_size, stride, padding, 1)
     padded = not count_include_pad and padding not in (0, (0,), (0, 0))
     if pooled is NotImplemented or ceil_mode or padded or divisor_override:
@@ -470,13 +470,13 @@ def _pooled(call: Call, x: Windowed, kernel: Any, stride: Any, padding: Any, dil
 def padding(
     call: Call, input: Windowed, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Any:
-    """Columns move; whatever is a copy of a changed one changes with it."""
+    """The columns move, and copies of a changed column change with it."""
     place = 2 * (input.ndim - 1 - input.axis)
     before = [*pad, *[0] * (place + 2)][place]
     if input.flat or any(pad[:place]) or any(pad[place + 2 :]):
         return NotImplemented
     length = call.shape[input.axis]
-    numbers = np.arange(-before, length - before)  # of the columns of `input`, where they are its
+    numbers = np.arange(-before, length - before)  # of the columns of `input` that are shown
     if mode != "constant":
         ends = torch.arange(float(input.length), dtype=torch.float64)[None, None]
         numbers = F.pad(ends, pad[place : place + 2], mode)[0, 0].long().numpy()
@@ -495,12 +495,12 @@ def padding(
 
 
 def _covered(span: Span, numbers: np.ndarray) -> np.ndarray:
-    """(rows, numbers) whether a column is between start and stop."""
+    """(rows, numbers) True where a column lies between start and stop."""
     return (span[0][:, None] <= numbers) & (numbers < span[1][:, None])
 
 
 def _shifted(call: Call, x: Windowed, by: int) -> Windowed:
-    """The same columns at other numbers, those beyond the ends cut off."""
+    """The same columns at other numbers, cut off beyond the ends."""
     length = call.shape[x.axis]
     span = (x.span[0] + by).clip(min=0), (x.span[1] + by).clip(max=length)
     kind = next(iter(x.held))
@@ -510,7 +510,7 @@ def _shifted(call: Call, x: Windowed, by: int) -> Windowed:
 
 @rule("flip")
 def flip(call: Call, x: Windowed, *dims: Any) -> Any:
-    """Columns turned round, features turned round, or both."""
+    """Columns reversed, features reversed, or both."""
     dims = _dims(dims[0] if isinstance(dims[0], Sequence) else dims, x.ndim)
     if x.flat or 0 in dims:
         return NotImplemented
@@ -524,7 +524,7 @@ def flip(call: Call, x: Windowed, *dims: Any) -> Any:
 
 @rule("getitem")
 def index(call: Call, x: Any, item: Any) -> Any:
-    """Slices along the sequence; elsewhere anything."""
+    """A slice along the sequence, or any index along the other axes."""
     items = list(item) if isinstance(item, tuple) else [item]
     if not isinstance(x, Windowed) or x.flat:
         return NotImplemented
@@ -559,7 +559,7 @@ def _blocks(x: Windowed, size: int, skip: int, length: int) -> tuple[Span, Frame
 
 @rule("view reshape flatten unflatten squeeze unsqueeze")
 def reshape(call: Call, x: Any, *_: Any, **__: Any) -> Any:
-    """Features reshaped, the sequence cut into blocks, or everything flattened."""
+    """Reshaped features, a sequence cut into blocks, or everything flattened."""
     inner = tuple(call.shape[1:])
     if not isinstance(x, Windowed) or x.flat or call.shape[0] != x.reference.tensor.shape[0]:
         return NotImplemented
@@ -579,7 +579,7 @@ def reshape(call: Call, x: Any, *_: Any, **__: Any) -> Any:
 
 @rule("permute transpose movedim moveaxis swapaxes swapdims mT T")
 def permute(call: Call, x: Windowed, *args: Any, **kwargs: Any) -> Any:
-    """Features in another order; the rows stay first."""
+    """Another order of the axes, with the rows still first."""
     if x.flat:
         return NotImplemented
     probe = torch.empty(tuple(range(x.ndim)), device="meta")  # each size is the number of its axis

@@ -1,8 +1,8 @@
 """Activations of mutated sequences, held as the columns in which they differ from the reference's.
 
-Columns come first in memory, (width, rows, features): the taps of a convolution are contiguous
-slices then, and a window is gathered by whole columns. Which columns they are is known on the host,
-in numpy arrays: the device is sent indices and never asked.
+Columns come first in memory, (width, rows, features), so that the taps of a convolution are
+contiguous slices and a window is gathered by whole columns. The host knows which columns they are,
+in numpy arrays: it sends indices to the device and never waits for it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Span = tuple[np.ndarray, np.ndarray]
 
 
 class Untraceable(Exception):
-    """The model does what windows cannot follow."""
+    """Raised where windows cannot follow the model."""
 
 
 class Batch(NamedTuple):
-    """Substitutions computed together: the reference of each row, (rows,), and the device."""
+    """Substitutions that run together: number of the reference of each row, (rows,); the device."""
 
     row: np.ndarray
     device: torch.device
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class Frame:
-    """Columns `first`, (rows,), to `first + width` of every row."""
+    """The columns `first`, (rows,), to `first + width` of every row."""
 
     def __init__(self, first: np.ndarray, width: int):
         self.first, self.width = first, width
@@ -44,7 +44,7 @@ class Frame:
 
     @classmethod
     def over(cls, span: Span, length: int) -> Frame:
-        """The narrowest frame within an axis that covers start to stop of every row."""
+        """The narrowest frame of columns in 0 to length that covers start to stop of every row."""
         start, stop = span
         width = max(1, int((stop - start).max()))
         return cls(np.minimum(np.maximum(start, 0), length - width), width)
@@ -55,7 +55,7 @@ class Frame:
         return self.first + np.arange(self.width)[:, None]
 
     def within(self, length: int) -> bool:
-        """Whether no column is beyond the ends of an axis."""
+        """True if no column lies beyond the ends of an axis."""
         return bool(self.first.min() >= 0 and self.first.max() + self.width <= length)
 
 
@@ -83,8 +83,8 @@ class Windowed(Tensor):
 
     inner, axis : the shape without rows, and where the sequence is in (rows, *inner)
     span : start and stop, (rows,) each; columns outside equal the reference's
-    held : "value" or "delta" (value minus reference): a frame that covers the span, and its
-        columns, (width, rows, features); those beyond the ends of the axis have no meaning
+    held : for "value" or "delta" (value minus reference) a frame that covers the span and its
+        columns, (width, rows, features); columns beyond the ends of the axis have no meaning
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -117,15 +117,15 @@ class Windowed(Tensor):
 
     @cached_property
     def frame(self) -> Frame:
-        """Of the columns that may have changed."""
+        """The frame of the columns that may have changed."""
         return Frame.over(self.span, self.length)
 
     def value(self, frame: Frame) -> Tensor:
-        """The columns of a frame; beyond the ends of the axis, anything."""
+        """The columns of a frame; undefined beyond the ends of the axis."""
         return self._once("value", frame, self._value)
 
     def delta(self, frame: Frame) -> Tensor:
-        """Value minus reference in the columns of a frame; beyond the ends of the axis, zero."""
+        """Value minus reference in the columns of a frame; zero beyond the ends of the axis."""
         return self._once("delta", frame, self._delta)
 
     def _once(self, kind: str, frame: Frame, make: Callable[[Frame], Tensor]) -> Tensor:
@@ -152,7 +152,7 @@ class Windowed(Tensor):
         return self._place(held, delta, delta.new_zeros(frame.width, *delta.shape[1:]), frame)
 
     def _gather(self, frame: Frame) -> Tensor:
-        """The reference's columns, in memory of their own."""
+        """A copy of the reference's columns."""
         columns = np.minimum(np.maximum(frame.columns, 0), self.length - 1)
         columns += self.batch.row * self.length
         table = self.reference.columns(self.inner, self.axis).flatten(0, 1)
@@ -168,7 +168,7 @@ class Windowed(Tensor):
     def _place(
         self, frame: Frame, data: Tensor, into: Tensor, target: Frame, add: bool = False
     ) -> Tensor:
-        """Copy or add the columns of `frame` to where they are in `target`; returns `into`."""
+        """Copy or add the columns of `frame` to their places in `target`; returns `into`."""
         columns, rows = frame.columns, len(frame.first)
         slot = columns - target.first
         valid = (slot >= 0) & (slot < target.width) & (columns >= 0) & (columns < self.length)

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from tism import versions
-from tism.agreement import Calibration, assess, calibrated, chance, effective_number
+from tism.agreement import Calibration, assess, calibrated, effective_number, sampling_factor
 from tism.correlations import pearson, profile_correlation
 from tism.exact import ism, predict
 from tism.first_order import gradient_anywhere, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.running import choose_batch_size, evaluating
-from tism.study.cache import kept_table
+from tism.study.cache import cached_table
 from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.data.dataset import Dataset
 from tism.study.networks import Experiment
@@ -321,7 +321,7 @@ def reliability_errors(network: Trained, m: int, seed: int = 0) -> pd.DataFrame:
         base, effects = first[:, [task]], exact[:, [task]]
         of_chosen = effects.movedim(1, -1).__getitem__
         found = assess(base, network.one_hot, of_chosen, m, generator)
-        left = chance(network.one_hot == 0, m)
+        left = sampling_factor(network.one_hot == 0, m)
         values = (profile_correlation(effects, base), found, effective_number(base), left)
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
@@ -446,5 +446,5 @@ def kept(
         own = [network.kind, network.seed, network.tasks]
         made = [versions.SCORING, versions.MODEL, versions.ESTIMATION]
         key = digest([fingerprint(network.model, network.one_hot), own, made, settings])
-        frames.append(kept_table(f"{name}/{key}", lambda own=network: compute(own)))
+        frames.append(cached_table(f"{name}/{key}", lambda own=network: compute(own)))
     return pd.concat(frames, ignore_index=True)
