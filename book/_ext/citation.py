@@ -9,7 +9,7 @@ import yaml
 
 
 def bibtex(citation: dict[str, Any]) -> str:
-    """A BibTeX entry of what CITATION.cff describes; the key is the type and the version."""
+    """The BibTeX entry of a software citation in the fields of CITATION.cff."""
     people = [
         a.get("name", f"{a.get('family-names')}, {a.get('given-names')}")
         for a in citation["authors"]

@@ -1,6 +1,6 @@
-"""Sphinx extension that draws equations as SVG when the book is built, with a font of their own.
+"""Sphinx extension that draws equations as SVG when the book is built.
 
-A page then needs no script for them, and they look the same in every browser.
+A page then needs no script and no font for them, and they look the same in every browser.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from docutils import nodes
 from sphinx.locale import _
 from sphinx.util.math import get_node_equation_number
 
-UNITS = 16  # of the drawing, to an em
+UNITS = 16  # of the drawing in one em
 OPENING = re.compile(r'<svg\b[^>]*\bwidth="([\d.]+)" height="([\d.]+)" (viewBox="[^"]*")[^>]*>')
 
 
 def draw(tex: str, block: bool) -> str:
-    """The <svg> element of an equation in the size and colour of the text around it.
+    """The <svg> element of an equation, in the size and colour of the text around it.
 
-    Raises ValueError for TeX that is not understood.
+    Raises ValueError for TeX that cannot be converted.
     """
     import ziamath
     from latex2mathml.converter import convert
@@ -47,7 +47,7 @@ def visit_inline(translator, node: nodes.math) -> None:
 
 
 def visit_block(translator, node: nodes.math_block) -> None:
-    """Write an equation of its own line, with its number if it has one."""
+    """Write an equation on its own line, with its number if it has one."""
     translator.body.append(translator.starttag(node, "div", CLASS="math notranslate nohighlight"))
     if node["number"]:
         number = get_node_equation_number(translator, node)

@@ -1,7 +1,7 @@
 """Sphinx extension: the directive `gallery` shows every figure of the book as a small picture.
 
-The figures are taken from the pages as Sphinx has read them: number, first sentence of the caption
-and alternative text are the page's own, and each picture leads to its place.
+Number, alternative text and the first sentence of the caption are taken from the pages as Sphinx
+has read them. Each picture is a link to its figure.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from PIL import Image
 
 WIDTH = 320  # pixels of a small picture
 FOLDER = "_images/gallery"
-PLAIN = {r"\,": " ", r"\Delta ": "Δ", r"\to": "→", "_0": "₀"}  # of mathematics in captions
+UNICODE = {r"\,": " ", r"\Delta ": "Δ", r"\to": "→", "_0": "₀"}  # for mathematics in captions
 SENTENCE = re.compile(r"(.+?[.;:?])(?:\s|$)", re.DOTALL)
 
 
 class Gallery(nodes.General, nodes.Element):
-    """Place of the pictures until all pages are read."""
+    """Holds the place of the pictures until all pages are read."""
 
 
 class GalleryDirective(Directive):
     """`{gallery}`, without options or content."""
 
     def run(self) -> list[nodes.Node]:
+        """The place of the pictures."""
         return [Gallery()]
 
 
 class Picture(NamedTuple):
     """A figure of the book.
 
-    place : address of the figure within its page
+    anchor : id of the figure within its page
     number : such as 4.1, or "" where the page numbers none
     """
 
-    place: str
+    anchor: str
     number: str
     caption: str
     alt: str
@@ -48,17 +49,17 @@ class Picture(NamedTuple):
 
 
 def first_sentence(caption: str) -> str:
-    """What a figure shows, without how to read it."""
+    """The first sentence of a caption, or its part before a colon, without the mark at its end."""
     found = SENTENCE.match(caption)
-    return (found.group(1) if found else caption).rstrip(".;:")
+    return (found[1] if found else caption).rstrip(".;:")
 
 
 def plain(caption: nodes.caption) -> str:
-    """The text of a caption, mathematics in Unicode."""
+    """The text of a caption with its mathematics in Unicode."""
     text = caption.astext()
     for formula in caption.findall(nodes.math):
         shown = formula.astext()
-        for tex, character in PLAIN.items():
+        for tex, character in UNICODE.items():
             shown = shown.replace(tex, character)
         text = text.replace(formula.astext(), shown)
     return text
@@ -81,45 +82,39 @@ def pictures(env: Any, page: str) -> Iterator[Picture]:
     for figure in env.get_doctree(page).findall(nodes.figure):
         image, caption = figure.next_node(nodes.image), figure.next_node(nodes.caption)
         if image is not None and caption is not None and figure["ids"]:
-            place = figure["ids"][0]
-            number = ".".join(map(str, numbers.get(place, ())))
+            anchor = figure["ids"][0]
+            number = ".".join(map(str, numbers.get(anchor, ())))
             text = first_sentence(plain(caption))
-            yield Picture(place, number, text, image["alt"], Path(env.srcdir) / image["uri"])
+            yield Picture(anchor, number, text, image["alt"], Path(env.srcdir) / image["uri"])
 
 
 def section(app: Any, here: str, page: str) -> str:
-    """HTML of the figures of a page under its title; nothing where it has none."""
+    """HTML of the figures of a page under its title; empty for a page without figures."""
+    address = escape(app.builder.get_relative_uri(here, page))
     items = []
     for picture in pictures(app.env, page):
-        file = f"{FOLDER}/{Path(page).name}-{picture.place}.webp"
+        file = f"{FOLDER}/{Path(page).name}-{picture.anchor}.webp"
         width, height = small_picture(picture.file, Path(app.outdir) / file)
-        up = "../" * here.count("/")
-        address = f"{app.builder.get_relative_uri(here, page)}#{picture.place}"
         number = f"<strong>{picture.number}</strong> " if picture.number else ""
         items.append(
-            f'<li><figure><a href="{escape(address)}"><img src="{up}{file}" '
-            f'alt="{escape(picture.alt)}" width="{width}" height="{height}"/></a>'
+            f'<li><figure><a href="{address}#{escape(picture.anchor)}">'
+            f'<img src="{"../" * here.count("/")}{file}" alt="{escape(picture.alt)}" '
+            f'width="{width}" height="{height}"/></a>'
             f"<figcaption>{number}{escape(picture.caption)}</figcaption></figure></li>"
         )
     if not items:
         return ""
     title = escape(app.env.titles[page].astext())
-    link = f'<a href="{escape(app.builder.get_relative_uri(here, page))}">{title}</a>'
-    return f'<p class="rubric">{link}</p>\n<ul class="gallery">\n{chr(10).join(items)}\n</ul>'
+    listed = "\n".join(items)
+    return (
+        f'<p class="rubric"><a href="{address}">{title}</a></p>\n<ul class="gallery">{listed}</ul>'
+    )
 
 
-def pages_in_order(env: Any) -> list[str]:
-    """Names of the pages as the table of contents has them."""
-    order: list[str] = []
-
-    def visit(page: str) -> None:
-        if page not in order:
-            order.append(page)
-            for child in env.toctree_includes.get(page, []):
-                visit(child)
-
-    visit(env.config.root_doc)
-    return order
+def pages_in_order(env: Any, page: str) -> list[str]:
+    """A page and the pages below it, as the table of contents lists them."""
+    below = (pages_in_order(env, child) for child in env.toctree_includes.get(page, []))
+    return [page, *(name for names in below for name in names)]
 
 
 def fill(app: Any, doctree: nodes.document, docname: str) -> None:
@@ -128,7 +123,8 @@ def fill(app: Any, doctree: nodes.document, docname: str) -> None:
         if app.builder.format != "html":
             node.parent.remove(node)
             continue
-        sections = [section(app, docname, page) for page in pages_in_order(app.env)]
+        pages = pages_in_order(app.env, app.env.config.root_doc)
+        sections = [section(app, docname, page) for page in pages]
         node.replace_self(nodes.raw("", "\n".join(filter(None, sections)), format="html"))
 
 

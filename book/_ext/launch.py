@@ -1,7 +1,7 @@
-"""Sphinx extension: buttons that lead to the source and run a page, where a repository is named.
+"""Sphinx extension: buttons that lead to the source of a page and run it on Binder.
 
-A hosted build names it in the environment, as GitHub's runners do. A book that is built elsewhere
-has no address to lead to, and gets no buttons.
+They need the address of the repository, which GitHub's runners put into the environment. A book
+that is built elsewhere has no buttons.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BINDER = "https://mybinder.org"
 
 
 def theme_options(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Options of sphinx-book-theme; none where the environment names no repository."""
+    """Options of sphinx-book-theme; empty if the environment names no repository."""
     name = environment.get("GITHUB_REPOSITORY")
     if not name:
         return {}
@@ -29,7 +29,7 @@ def theme_options(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def add_buttons(app: Any, config: Any) -> None:
-    """Handler of Sphinx's event."""
+    """Handler of Sphinx's event: add the buttons to the options of the theme."""
     config.html_theme_options = {**config.html_theme_options, **theme_options(os.environ)}
 
 

@@ -1,7 +1,7 @@
-"""Sphinx extension that leaves out of a page what it does not use: quick to open, also by phone.
+"""Sphinx extension that removes from a page what it does not use, so that it opens quickly.
 
-Figures become lossless WebP, a third of the same PNG. What the theme and the extensions load for
-everybody - icons by the thousand, cells that run elsewhere, the index of words - goes.
+Figures become lossless WebP, a third of the size of PNG. Scripts, styles and icons that the theme
+and its extensions load on every page are kept only where a page uses them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sphinx.transforms.post_transforms.images import ImageConverter
 
-# what is loaded for every page, and the text by which a page shows that it uses it
+# files loaded on every page, and the text that shows that a page uses them; None: no page does
 USED_WITH = {
     "fontawesome.js": None,  # its style sheet draws the same icons
     "sphinx-thebe.css": None,
@@ -36,18 +36,18 @@ WOFF2 = re.compile(r"url\([^)]*\.woff2\) format\(\"woff2\"\),")
 
 
 class ToWebP(ImageConverter):
-    """Figures from PNG to WebP, pixel for pixel."""
+    """Converts figures from PNG to WebP, pixel for pixel."""
 
     def match(self, node) -> bool:
-        """Is it a PNG of this book, and are these pages of HTML?"""
+        """True for a PNG in a build of HTML pages."""
         return self.app.builder.format == "html" and "image/png" in self.guess_mimetypes(node)
 
     def get_conversion_rule(self, node) -> tuple[str, str]:
-        """From PNG to WebP."""
+        """The formats before and after the conversion."""
         return "image/png", "image/webp"
 
     def convert(self, _from: str, _to: str) -> bool:
-        """Write the picture, once for all pages that show it."""
+        """Write the WebP file, once for all pages that show it."""
         from PIL import Image
 
         if not Path(_to).exists():
@@ -57,7 +57,7 @@ class ToWebP(ImageConverter):
 
 
 def strip(page: str) -> str:
-    """The page without the tags that load what it does not use."""
+    """A page without the tags that load files it does not use."""
     for name, mark in USED_WITH.items():
         if mark is None or mark not in page:
             page = re.sub(TAG.format(name=re.escape(name)), "", page)
@@ -65,7 +65,7 @@ def strip(page: str) -> str:
 
 
 def strip_icons(static: Path, icons: set[str]) -> None:
-    """Leave the theme only the icons of these names and those that its other rules draw."""
+    """Keep only the icons of these names in the theme, and those that its other rules draw."""
     path = static / "styles" / "pydata-sphinx-theme.css"
     wanted = {f".{icon}:before" for icon in icons}
     style = path.read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def strip_icons(static: Path, icons: set[str]) -> None:
 
 
 def subset_font(path: Path, letters: set[int]) -> None:
-    """Leave a font only the letters of these code points."""
+    """Keep only the letters of these code points in a font."""
     from fontTools import subset
 
     logging.getLogger(subset.__name__).setLevel(logging.WARNING)
@@ -90,7 +90,7 @@ def subset_font(path: Path, letters: set[int]) -> None:
 
 
 def lighten(app, failure: Exception | None) -> None:
-    """Handler of the end of the build: strip every page, then what no page loads."""
+    """Handler of the end of the build: strip every page, and delete what no page loads."""
     if failure or app.builder.format != "html":
         return
     folder = Path(app.outdir)
@@ -105,7 +105,7 @@ def lighten(app, failure: Exception | None) -> None:
         if path.suffix == ".html":
             path.write_text(strip(text), encoding="utf-8")
     strip_icons(static, icons)
-    # a page opened from disk may not read the others, from which results of a search are quoted
+    # a page opened from disk may not read other pages, so a search there quotes none of them
     options = static / "documentation_options.js"
     quoting = "SHOW_SEARCH_SUMMARY: location.protocol !== 'file:'"
     script = options.read_text(encoding="utf-8").replace("SHOW_SEARCH_SUMMARY: true", quoting)

@@ -1,6 +1,6 @@
 """Sphinx extension that reads this package's docstrings: `name : description`, underlined headings.
 
-Napoleon would take the words of a shape such as (n, 4, length) for the names of types.
+Sphinx's own Napoleon would read the words of a shape such as (n, 4, length) as types.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def restructured(lines: Iterable[str]) -> list[str]:
 
 
 def process(app, what, name, obj, options, lines) -> None:
-    """Handler of autodoc's event, which wants `lines` changed in place."""
-    # |x| is a magnitude here, and *name in a shape stands for several axes
+    """Handler of autodoc's event: change `lines` in place."""
+    # in docstrings |x| is a magnitude, and *name in a shape stands for several axes
     escaped = (re.sub(r"\||(?<=[(\s])\*(?=\w)", r"\\\g<0>", line) for line in lines)
     lines[:] = restructured(escaped)
 

@@ -1,7 +1,6 @@
 """Sphinx extension: numbers and tables of the committed record as `{{ name }}` in a page.
 
-They are read from data/results at every build, so that a page that uses them is as old as the
-record and says nothing else.
+They are read from data/results at every build, so that a page always agrees with the record.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import pandas as pd
 
 from tism.study.records import RECORDED_PROFILE
 
-KINDS = {
+KINDS = {  # of networks, by their name in the tables
     "yeast": "yeast, GELU",
     "gelu": "simulated, GELU",
     "relu_max": "simulated, ReLU and maximum pooling",
@@ -24,7 +23,7 @@ NETWORKS = {
     "deepstarr": "DeepSTARR",
     "mpra_dragonn": "MPRA-DragoNN",
 }
-MILLISECOND = 1e-3  # for a forward pass, in the table of times: an example, not a measurement
+SECONDS_A_PASS = 1e-3  # an example for the table of times, not a measurement
 UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
@@ -38,51 +37,68 @@ class Record:
         self.data = data
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of data/results/external by "external/<name>", else of the recorded profile."""
+        """A table of the recorded profile; "external/<name>" is in data/results/external."""
         folder = "" if "/" in name else RECORDED_PROFILE
         return pd.read_csv(self.data / "results" / folder / f"{name}.csv")
 
     @property
     def one_task(self) -> pd.DataFrame:
-        """Estimators of one task at the length of the data sets."""
+        """Accuracy and cost of the estimators for one task, at the length of the data sets."""
         table = self.table("estimators")
         return table[(table["n_tasks"] == 1) & table["network"].isin(KINDS)]
 
+    @property
     def costs(self) -> pd.DataFrame:
-        """Costs in forward passes by length, of the baseline with its narrowest pooling."""
-        table = self.table("runtime_costs").query("network == 'baseline'")
-        table = table[table["pool"] == table["pool"].min()]
-        return table.sort_values("n_sequences").drop_duplicates(["length", "method"])
+        """Measured passes a sequence, a row a length and a column a method.
+
+        The network is the baseline with its narrowest pooling, on the fewest sequences.
+        """
+        table = self.table("runtime_costs").query("network == 'baseline' and pool == pool.min()")
+        table = table.sort_values("n_sequences").drop_duplicates(["length", "method"])
+        return table.pivot(index="length", columns="method", values="measured")
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the timed network, whose gradients are counted as 1 + tasks passes."""
+        counted = self.table("runtime_costs").set_index("method")["counted"]
+        return int(counted["TISM, all tasks"].iloc[0]) - 1
+
+    @property
+    def measured_effects(self) -> pd.DataFrame:
+        """Correlations with the measured effects over all elements, by network and method."""
+        table = self.table("external/mpra_summary")
+        table = table.query("match == 'any' and statistic == 'pearson'")
+        return table.set_index(["model", "method"])
 
 
 def span(values: Iterable[float], form: str = "{:.2f}") -> str:
-    """ "low to high", or one number where they print alike."""
+    """The smallest and the largest value as "low to high", or one number if both print alike."""
     values = list(values)
     ends = [form.format(min(values)), form.format(max(values))]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def interval(row: Any, value: str) -> str:
-    """ "value (low to high)"."""
-    return f"{row[value]:.2f} ({row['low']:.2f} to {row['high']:.2f})".replace(
-        " to ", "\u00a0to\u00a0"
-    )
+    """A value and its interval as "value (low to high)", without a line break inside."""
+    ends = f"({row['low']:.2f}\u00a0to\u00a0{row['high']:.2f})"
+    return f"{row[value]:.2f} {ends}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the largest unit of which there is at least one."""
+    """Seconds in the largest unit that gives at least 1."""
     for unit, size in UNITS.items():
         if seconds >= size:
-            return f"{_few_digits(seconds / size)} {unit}"
+            return f"{two_digits(seconds / size)} {unit}"
     return f"{seconds:.1g} seconds"
 
 
-def _few_digits(value: float) -> str:
+def two_digits(value: float) -> str:
+    """A number with one decimal below 10, else rounded."""
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; all but the first column are set flush right."""
+    """A table in Markdown; all columns but the first are aligned right."""
     rule = [":--"] + ["--:"] * (table.shape[1] - 1)
     rows = [list(table.columns), rule, *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
@@ -105,24 +121,25 @@ def numbers(record: Record) -> dict[str, str]:
 
 
 def agreement(record: Record) -> dict[str, str]:
-    """How near the estimates come to ISM, by chapters 4 and 7."""
-    means = record.table("concordance").query("method == 'TISM' and convention == 'all entries'")
-    means = means[means["statistic"] == "mean"].set_index("dataset")
-    found = {f"tism_{name}": interval(row, "value") for name, row in means.iterrows()}
-    one = record.one_task
-    found["tism_kinds"] = span(one.loc[one["estimator"] == "TISM", "mean_r"])
-    fifty = one[one["budget"] == 50].groupby("estimator")
-    windows, box = fifty.get_group("budgeted"), fifty.get_group("budgeted, black box")
-    found["budgeted_50"] = span(windows["mean_r"])
-    found["budgeted_50_inferred"] = span(windows["r_not_exact"])
-    found["budgeted_50_recall"] = span(windows["recall20"], "{:.0%}")
-    found["black_box_50"] = span(box["mean_r"])
-    deep = one[one["estimator"].str.startswith("layer-wise")]
-    found["layerwise"] = span(deep["mean_r"])
-    found["layerwise_cost"] = span(deep["cost_measured"], "{:.0f}")
+    """How near the estimates come to ISM, by chapters 4, 7 and 9."""
+    means = record.table("concordance").query(
+        "method == 'TISM' and convention == 'all entries' and statistic == 'mean'"
+    )
+    one_task = record.one_task
+    at_50 = one_task[one_task["budget"] == 50].groupby("estimator")
+    windows, black_box = at_50.get_group("budgeted"), at_50.get_group("budgeted, black box")
+    layers = one_task[one_task["estimator"].str.startswith("layer-wise")]
     bases = record.table("planted_bases").set_index("method")["value"]
     motifs = record.table("motif_recovery")
-    return found | {
+    return {
+        **{f"tism_{row['dataset']}": interval(row, "value") for _, row in means.iterrows()},
+        "tism_kinds": span(one_task.loc[one_task["estimator"] == "TISM", "mean_r"]),
+        "budgeted_50": span(windows["mean_r"]),
+        "budgeted_50_inferred": span(windows["r_not_exact"]),
+        "budgeted_50_recall": span(windows["recall20"], "{:.0%}"),
+        "black_box_50": span(black_box["mean_r"]),
+        "layerwise": span(layers["mean_r"]),
+        "layerwise_cost": span(layers["cost_measured"], "{:.0f}"),
         "planted_ism": f"{bases['ISM']:.3f}",
         "planted_tism": f"{bases['TISM']:.3f}",
         "motifs": str(len(motifs)),
@@ -133,36 +150,28 @@ def agreement(record: Record) -> dict[str, str]:
 
 def prices(record: Record) -> dict[str, str]:
     """What the scores cost, by chapters 6 and 7."""
-    costs = record.costs()
-    measured = {name: rows["measured"] for name, rows in costs.groupby("method")}
+    wide = record.costs
     ratios = record.table("runtime_headline").set_index("comparison")["ratio"]
-    one, every = record.one_task, record.table("estimators").query("n_tasks > 1")
-    shared = {
-        n: rows.set_index("estimator")["cost_measured"] for n, rows in every.groupby("n_tasks")
-    }
-    exact = one.loc[one["estimator"] == "ISM", "cost_measured"]
+    narrow = record.one_task.set_index("estimator")["cost_measured"]
+    many_tasks = record.table("estimators").query("n_tasks > 1 and estimator in ['ISM', 'TISM']")
+    many = many_tasks.pivot(index="n_tasks", columns="estimator", values="cost_measured")
     return {
-        "windowed_cost": span(measured["windowed ISM"], "{:.0f}"),
-        "windowed_most": f"{max(measured['windowed ISM'].max(), exact.max()):.0f}",
-        "tism_cost": span(measured["TISM, one task"], "{:.1f}"),
-        "tism_cost_narrow": span(one.loc[one["estimator"] == "TISM", "cost_measured"], "{:.1f}"),
+        "windowed_cost": span(wide["windowed ISM"], "{:.0f}"),
+        "windowed_most": f"{max(wide['windowed ISM'].max(), narrow['ISM'].max()):.0f}",
+        "tism_cost": span(wide["TISM, one task"], "{:.1f}"),
+        "tism_cost_narrow": span(narrow["TISM"], "{:.1f}"),
         "windowed_over_tism_one": span(ratios["windowed ISM / TISM, one task"], "{:.0f}"),
         "windowed_over_tism_all": span(ratios["windowed ISM / TISM, all tasks"], "{:.1f}"),
         "all_tasks_share": span(1 / ratios["windowed ISM / TISM, all tasks"], "{:.0%}"),
         "plain_over_tism_one": span(ratios["plain ISM / TISM, one task"], "{:,.0f}"),
-        "all_tasks": str(_tasks(costs)),
-        "many_tasks": " and ".join(map(str, shared)),
-        "many_tasks_share": " and ".join(f"{c['TISM'] / c['ISM']:.0%}" for c in shared.values()),
+        "all_tasks": str(record.n_tasks),
+        "many_tasks": " and ".join(map(str, many.index)),
+        "many_tasks_share": " and ".join(f"{share:.0%}" for share in many["TISM"] / many["ISM"]),
     }
 
 
-def _tasks(costs: pd.DataFrame) -> int:
-    """Tasks of the timed network: TISM of all of them is counted as 1 + tasks passes."""
-    return int(costs.loc[costs["method"] == "TISM, all tasks", "counted"].iloc[0]) - 1
-
-
 def trust(record: Record) -> dict[str, str]:
-    """What `tism.reliability` is worth, by chapter 7, and verdicts of chapter 10."""
+    """How well `tism.reliability` judges a profile, by chapter 7, and verdicts of chapter 10."""
     table = record.table("reliability")
     row = table[(table["network"] == "all") & (table["m"] == table["m"].median())].iloc[0]
     card = record.table("scorecard").set_index(["claim_id", "dataset"])
@@ -185,7 +194,7 @@ def elsewhere(record: Record) -> dict[str, str]:
     """The networks of other labs, by chapter 8."""
     table = record.table("external/concordance")
     rows = table.query("method == 'TISM' and convention == 'all entries'")
-    measured = _measured(record)
+    measured = record.measured_effects
     return {
         "elsewhere_r": span(rows["mean_r"]),
         "elsewhere_measured_ism": span(measured.xs("ISM", level="method")["mean"]),
@@ -194,125 +203,117 @@ def elsewhere(record: Record) -> dict[str, str]:
     }
 
 
-def _measured(record: Record) -> pd.DataFrame:
-    """Correlations with the measured effects over all elements, by network and method."""
-    table = record.table("external/mpra_summary")
-    table = table.query("match == 'any' and statistic == 'pearson'")
-    return table.set_index(["model", "method"])
-
-
 def price_table(record: Record) -> str:
-    """Score, passes for one task, agreement by kind of network."""
-    one = record.one_task.fillna({"budget": 0})
+    """Scores of one task: measured passes, and agreement with ISM by kind of network."""
+    one_task = record.one_task.fillna({"budget": 0})
+    layers = [name for name in one_task["estimator"].unique() if name.startswith("layer-wise")]
+    one_task = one_task.set_index(["estimator", "budget"])
+    labels = {
+        ("TISM", 0): "TISM",
+        **{("budgeted", n): f"budgeted ISM, {n} passes" for n in (25, 50, 100)},
+        ("budgeted, black box", 50): "budgeted ISM of a black box, 50 passes",
+        **{(n, 0): f"layer-wise TISM at `{n.removeprefix('layer-wise, ')}`" for n in layers},
+        ("ISM", 0): "exact ISM, by windows",
+    }
     rows = []
-    for label, estimator, budget in _choices(one):
-        own = one[(one["estimator"] == estimator) & (one["budget"] == budget)].set_index("network")
-        exact = (own["mean_r"] == 1).all()
-        agreement = {
-            f"{title} ({_networks(own.loc[kind, 'n_networks'])})": "1"
-            if exact
-            else interval(own.loc[kind], "mean_r")
-            for kind, title in KINDS.items()
-        }
-        cost = span(own["cost_measured"], "{:.0f}")
-        rows.append({"score of one task": label, "passes a sequence": cost, **agreement})
+    for choice, label in labels.items():
+        by_kind = one_task.loc[[choice]].set_index("network")
+        row = {"score of one task": label}
+        row["passes a sequence"] = span(by_kind["cost_measured"], "{:.0f}")
+        for kind, title in KINDS.items():
+            n = by_kind.loc[kind, "n_networks"]
+            heading = f"{title} ({n:.0f} {'network' if n == 1 else 'networks'})"
+            row[heading] = "1" if choice[0] == "ISM" else interval(by_kind.loc[kind], "mean_r")
+        rows.append(row)
     return markdown(pd.DataFrame(rows))
-
-
-def _networks(count: float) -> str:
-    return "1 network" if count == 1 else f"{count:.0f} networks"
-
-
-def _choices(one: pd.DataFrame) -> list[tuple[str, str, int]]:
-    """Rows of the table of prices: label, then estimator and budget in the recorded table."""
-    layers = [name for name in one["estimator"].unique() if name.startswith("layer-wise")]
-    return [
-        ("TISM", "TISM", 0),
-        *((f"budgeted ISM, budget {budget}", "budgeted", budget) for budget in (25, 50, 100)),
-        ("budgeted ISM of a black box, budget 50", "budgeted, black box", 50),
-        *((f"layer-wise TISM at `{name.split(', ')[1]}`", name, 0) for name in layers),
-        ("exact ISM, by windows", "ISM", 0),
-    ]
 
 
 def length_table(record: Record) -> str:
     """Passes a sequence by length: plain and windowed ISM, TISM of one task and of all."""
-    costs = record.costs()
     names = {"ISM": "plain ISM", "windowed ISM": "exact ISM, by windows"}
-    names |= {"TISM, one task": "TISM, one task", "TISM, all tasks": f"TISM, {_tasks(costs)} tasks"}
-    table = costs.pivot(index="length", columns="method", values="measured")[list(names)]
-    table = table.map(_few_digits).rename(columns=names)
+    names |= {
+        "TISM, one task": "TISM, one task",
+        "TISM, all tasks": f"TISM, {record.n_tasks} tasks",
+    }
+    table = record.costs[list(names)].map(two_digits).rename(columns=names)
     table.insert(0, "length (bp)", [f"{length:,}" for length in table.index])
     return markdown(table)
 
 
 def time_table(record: Record) -> str:
     """How long some numbers of sequences take where a forward pass takes a millisecond."""
-    costs, one = record.costs(), record.one_task
-    tasks = _tasks(costs)
-    shortest = costs[costs["length"] == costs["length"].min()].set_index("method")["measured"]
-    fifty = one[(one["estimator"] == "budgeted") & (one["budget"] == 50)]["cost_measured"].max()
+    costs, one_task = record.costs, record.one_task
+    shortest = costs.loc[costs.index.min()]
+    at_50 = one_task[(one_task["estimator"] == "budgeted") & (one_task["budget"] == 50)]
     passes = {
         "TISM, one task": shortest["TISM, one task"],
-        "budgeted ISM, 50 passes": fifty,
-        f"TISM, {tasks} tasks": shortest["TISM, all tasks"],
+        "budgeted ISM, 50 passes": at_50["cost_measured"].max(),
+        f"TISM, {record.n_tasks} tasks": shortest["TISM, all tasks"],
         "exact ISM, by windows, any tasks": shortest["windowed ISM"],
         "plain ISM, any tasks": shortest["ISM"],
     }
-    table = pd.DataFrame({"score": passes.keys(), "passes": map(_few_digits, passes.values())})
+    table = pd.DataFrame({"score": passes.keys(), "passes": map(two_digits, passes.values())})
     for n in (100, 10_000, 1_000_000):
-        table[f"{n:,} sequences"] = [duration(n * p * MILLISECOND) for p in passes.values()]
+        table[f"{n:,} sequences"] = [duration(n * p * SECONDS_A_PASS) for p in passes.values()]
     return markdown(table)
 
 
 def elsewhere_table(record: Record) -> str:
-    """Networks of other labs: estimates against ISM, ISM and TISM against the measurement."""
-    measured = _measured(record)
+    """Networks of other labs: estimates against ISM, and ISM and TISM against the measurement."""
+    measured = record.measured_effects
     concordance = record.table("external/concordance")
-    everywhere = concordance.query("method == 'TISM' and convention == 'all entries'")
-    between = record.table("external/mpra_methods").query("first == 'ISM'")
-    between = between.set_index(["model", "second"])["mean_r"]
+    concordance = concordance.query("method == 'TISM' and convention == 'all entries'")
+    with_ism = record.table("external/mpra_methods").query("first == 'ISM'")
+    with_ism = with_ism.pivot(index="model", columns="second", values="mean_r")
     rows = [
         {
             "network": NETWORKS[row["model"]],
             "TISM": interval(row, "mean_r"),
-            "budgeted, 50": f"{between[row['model'], 'budgeted ISM']:.2f}",
-            "layer-wise": f"{between[row['model'], 'layer-wise TISM']:.2f}",
+            "budgeted, 50 passes": f"{with_ism.loc[row['model'], 'budgeted ISM']:.2f}",
+            "layer-wise": f"{with_ism.loc[row['model'], 'layer-wise TISM']:.2f}",
             "ISM and experiment": interval(measured.loc[row["model"], "ISM"], "mean"),
             "TISM and experiment": interval(measured.loc[row["model"], "TISM"], "mean"),
         }
-        for _, row in everywhere.iterrows()
+        for _, row in concordance.iterrows()
     ]
     return markdown(pd.DataFrame(rows))
 
 
+def read_faults(record: Record) -> pd.DataFrame:
+    """The table that `make faults` writes, a row for every fault and piece of work."""
+    return pd.read_csv(record.data / "results" / "faults.csv")
+
+
 def faults_table(record: Record) -> str:
-    """Kinds of faults: how many were made, and what came of them."""
-    table = pd.read_csv(record.data / "results" / "faults.csv")
-    sums = table.groupby("fault", sort=False).sum(numeric_only=True)
+    """Kinds of faults: in how many pieces of work, how often, and what came of them."""
+    table = read_faults(record)
+    by_fault = table.groupby("fault", sort=False)
+    sums = by_fault.sum(numeric_only=True)
     sums.loc["all"] = sums.sum()
-    sums.insert(0, "where", table.groupby("fault")["where"].nunique().reindex(sums.index))
-    sums["where"] = sums["where"].fillna(table["where"].nunique()).astype(int)
+    works = [*by_fault["where"].nunique(), table["where"].nunique()]
+    sums.insert(0, "where", works)
     return markdown(sums.rename(columns=lambda name: name.replace("_", "-")).reset_index())
 
 
 def errors_table(record: Record) -> str:
-    """What the user of a piece of work sees of a fault; a small disk says what a full one does."""
-    table = pd.read_csv(record.data / "results" / "faults.csv")
-    alike = table["fault"].eq("small disk") | table["says"].str.startswith("nothing")
-    table = table[~alike]
-    said = table["says"].map(lambda text: text.replace("|", "\\|").replace("`", "'"))
-    rows = zip(table["fault"], table["where"], said, strict=True)
-    lines = ["| fault | what its user sees |", "| :-- | :-- |"]
-    return "\n".join(lines + [f"| {fault}: {where} | `{text}` |" for fault, where, text in rows])
+    """What a user is told of each fault; a small disk says the same as a full one."""
+    table = read_faults(record)
+    table = table[(table["fault"] != "small disk") & ~table["says"].str.startswith("nothing")]
+    cells = pd.DataFrame(
+        {
+            "fault": table["fault"] + ": " + table["where"],
+            "what its user sees": "`"
+            + table["says"].str.replace("|", "\\|").str.replace("`", "'")
+            + "`",
+        }
+    )
+    return markdown(cells).replace("--:", ":--")
 
 
 def substitute(app: Any, config: Any) -> None:
     """Handler of Sphinx's event: give MyST the numbers under their names."""
-    config.myst_substitutions = {
-        **(config.myst_substitutions or {}),
-        **numbers(Record(Path(app.srcdir) / "data")),
-    }
+    inserted = numbers(Record(Path(app.srcdir) / "data"))
+    config.myst_substitutions = {**(config.myst_substitutions or {}), **inserted}
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,18 +1,22 @@
-"""The Sphinx extensions: equations as drawings, pages without what they do not use."""
+"""The Sphinx extensions: equations, light pages, the gallery, the citation, launch buttons."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "book" / "_ext"))
-
+import yaml
+from citation import bibtex
+from docutils import nodes
 from equations import draw
+from gallery import WIDTH, first_sentence, plain, small_picture
+from launch import theme_options
 from light_pages import strip
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
 
 # ziamath looks for its font in a way that Python 3.11 alone warns of
 pytestmark = pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning")
@@ -53,3 +57,58 @@ def test_pages_keep_only_what_they_use(tag: str, user: str | None):
     assert strip(f"{tag}\n{kept}") == kept
     if user:
         assert strip(f"{tag}{kept}{user}") == f"{tag}{kept}{user}"
+
+
+@pytest.mark.parametrize(
+    ("caption", "first"),
+    [
+        ("Regions of each chromosome. Whole ones are held out.", "Regions of each chromosome"),
+        ("GC content; the dashed line is the median.", "GC content"),
+        ("Mean r at 0.5 of e.g.all. More", "Mean r at 0.5 of e.g.all"),
+        ("no end", "no end"),
+    ],
+)
+def test_first_sentence_of_a_caption(caption: str, first: str):
+    assert first_sentence(caption) == first
+
+
+def test_mathematics_of_a_caption_is_readable():
+    caption = nodes.caption("", "", nodes.Text("At "), nodes.math("", r"t\,\Delta s \to s_0"))
+    assert plain(caption) == "At t Δs → s₀"
+
+
+def test_small_picture_is_small_and_white(tmp_path: Path):
+    Image.new("RGBA", (1600, 400), (255, 0, 0, 0)).save(tmp_path / "large.png")
+    size = small_picture(tmp_path / "large.png", tmp_path / "new" / "small.webp")
+    assert size == (WIDTH, WIDTH // 4)
+    with Image.open(tmp_path / "new" / "small.webp") as image:
+        assert image.size == size
+        assert image.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_entry_of_the_compendium():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    entry = bibtex(citation)
+    assert entry.startswith("@software{tism_compendium,\n")
+    assert f"title   = {{{{{citation['title']}}}}}" in entry
+    assert "author  = {{The TISM compendium authors}}" in entry
+    assert entry.count("{") == entry.count("}")
+
+
+def test_entry_with_people_a_date_and_a_doi():
+    authors = [{"family-names": "Doe", "given-names": "J."}, {"name": "A Lab"}]
+    citation = {"authors": authors, "title": "T", "version": 2, "license": "MIT"}
+    entry = bibtex({**citation, "date-released": "2027-01-02", "doi": "10.1/x"})
+    assert "{Doe, J. and {A Lab}}" in entry
+    assert "year    = {2027}" in entry
+    assert "doi     = {10.1/x}" in entry
+    assert "url" not in entry
+
+
+def test_buttons_lead_to_the_repository_of_a_hosted_build():
+    assert theme_options({}) == theme_options({"GITHUB_REPOSITORY": ""}) == {}
+    hosted = {"GITHUB_REPOSITORY": "lab/book", "GITHUB_SERVER_URL": "https://git.example"}
+    options = theme_options(hosted)
+    assert options["repository_url"] == "https://git.example/lab/book"
+    assert options["repository_branch"] == "main"
+    assert options["launch_buttons"]["binderhub_url"].startswith("https://")
