@@ -24,13 +24,12 @@ from test_download import PATH, Server, serving
 import tism
 from tism.score import store as storage
 from tism.score.cli import main as command_line
-from tism.study import ch05_runs as robustness
 from tism.study import profiles as experiment
 from tism.study import training
 from tism.study.data import download
 from tism.study.networks import Experiment
 from tism.study.profiles import load_dataset, load_profile
-from tism.study.records import Chapter, note_provenance
+from tism.study.records import Chapter
 
 SEED = 0
 PROFILE = replace(
@@ -199,15 +198,6 @@ def use_maps(folder: Path) -> object:
     return _plain(vars(keep_scores(folder, lambda n: None)))
 
 
-def use_table(folder: Path) -> object:
-    return robustness.read_kept(folder / "results/smoke/table_1.csv").to_csv()
-
-
-def use_provenance(folder: Path) -> object:
-    note_provenance(folder / "results/smoke", "table_1.csv", "04_ism_vs_tism", PROFILE)
-    return (folder / "results/smoke/provenance.json").read_text()
-
-
 def _plain(arrays: dict[str, object]) -> dict[str, bytes]:
     return {name: np.asarray(array).tobytes() for name, array in arrays.items()}
 
@@ -218,8 +208,6 @@ KEPT = (
     Kept("store of scores", "scoring to a store", "s.zarr/**/*", use_store),
     Kept("kept maps", "cached maps", "data/cache/scores/*", use_maps),
     Kept("download", "download", f"data/{PATH}", lambda folder: get_file(folder, lambda n: None)),
-    Kept("results table", "results tables", "results/smoke/table_1.csv", use_table),
-    Kept("provenance", "results tables", "results/smoke/provenance.json", use_provenance),
 )
 
 

@@ -18,7 +18,7 @@ from tism import build_model, ism, one_hot_encode, tism
 from tism.correlations import pearson, substitution_correlation
 from tism.exact import predict
 from tism.score.readers import InputFileError
-from tism.study.ch05_runs import write_table
+from tism.study.cache import write_csv
 from tism.study.ch08_elements import METHODS, MeanTask
 from tism.study.ch08_networks import ExternalModel
 from tism.study.data.simulate import simulate
@@ -87,7 +87,7 @@ def tables(data, model, tmp_path_factory):
         patch.setenv("TISM_DATA_DIR", str(folder / "cache"))
         made = explorer_tables(model, data, N_SCORED, N_REGIONS)
     for name, table in zip(TABLES, made, strict=True):
-        write_table(folder / name, table)
+        write_csv(folder / name, table)
     return folder
 
 

@@ -24,7 +24,7 @@ from tism.score.genome import Genome, read_variants, read_windows
 from tism.score.methods import score_to_store, variant_table
 from tism.score.readers import InputFileError
 from tism.score.store import StoreError, create_store, open_store
-from tism.study.cache import DamagedCheckpointError, load_checkpoint, save_checkpoint
+from tism.study.cache import DamagedFileError, load_checkpoint, save_checkpoint
 from tism.study.ch08_networks import WeightFileError, read_keras_layers, read_torch_arrays
 from tism.study.data import download
 from tism.study.data.immgen import read_object_strings
@@ -163,7 +163,7 @@ def test_the_bomb_would_go_off(tmp_path):
 def test_a_pickle_is_no_checkpoint(tmp_path, bomb):
     save_checkpoint(tmp_path / "model", {"w": torch.zeros(2)}, {})
     (tmp_path / "model.safetensors").write_bytes(bomb)
-    with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors"):
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors"):
         load_checkpoint(tmp_path / "model")
 
 

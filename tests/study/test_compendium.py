@@ -189,8 +189,8 @@ def test_command_line_refuses_what_it_does_not_know(command, capsys):
 def test_the_training_chapter_runs_once_a_data_set_the_own_one_last(monkeypatch):
     ran = []
     monkeypatch.setattr(compendium, "run_chapter", lambda *a, **k: ran.append((*a, k)))
-    compendium.run_all_of_chapter("03_train_model", "yeast")
-    compendium.run_all_of_chapter("02_data", "yeast")
+    compendium.run_for_all_datasets("03_train_model", "yeast")
+    compendium.run_for_all_datasets("02_data", "yeast")
     simulated = ("03_train_model", "yeast", {"dataset": "simulated"})
     assert ran == [simulated, ("03_train_model", "yeast", {}), ("02_data", "yeast", {})]
 

@@ -28,7 +28,7 @@ from tism.model import AITAC
 from tism.sequence import decode
 from tism.study import cache as checkpoint
 from tism.study import training
-from tism.study.cache import DamagedCheckpointError, load_checkpoint
+from tism.study.cache import DamagedFileError, load_checkpoint
 from tism.study.data.dataset import one_hot_from_indices, standardisation
 from tism.study.training import (
     TrainingConfig,
@@ -628,7 +628,7 @@ def test_lack_of_memory_names_the_setting(dataset, tmp_path, monkeypatch):
 
 CHILD = """
 import os, pickle, signal, sys, torch
-from tism import training
+from tism.study import training
 torch.set_num_threads(1)
 with open(sys.argv[1], "rb") as file:
     model, dataset, config, folder = pickle.load(file)
@@ -726,5 +726,5 @@ def test_a_damaged_result_is_refused_by_name(dataset, whole, tmp_path, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:-9])
 
-    with pytest.raises(DamagedCheckpointError, match=rf"{name} "):
+    with pytest.raises(DamagedFileError, match=rf"{name} "):
         train(network(), dataset, CONFIG, folder)

@@ -1,11 +1,12 @@
-"""Weights as safetensors with a JSON beside them: written atomically, checked when read."""
+"""Weights and tables that are computed once and then read from disk.
+
+Every file is written whole or not at all.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,123 +19,83 @@ from tism.study.profiles import work_folder
 
 
 class DamagedFileError(RuntimeError):
-    """A file that is not what was written; the message names it and the remedy."""
-
-
-class DamagedCheckpointError(DamagedFileError):
-    """The files of a checkpoint do not belong together or cannot be read."""
-
-
-def write_checked(path: Path, text: str) -> None:
-    """`write_text` with the checksum in a hidden file beside it, for `read_checked`."""
-    beside = _checksum_file(path)
-    beside.unlink(missing_ok=True)  # a kill from here on leaves a file without checksum, no alarm
-    write_text(path, text)
-    write_text(beside, f"{file_sha256(path)}\n")
-
-
-def read_checked(path: Path) -> str:
-    """The text of a file; DamagedFileError where it is not what `write_checked` wrote.
-
-    A file without a checksum beside it is taken as it is.
-    """
-    content, beside = path.read_bytes(), _checksum_file(path)
-    if beside.exists() and beside.read_bytes() != f"{_sha256(content)}\n".encode():
-        raise DamagedFileError(_not_as_written(path))
-    try:
-        return content.decode()
-    except ValueError as error:
-        raise DamagedFileError(_not_as_written(path)) from error
+    """A file that cannot be read, or is another than expected; the message names the remedy."""
 
 
 def read_json(path: Path) -> Any:
-    """`read_checked` of a JSON file."""
+    """The content of a JSON file; DamagedFileError if it is not JSON."""
     try:
-        return json.loads(read_checked(path))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedFileError(_not_as_written(path)) from error
+        raise DamagedFileError(
+            f"{path} is not JSON ({error}); delete it to make it anew"
+        ) from error
 
 
-def _checksum_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.sha256")
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, numbers with six digits."""
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def _not_as_written(path: Path) -> str:
-    return f"{path} is damaged: not what was written; delete it to make it anew"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """The table in a CSV file; options of `pandas.read_csv`. DamagedFileError if it is no table."""
+    try:
+        return pd.read_csv(path, **options)
+    except ValueError as error:
+        raise DamagedFileError(
+            f"{path} is no table ({error}); delete it to make it anew"
+        ) from error
 
 
 def save_checkpoint(stem: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write `stem`.safetensors, then `stem`.json, which holds the checksum of the former.
+    """Write `stem`.safetensors, then `stem`.json with the metadata and the checksum of the weights.
 
     A checkpoint exists once its JSON does.
     """
     from safetensors.torch import save_file
 
-    weights = stem.with_name(stem.name + ".safetensors")
-    digest = _digest(metadata)  # before the old weights go: metadata may not be serialisable
+    json.dumps(metadata)  # an error must come before the old weights are replaced
+    weights, record = _checkpoint_files(stem)
     with replacing(weights) as temporary:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary)
-    record = {**metadata, "sha256": file_sha256(weights), "record_sha256": digest}
-    write_text(stem.with_name(stem.name + ".json"), json.dumps(record, indent=1) + "\n")
+    content = {**metadata, "sha256": file_sha256(weights)}
+    write_text(record, json.dumps(content, indent=1) + "\n")
 
 
 def load_checkpoint(stem: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_checkpoint` wrote.
+    """Tensors and metadata that `save_checkpoint` wrote.
 
-    Raises FileNotFoundError where there is none, DamagedCheckpointError where it is not whole.
+    Raises FileNotFoundError if one of the two files is missing, and DamagedFileError if the JSON
+    cannot be read or belongs to other weights.
     """
     from safetensors.torch import load_file
 
-    weights, record = (stem.with_name(stem.name + end) for end in (".safetensors", ".json"))
+    weights, record = _checkpoint_files(stem)
     for path in (weights, record):
         if not path.exists():
             raise FileNotFoundError(f"no checkpoint here: {path} is missing")
-    try:
-        metadata = _read_object(record)
-    except ValueError as error:
-        raise DamagedCheckpointError(_damage(record, str(error))) from error
-    if metadata.get("sha256") != file_sha256(weights):
-        raise DamagedCheckpointError(_damage(weights, f"is not the file that {record.name} names"))
+    metadata = read_json(record)
+    if not isinstance(metadata, dict) or metadata.get("sha256") != file_sha256(weights):
+        raise DamagedFileError(
+            f"{weights} is not the file that {record.name} names; delete both to make them anew"
+        )
     return load_file(weights), metadata
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, its checksum tested where it has one; ValueError says what is wrong."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"is no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError("is no JSON object")
-    if content.get("record_sha256", _digest(content)) != _digest(content):
-        raise ValueError("was changed after it was written")
-    return content
+def _checkpoint_files(stem: Path) -> tuple[Path, Path]:
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
-def _digest(metadata: dict[str, Any]) -> str:
-    """Checksum of the metadata but for the checksums themselves."""
-    own = {key: value for key, value in metadata.items() if key not in ("sha256", "record_sha256")}
-    return _sha256(json.dumps(own, sort_keys=True).encode())
+def cached_tensors(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that the cache holds under a name; if it holds none, compute and store them.
 
+    Processes that ask for the same name at the same time wait for the first, which computes them.
 
-def _damage(path: Path, what: str) -> str:
-    return f"{path} {what}; delete {path.stem}.safetensors and {path.stem}.json to make them anew"
-
-
-def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors that the cache holds under a name, or computed now and kept there.
-
-    Processes that ask for the same at the same time wait for the first, which computes it.
-
-    name : relative, ending in a digest of all that the tensors depend on
+    name : relative path, ending in a digest of everything that the tensors depend on
     """
     stem = work_folder("cache") / name
-    record = stem.with_name(stem.name + ".json")
-    if record.exists():  # needs no lock, which a cache that is only read could not have
+    _, record = _checkpoint_files(stem)
+    if record.exists():  # needs no lock, which a read-only cache could not hold
         return load_checkpoint(stem)[0]
     stem.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{stem}.lock"):
@@ -145,19 +106,9 @@ def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str,
     return tensors
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file with six digits a number, whole or not at all, with its checksum beside."""
-    write_checked(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-
-
-def read_kept(path: Path, **options: Any) -> pd.DataFrame:
-    """What `write_table` wrote; options of `pandas.read_csv`. DamagedFileError where it changed."""
-    return pd.read_csv(StringIO(read_checked(path)), **options)
-
-
-def kept_table(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A table that the cache holds under a name (see `remembered`), or computed now and kept."""
+def cached_table(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table that the cache holds under a name, as `cached_tensors`, without a lock."""
     path = work_folder("cache") / f"{name}.csv"
     if not path.exists():
-        write_table(path, compute())
-    return read_kept(path)
+        write_csv(path, compute())
+    return read_csv(path)

@@ -45,7 +45,8 @@ from tism.correlations import mean_effect_correlation, profile_correlation, subs
 from tism.exact import ism, predict
 from tism.first_order import input_gradient
 from tism.running import progress_bar
-from tism.study.cache import read_json, read_kept, write_checked, write_table
+from tism.score.files import write_text
+from tism.study.cache import read_csv, read_json, write_csv
 from tism.study.ch03_training import performance_table, predict_rows
 from tism.study.ch04_agreement import correlations
 from tism.study.data.dataset import Dataset
@@ -87,10 +88,10 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     for epoch, model in run.networks(progress=progress):
         kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
         if not kept.exists():
-            write_checked(kept, json.dumps(_measure(run, model, progress)) + "\n")
+            write_text(kept, json.dumps(_measure(run, model, progress)) + "\n")
         rows.append({**_label(run, epoch), **read_json(kept), "key": run.key})
     table = pd.DataFrame(rows)
-    write_table(rows_of_run(run), table)
+    write_csv(rows_of_run(run), table)
     return table
 
 
@@ -283,7 +284,7 @@ def write_models(profile: Profile) -> Path:
     table = pd.concat(parts) if parts else before
     if table.empty:
         raise ValueError(f"no run of profile {profile.name} is done: {target} would be empty")
-    write_table(target, table)
+    write_csv(target, table)
     return target
 
 
@@ -295,7 +296,7 @@ def write_initialisations(profile: Profile, *, progress: bool = False) -> Path:
     if not several:
         raise ValueError(f"profile {profile.name} has no two initialisations to compare")
     tables = [compare_initialisations(profile, name, progress=progress) for name in several]
-    write_table(target, pd.concat(tables))
+    write_csv(target, pd.concat(tables))
     return target
 
 
@@ -341,18 +342,18 @@ def _refuse_others(path: Path, column: str, keys: dict[str, str]) -> None:
 
 def _read_text(path: Path) -> pd.DataFrame:
     """A CSV file with every value as it is written."""
-    return read_kept(path, dtype=str, keep_default_na=False)
+    return read_csv(path, dtype=str, keep_default_na=False)
 
 
 def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
     """What `find_table` finds, an empty `control` as an empty string.
 
-    Raises FileNotFoundError, or DamagedFileError naming what is not as `write_table` wrote it.
+    Raises FileNotFoundError, or DamagedFileError naming what is not as `write_csv` wrote it.
     """
     path = find_table(profile, name)
     if path is None:
         raise FileNotFoundError(f"profile {profile} has no {name}, neither fresh nor recorded")
-    table = read_kept(path, dtype={"control": str})
+    table = read_csv(path, dtype={"control": str})
     return table.fillna({"control": ""} if "control" in table else {})
 
 

@@ -26,7 +26,7 @@ from tism.first_order import tism
 from tism.model import build_model
 from tism.running import evaluating, progress_bar
 from tism.study import ch06_peers as peers
-from tism.study.cache import kept_table
+from tism.study.cache import cached_table
 from tism.study.ch06_timing import Timing, compare, peak_memory, seconds
 from tism.study.profiles import default_device, digest
 
@@ -284,15 +284,15 @@ def measure(
     tables = []
     with progress_bar(len(jobs), progress, "run times") as report:
         for job, names in jobs:
-            tables.append(_remembered(job, names, budget, repeats))
+            tables.append(_cached_times(job, names, budget, repeats))
             report(1)
     return pd.concat(tables, ignore_index=True)
 
 
-def _remembered(job: Job, names: Sequence[str], budget: float, repeats: int) -> pd.DataFrame:
+def _cached_times(job: Job, names: Sequence[str], budget: float, repeats: int) -> pd.DataFrame:
     machine = [default_device(), torch.get_num_threads(), torch.__version__]
     settings = [asdict(job), list(names), budget, repeats, versions.SPEED, machine]
-    return kept_table(
+    return cached_table(
         f"runtime/{digest(settings)}",
         lambda: measure_job(job, names, budget=budget, repeats=repeats),
     )

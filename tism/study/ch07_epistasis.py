@@ -20,7 +20,7 @@ from tism import versions
 from tism.correlations import profile_correlation
 from tism.double_mutants import interaction_map, strongest
 from tism.sequence import ALPHABET
-from tism.study.cache import remembered
+from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import auroc
 from tism.study.ch07_estimators import experiment_of, kept, networks_of  # noqa: F401, for chapter 07
 from tism.study.data.dataset import Dataset, evenly
@@ -101,7 +101,7 @@ def kept_maps(model: nn.Module, one_hot: Tensor, exact: Tensor, tasks: Sequence[
             found = interaction_map(model, x, new, task, device=default_device())
             return {"map": found[0, 0].contiguous()}
 
-        maps.append(remembered(f"interactions/{key}", compute)["map"])
+        maps.append(cached_tensors(f"interactions/{key}", compute)["map"])
     return torch.stack(maps)
 
 

@@ -17,7 +17,7 @@ from tism.first_order import input_gradient
 from tism.running import progress_bar
 from tism.score.readers import InputFileError
 from tism.sequence import decode, one_hot_encode
-from tism.study.cache import remembered
+from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import correlations
 from tism.study.ch08_networks import CalderonCNN, ExternalModel
 from tism.study.data.download import fetch
@@ -141,7 +141,7 @@ def window_correlations(
         "positions": [windows.start, windows.stop],
         "version": versions.SCORING,
     }
-    found = remembered(
+    found = cached_tensors(
         f"concordance/{external.name}_{digest(content)}",
         lambda: _window_correlations(external, windows),
     )

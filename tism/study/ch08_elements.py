@@ -21,7 +21,7 @@ from tism.layerwise import depths, layerwise_tism
 from tism.model import BothStrandsConv, SoftmaxPool
 from tism.running import evaluating, progress_bar
 from tism.sequence import validate_one_hot
-from tism.study.cache import remembered
+from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import call_motifs, smooth_profile
 from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.ch08_networks import ExternalModel
@@ -210,15 +210,15 @@ def score_loci(
     with progress_bar(len(loci), progress, external.name) as report:
         for locus in loci:
             scores[locus.name] = {
-                name: _remembered_effect(external, locus, name, method)
+                name: _cached_effect(external, locus, name, method)
                 for name, method in methods.items()
             }
             report(1)
     return scores
 
 
-def _remembered_effect(external: ExternalModel, locus: Locus, name: str, method: Method) -> Tensor:
-    return remembered(
+def _cached_effect(external: ExternalModel, locus: Locus, name: str, method: Method) -> Tensor:
+    return cached_tensors(
         _place(external, locus, name),
         lambda: {"effect": predicted_effects(external, locus, {name: method})[name]},
     )["effect"]
@@ -387,7 +387,7 @@ def convergence_deltas(externals: Sequence[ExternalModel], loci: Sequence[Locus]
     rows = []
     for external in externals:
         for locus in loci:
-            found = remembered(
+            found = cached_tensors(
                 _place(external, locus, "convergence delta"),
                 lambda external=external, locus=locus: {"delta": _first_delta(external, locus)},
             )

@@ -6,7 +6,6 @@ nothing in a file is ever executed; Keras is not needed.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import zipfile
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tism.model import BothStrandsConv, SoftmaxPool
+from tism.study.scores import weights_sha256
 
 KERAS_EPSILON = 1e-3  # of batch normalisation; torch's default is 1e-5
 GELU_MINIMUM = -0.169971  # the lowest value of GELU, at -0.7518
@@ -66,11 +66,8 @@ class ExternalModel:
 
     @property
     def checksum(self) -> str:
-        """sha256 of the weights: what its scores depend on."""
-        state = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            state.update(tensor.cpu().contiguous().numpy().tobytes())
-        return state.hexdigest()
+        """sha256 of the weights."""
+        return weights_sha256(self.model)
 
     def task_numbers(self, names: str) -> list[int]:
         """Numbers of tasks named in one string: "all", a name, or several separated by ";"."""

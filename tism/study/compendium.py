@@ -1,15 +1,17 @@
-"""Runs chapters, keeps their records and tells when a record no longer belongs to its source.
+"""Executes chapters, records their outputs, and finds records whose source has changed.
 
-python -m tism.study.compendium run PROFILE [CHAPTER ...]    execute into results/PROFILE
-python -m tism.study.compendium book PROFILE                 build the book of results/PROFILE
-python -m tism.study.compendium record PROFILE [CHAPTER ...] execute and refresh what is committed
-python -m tism.study.compendium stale                        list the records that are stale
-python -m tism.study.compendium runs PROFILE                 list the networks of a profile
-python -m tism.study.compendium train PROFILE RUN            train one of them: a run of chapter 03
-python -m tism.study.compendium model PROFILE RUN            score one of them, once it is trained
-python -m tism.study.compendium summarise PROFILE            write models.csv of the scored ones
-python -m tism.study.compendium initialisations PROFILE      write initialisations.csv
-python -m tism.study.compendium explorer PROFILE             write the tables of the explorer
+Use it as ``python -m tism.study.compendium COMMAND``, where COMMAND is one of::
+
+    run PROFILE [CHAPTER ...]     execute chapters, by default all, into results/PROFILE
+    record PROFILE [CHAPTER ...]  execute chapters, copy outputs and tables into the repository
+    book PROFILE                  build the book from results/PROFILE
+    stale                         list committed records that no longer belong to their source
+    runs PROFILE                  list the trainings of a profile
+    train PROFILE RUN             train one of them by executing chapter 03
+    model PROFILE RUN             score one of them, trained first if need be
+    summarise PROFILE             write models.csv from the networks scored so far
+    initialisations PROFILE       write initialisations.csv
+    explorer PROFILE              write the tables of the explorer
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 from tism.score.files import replacing, write_text
 from tism.study import ch05_runs, explorer
-from tism.study.cache import read_checked, read_json
+from tism.study.cache import read_csv, read_json
 from tism.study.networks import Experiment, committed_network, find_run, list_runs, tables_key
 from tism.study.profiles import (
     Profile,
@@ -50,7 +52,7 @@ from tism.study.records import (
 
 
 def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") -> str:
-    """What the tables of a maker (see `note_provenance`) depend on; see `chapter_key`."""
+    """Digest of all that the tables of a maker depend on; see `note_provenance`, `chapter_key`."""
     if maker == ROBUSTNESS:
         return tables_key(profile)
     if maker == EXPLORER:
@@ -59,43 +61,49 @@ def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") ->
 
 
 def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
-    """Execute one chapter into results/<profile>/notebooks and return that file.
+    """Execute a chapter into results/<profile>/notebooks and return the path of the result.
 
-    parameters : of the chapter; with `run` the file is training.ipynb in the folder of that run
+    parameters : of the chapter. With `run`, the result is training.ipynb in the folder of that run
 
-    A failed run leaves an earlier result as it was and raises papermill's error.
+    If the chapter fails, papermill's error is raised and an earlier result stays.
     """
     import papermill
 
     if name not in chapters():
         raise ValueError(f"chapter must be one of {', '.join(chapters())}; got {name!r}")
     settings = load_profile(profile)
-    source = repository() / "notebooks" / f"{name}.ipynb"
     target = results_folder(profile) / "notebooks" / f"{name}.ipynb"
     if "run" in parameters:
         target = find_run(settings, parameters["run"]).folder / "training.ipynb"
     key = chapter_key(name, settings)
     with replacing(target) as temporary:
         papermill.execute_notebook(
-            source,
+            _source(name),
             temporary,
             parameters={"profile": profile, **parameters},
             cwd=repository(),
             kernel_name="python3",
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of TCP at every start
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else a warning at every start
             progress_bar=sys.stderr.isatty(),
             log_output=False,
         )
         executed = read_notebook(temporary)
         clean_notebook(executed)
         executed["metadata"]["tism"] = {"profile": profile, "key": key}
-        text = json.dumps(executed, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(_notebook_text(executed), encoding="utf-8")
     return target
 
 
-def run_all_of_chapter(name: str, profile: str) -> Path:
-    """Execute a chapter; the one that trains, once for each data set, the chapters' own last."""
+def _source(chapter: str) -> Path:
+    return repository() / "notebooks" / f"{chapter}.ipynb"
+
+
+def _notebook_text(notebook: dict[str, Any]) -> str:
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def run_for_all_datasets(name: str, profile: str) -> Path:
+    """Execute a chapter; the training chapter once for each data set, the profile's first last."""
     if name == TRAINING_CHAPTER:
         for dataset in load_profile(profile).datasets[1:]:
             run_chapter(name, profile, dataset=dataset)
@@ -103,14 +111,14 @@ def run_all_of_chapter(name: str, profile: str) -> Path:
 
 
 def train_run(name: str, profile: str) -> Path:
-    """Train a run of `tism.study.ch05_runs` by executing the training chapter for it."""
+    """Train a run of the profile by executing the training chapter for it."""
     network = find_run(load_profile(profile), name).network
     settings = {"dataset": network.dataset, "variant": network.variant, "seed": network.seed}
     return run_chapter(TRAINING_CHAPTER, profile, run=name, **settings)
 
 
-def clean_notebook(notebook: dict) -> None:
-    """Drop what differs from run to run or names this machine: timings, notes, stderr."""
+def clean_notebook(notebook: dict[str, Any]) -> None:
+    """Remove from a notebook what differs between runs or names the machine: timings, stderr."""
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -128,7 +136,10 @@ def clean_notebook(notebook: dict) -> None:
 
 
 def record_chapter(name: str, profile: str) -> None:
-    """Copy an executed chapter's outputs into its source, and its tables into `data/results`."""
+    """Copy an executed chapter's outputs into its source, and its tables into `data/results`.
+
+    Raises ValueError if the source was edited after the execution.
+    """
     executed = read_notebook(results_folder(profile) / "notebooks" / f"{name}.ipynb")
     executed["cells"] = [
         cell
@@ -137,54 +148,52 @@ def record_chapter(name: str, profile: str) -> None:
     ]
     for number, cell in enumerate(executed["cells"]):
         cell["id"] = f"cell-{number}"
-    key = chapter_key(name, load_profile(profile))
-    if chapter_key(name, load_profile(profile), executed) != key:
+    settings = load_profile(profile)
+    if chapter_key(name, settings, executed) != chapter_key(name, settings):
         raise ValueError(f"{name} was edited after it was run: run it again, then record it")
-    path = repository() / "notebooks" / f"{name}.ipynb"
-    write_text(path, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+    write_text(_source(name), _notebook_text(executed))
     if name in READS:
         _record_tables(ROBUSTNESS, profile)
     _record_tables(name, profile)
 
 
-def _record_tables(chapter: str, profile: str) -> None:
-    fresh, recorded = results_folder(profile), repository() / "data" / "results" / profile
-    shared = recorded.parent  # of tables named external/..., which are no profile's own
-    provenance = fresh / "provenance.json"
-    if not provenance.exists():
+def _record_tables(maker: str, profile: str) -> None:
+    """Replace the committed files of a maker and their provenance by those of results/<profile>."""
+    fresh, committed = results_folder(profile), repository() / "data" / "results"
+    if not (fresh / "provenance.json").exists():
         return
-    entries = read_json(provenance)
-    path = recorded / "provenance.json"
-    kept = read_json(path) if path.exists() else {}
-    kept = {k: v for k, v in kept.items() if v["chapter"] != chapter}
-    for name, entry in entries.items():
-        if entry["chapter"] == chapter:
-            if name.endswith(".csv"):
-                read_checked(fresh / name)  # what was damaged meanwhile is not recorded
-            with replacing((shared if "/" in name else recorded) / name) as temporary:
-                shutil.copyfile(fresh / name, temporary)
-            kept[name] = entry
-    write_text(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    made = read_json(fresh / "provenance.json")
+    made = {name: entry for name, entry in made.items() if entry["chapter"] == maker}
+    for name in made:
+        if name.endswith(".csv"):
+            read_csv(fresh / name)  # raises an error if the table is damaged
+        target = committed / name if "/" in name else committed / profile / name
+        with replacing(target) as temporary:
+            shutil.copyfile(fresh / name, temporary)
+    path = committed / profile / "provenance.json"
+    entries = read_json(path) if path.exists() else {}
+    others = {name: entry for name, entry in entries.items() if entry["chapter"] != maker}
+    write_text(path, json.dumps({**others, **made}, indent=1, sort_keys=True) + "\n")
 
 
 def record_networks(profile: str) -> None:
-    """Copy the trained baseline of every data set into `data/models`, weights before their JSON."""
+    """Copy the trained baseline of every data set into `data/models`."""
     settings = load_profile(profile)
     for dataset in settings.datasets:
         experiment = Experiment(settings, dataset)
         experiment.trained()
         source = work_folder("checkpoints") / experiment.name
-        for ending in (".safetensors", ".json"):
+        for ending in (".safetensors", ".json"):  # a checkpoint exists once its JSON does
             if (source / f"model{ending}").exists():
                 with replacing(committed_network(experiment).with_suffix(ending)) as temporary:
                     shutil.copyfile(source / f"model{ending}", temporary)
 
 
 def stale_records() -> list[str]:
-    """What is committed but no longer belongs to its source: chapters, then tables."""
+    """Committed chapters, then committed files, that no longer belong to their source."""
     stale = []
     for name in chapters():
-        notebook = read_notebook(repository() / "notebooks" / f"{name}.ipynb")
+        notebook = read_notebook(_source(name))
         made = notebook["metadata"].get("tism")
         if made is None or made["key"] != chapter_key(
             name, load_profile(made["profile"]), notebook, tables="recorded"
@@ -192,18 +201,19 @@ def stale_records() -> list[str]:
             stale.append(f"notebooks/{name}.ipynb")
     for path in sorted((repository() / "data" / "results").glob("*/provenance.json")):
         profile = load_profile(path.parent.name)
-        for table, entry in json.loads(path.read_text()).items():
+        for table, entry in read_json(path).items():
             if entry["key"] != record_key(entry["chapter"], profile, tables="recorded"):
                 stale.append(f"data/results/{profile.name}/{table}")
     return stale
 
 
 def stage_book(profile: str) -> Path:
-    """Copy the book's sources into results/<profile>/book, with what was made at this profile.
+    """Copy the sources of the book into results/<profile>/book and return that folder.
 
-    Its chapters and the tables of its explorer take the place of the recorded ones.
+    Chapters and explorer tables made at this profile take the place of the recorded ones.
     """
-    root, target = repository(), results_folder(profile) / "book"
+    root, fresh = repository(), results_folder(profile)
+    target = fresh / "book"
     shutil.rmtree(target, ignore_errors=True)
     for name in ("book", "data", "notebooks", "tism"):
         ignored = shutil.ignore_patterns("raw", "cache", "checkpoints", "__pycache__", ".*")
@@ -211,18 +221,18 @@ def stage_book(profile: str) -> Path:
     for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
         shutil.copyfile(root / name, target / name)
     for name in chapters():
-        path = results_folder(profile) / "notebooks" / f"{name}.ipynb"
+        path = fresh / "notebooks" / f"{name}.ipynb"
         if path.exists():
             shutil.copyfile(path, target / "notebooks" / path.name)
-    fresh = [results_folder(profile) / name for name in explorer.TABLES]
-    if all(path.exists() for path in fresh):
-        for path in fresh:
+    tables = [fresh / name for name in explorer.TABLES]
+    if all(path.exists() for path in tables):
+        for path in tables:
             shutil.copyfile(path, target / "data" / "results" / RECORDED_PROFILE / path.name)
     return target
 
 
 def build_book(source: Path) -> Path:
-    """Build a book strictly (every warning is an error) and return the folder of its pages."""
+    """Build a book, treating every warning as an error, and return the folder of its pages."""
     program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
     options = ["--all", "-W", "-n", "--keep-going"]
     subprocess.run([program, "build", source, *options], check=True)
@@ -230,80 +240,85 @@ def build_book(source: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line described at the top of this module."""
-    parser = argparse.ArgumentParser(prog="python -m tism.study.compendium", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("run", "record", "book"):
-        sub = commands.add_parser(command)
-        sub.add_argument("profile", choices=profile_names())
-        if command != "book":
-            sub.add_argument("chapter", nargs="*", choices=[*chapters(), []])
-        if command == "record":
-            sub.add_argument("--executed", action="store_true", help="record what is in results")
-    commands.add_parser("stale")
-    for command in ("runs", "train", "model", "summarise", "initialisations", "explorer"):
-        sub = commands.add_parser(command)
-        sub.add_argument("profile", choices=profile_names())
-        if command in ("train", "model"):
-            sub.add_argument("run")
-    options = parser.parse_args(arguments)
+    """Run one of the commands that the docstring of this module lists."""
+    options = _parser().parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     if options.command == "stale":
         print("\n".join(stale_records()) or "every record belongs to its source")
-    elif options.command == "book":
-        page = build_book(stage_book(options.profile)) / "index.html"
-        print(f"open {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
-    elif options.command not in ("run", "record"):
-        _run_models(options)
-    else:
-        if options.command == "record":
-            record_networks(options.profile)
-        for name in options.chapter or chapters():
-            print(f"{options.profile}: {name}", flush=True)
-            if not getattr(options, "executed", False):
-                run_all_of_chapter(name, options.profile)
-            if options.command == "record":
-                record_chapter(name, options.profile)
-        if not options.chapter:
-            _finish_profile(options)
-
-
-def _finish_profile(options: argparse.Namespace) -> None:
-    """What belongs to no chapter, after all of them."""
-    if not getattr(options, "executed", False):
-        _write_explorer(load_profile(options.profile))
-    if options.command == "record":
-        for maker in (ROBUSTNESS, EXPLORER):
-            _record_tables(maker, options.profile)
-
-
-def _run_models(options: argparse.Namespace) -> None:
-    """The commands about the networks of `tism.study.ch05_runs`."""
+        return
     profile, progress = load_profile(options.profile), sys.stderr.isatty()
-    ch05_runs.check_tables(profile)
     match options.command:
+        case "run" | "record":
+            _run_chapters(profile, options)
+        case "book":
+            print(f"open {os.path.relpath(build_book(stage_book(profile.name)) / 'index.html')}")
         case "runs":
             print("\n".join(run.name for run in list_runs(profile)))
         case "train":
+            ch05_runs.check_tables(profile)
             train_run(options.run, profile.name)
         case "model":
+            ch05_runs.check_tables(profile)
             ch05_runs.score_run(find_run(profile, options.run), progress=progress)
         case "summarise":
-            _note_table(ch05_runs.write_models(profile), profile)
+            _note(ch05_runs.write_models(profile), ROBUSTNESS, profile)
+        case "initialisations":
+            path = ch05_runs.write_initialisations(profile, progress=progress)
+            _note(path, ROBUSTNESS, profile)
         case "explorer":
             _write_explorer(profile)
-        case "initialisations":
-            _note_table(ch05_runs.write_initialisations(profile, progress=progress), profile)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tism.study.compendium",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("stale")
+    for command in ("runs", "train", "model", "summarise", "initialisations", "explorer", "book"):
+        sub = commands.add_parser(command)
+        sub.add_argument("profile", choices=profile_names())
+        if command in ("train", "model"):
+            sub.add_argument("run")
+    for command in ("run", "record"):
+        sub = commands.add_parser(command)
+        sub.set_defaults(executed=False)
+        sub.add_argument("profile", choices=profile_names())
+        sub.add_argument("chapter", nargs="*", choices=[*chapters(), []])
+    sub.add_argument("--executed", action="store_true", help="record what results holds")
+    return parser
+
+
+def _run_chapters(profile: Profile, options: argparse.Namespace) -> None:
+    """Execute and record chapters; if none is named, all of them and what belongs to none."""
+    recording = options.command == "record"
+    if recording:
+        record_networks(profile.name)
+    for name in options.chapter or chapters():
+        print(f"{profile.name}: {name}", flush=True)
+        if not options.executed:
+            run_for_all_datasets(name, profile.name)
+        if recording:
+            record_chapter(name, profile.name)
+    if options.chapter:
+        return
+    if not options.executed:
+        _write_explorer(profile)
+    if recording:
+        for maker in (ROBUSTNESS, EXPLORER):
+            _record_tables(maker, profile.name)
 
 
 def _write_explorer(profile: Profile) -> None:
     for path in explorer.write_explorer(profile, progress=sys.stderr.isatty()):
-        note_provenance(path.parent, path.name, EXPLORER, record_key(EXPLORER, profile), profile)
+        _note(path, EXPLORER, profile)
 
 
-def _note_table(path: Path, profile: Profile) -> None:
-    note_provenance(path.parent, path.name, ROBUSTNESS, record_key(ROBUSTNESS, profile), profile)
+def _note(path: Path, maker: str, profile: Profile) -> None:
+    note_provenance(path.parent, path.name, maker, record_key(maker, profile), profile)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from tism.correlations import substitution_correlation
 from tism.exact import ism
 from tism.score.readers import InputFileError
 from tism.sequence import decode, one_hot_encode
-from tism.study.ch05_runs import write_table
+from tism.study.cache import write_csv
 from tism.study.ch08_elements import BUDGET, METHODS, N_SHUFFLES, MeanTask
 from tism.study.ch08_networks import ExternalModel
 from tism.study.data.dataset import Dataset
@@ -220,7 +220,7 @@ def write_explorer(profile: Profile, *, progress: bool = False) -> list[Path]:
         made.append(explorer_tables(model, data, profile.regions, n, progress=progress))
     paths = [results_folder(profile.name) / name for name in TABLES]
     for path, tables in zip(paths, zip(*made, strict=True), strict=True):
-        write_table(path, pd.concat(tables, ignore_index=True))
+        write_csv(path, pd.concat(tables, ignore_index=True))
     return paths
 
 

@@ -1,4 +1,4 @@
-"""The records of the recorded run: what a chapter depends on, what it opens and what it leaves."""
+"""What a chapter's outputs depend on (its key), what it opens, and the tables that it writes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock
 
 from tism import versions
-from tism.score.files import replacing
-from tism.study.cache import read_checked, read_json, write_checked, write_table
+from tism.score.files import replacing, write_text
+from tism.study.cache import read_json, write_csv
 from tism.study.data.download import checksum_of, data_root
 from tism.study.networks import Experiment, find_run
 from tism.study.profiles import (
@@ -28,42 +29,38 @@ from tism.study.profiles import (
     results_folder,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MODELS, INITIALISATIONS = "models.csv", "initialisations.csv"
+RECORDED_PROFILE = "yeast"
+UNTRAINED = frozenset({"06_runtime"})  # needs neither data nor trained networks
+ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})
+TRAINING_CHAPTER = "03_train_model"
+SCORING_CHAPTER = "04_ism_vs_tism"  # writes the scores of the baselines into the cache
+ROBUSTNESS, EXPLORER = "robustness", "explorer"
+READS = {  # tables that a chapter reads and other chapters write
+    "05_robustness": (MODELS, INITIALISATIONS),
+    "10_scorecard": (
+        MODELS, INITIALISATIONS, "concordance.csv", "regions.csv", "associations.csv",
+        "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",
+        "epistasis.csv",
+    ),
+}  # fmt: skip
 
 
 def find_table(profile: str, name: str, *, recorded: bool = False) -> Path | None:
-    """The table in results/<profile>, else the one in data/results/<profile>, or None.
+    """The table in results/<profile>, else the committed one in data/results, or None.
 
-    name : with a folder where it belongs to no profile, as external/concordance.csv in data/results
-    recorded : only the second
+    name : "models.csv" is one of the profile; with a folder, as in "external/concordance.csv", it
+        belongs to no profile
+    recorded : look for the committed table only
     """
     committed = data_root() / "results"
-    places = (results_folder(profile), committed if "/" in name else committed / profile)
-    found = (folder / name for folder in places[recorded:])
-    return next((path for path in found if path.exists()), None)
-
-
-RECORDED_PROFILE = "yeast"
-UNTRAINED = frozenset({"06_runtime"})  # chapters that need neither data nor trained networks
-ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})  # use estimators
-TRAINING_CHAPTER = "03_train_model"
-SCORING_CHAPTER = "04_ism_vs_tism"  # leaves the scores of the baselines in the cache
-ROBUSTNESS, EXPLORER = "robustness", "explorer"
-READS = {  # chapters that read tables which others wrote
-    "05_robustness": ("models.csv", "initialisations.csv"),
-    "10_scorecard": (
-        "models.csv",
-        "initialisations.csv",
-        "concordance.csv",
-        "regions.csv",
-        "associations.csv",
-        "runtime.csv",
-        "external/concordance.csv",
-        "estimators.csv",
-        "reliability.csv",
-        "epistasis.csv",
-    ),
-}
+    if "/" not in name:
+        committed /= profile
+    folders = [committed] if recorded else [results_folder(profile), committed]
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
 
 
 def chapters() -> list[str]:
@@ -74,17 +71,19 @@ def chapters() -> list[str]:
 def chapter_key(
     name: str, profile: Profile, notebook: dict | None = None, *, tables: str | None = "fresh"
 ) -> str:
-    """What a chapter's outputs depend on: its code, the profile, the data and the versions.
+    """Digest of all that a chapter's outputs depend on: code, settings, data and versions.
 
-    tables : of `READS`: "fresh", as the chapter finds them; "recorded", those in data/results; or
-        None to leave them out
+    notebook : content of the chapter; read from `notebooks` by default
+    tables : which of the tables in `READS` count: "fresh" for those that the chapter finds,
+        "recorded" for the committed ones, None for none
     """
     notebook = notebook or read_notebook(repository() / "notebooks" / f"{name}.ipynb")
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = [text for cell in cells if (text := without_imports(cell))]
     if name in UNTRAINED:
-        own = profile.chapters.get(name)
-        return digest({"code": code, "own": own, "versions": [versions.MODEL, versions.SPEED]})
+        settings = profile.chapters.get(name)
+        known = [versions.MODEL, versions.SPEED]
+        return digest({"code": code, "own": settings, "versions": known})
     return digest(
         {
             "code": code,
@@ -107,7 +106,7 @@ def chapter_key(
 def without_imports(code: str) -> str:
     """The code of a cell without import statements and blank lines.
 
-    Where a name comes from changes no result: a module may be moved without staling hours of runs.
+    A module may be moved without making hours of results stale.
     """
     imported: set[int] = set()
     for node in ast.parse(code).body:
@@ -121,12 +120,12 @@ def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, A
     if name not in READS or tables is None:
         return {}
     recorded = tables == "recorded"
-    paths = [find_table(profile.name, t, recorded=recorded) for t in READS[name]]
-    return {"read": [path and digest(read_checked(path)) for path in paths]}
+    paths = [find_table(profile.name, table, recorded=recorded) for table in READS[name]]
+    return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
 
 
 def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
-    """Checksums of what a chapter reads beside the data sets: `sources` and `tables` of its own."""
+    """Checksums of the files that a chapter's settings name as its `sources` and `tables`."""
     found = {}
     if "sources" in settings:
         found["sources"] = checksum_of(settings["sources"])
@@ -136,15 +135,16 @@ def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_notebook(path: Path) -> dict:
+def read_notebook(path: Path) -> dict[str, Any]:
+    """The content of a notebook as nested dictionaries and lists."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a notebook gets from `open_chapter`.
+    """A chapter at one profile, as `open_chapter` returns it.
 
-    run : the name of the run (`tism.study.networks.Run`) that the training chapter trains, if any
+    run : name of the `tism.study.networks.Run` that the chapter trains; None for the other chapters
     """
 
     name: str
@@ -158,7 +158,7 @@ class Chapter:
 
     @property
     def folder(self) -> Path:
-        """Where its tables and figures go: results/<profile>, or the folder of its run."""
+        """The folder of its tables and figures: results/<profile>, or the folder of its run."""
         if self.run is None:
             return results_folder(self.profile.name)
         return find_run(self.profile, self.run).folder
@@ -166,25 +166,25 @@ class Chapter:
     def experiment(self, dataset: str | None = None, **settings: Any) -> Experiment:
         """A network of this profile, by default the baseline on the profile's first data set.
 
-        Raises ValueError where the chapter trains a run and the settings are not those of the run.
+        Raises ValueError if the chapter trains a run of other settings.
         """
         network = Experiment(self.profile, dataset or self.profile.datasets[0], **settings)
         if self.run is None:
             return network
-        own = find_run(self.profile, self.run).network
+        of_run = find_run(self.profile, self.run).network
         for name in ("dataset", "variant", "seed"):
-            wanted, found = getattr(own, name), getattr(network, name)
-            if wanted != found:
-                raise ValueError(f"run {self.run} has {name}={wanted!r}, got {found!r}")
-        return own
+            wanted, got = getattr(of_run, name), getattr(network, name)
+            if wanted != got:
+                raise ValueError(f"run {self.run} has {name}={wanted!r}, got {got!r}")
+        return of_run
 
-    def save_table(self, table: Any, name: str) -> None:
-        """Write a pandas table to `folder`/<name>.csv, with where it came from."""
-        write_table(self.folder / f"{name}.csv", table)
+    def save_table(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table to `folder`/<name>.csv and note its provenance."""
+        write_csv(self.folder / f"{name}.csv", table)
         self._note_provenance(f"{name}.csv")
 
-    def save_figure(self, figure: Any, name: str) -> None:
-        """Write a figure to `folder`/<name>.png, with where it came from, and close it."""
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Write a figure to `folder`/<name>.png, note its provenance, and close it."""
         from matplotlib import pyplot
 
         with replacing(self.folder / f"{name}.png") as temporary:
@@ -193,15 +193,14 @@ class Chapter:
         self._note_provenance(f"{name}.png")
 
     def _note_provenance(self, file: str) -> None:
-        note_provenance(
-            self.folder, file, self.name, chapter_key(self.name, self.profile), self.profile
-        )
+        key = chapter_key(self.name, self.profile)
+        note_provenance(self.folder, file, self.name, key, self.profile)
 
 
 def note_provenance(folder: Path, file: str, maker: str, key: str, profile: Profile) -> None:
-    """Add to a folder's provenance.json where a file in it came from.
+    """Note in a folder's provenance.json what made a file of it: maker, key, data and versions.
 
-    maker : a chapter, or "robustness" or "explorer" for the tables of that module
+    maker : a chapter, `ROBUSTNESS` for the tables of networks, or `EXPLORER`
     """
     record = folder / "provenance.json"
     with FileLock(f"{record}.lock"):
@@ -212,7 +211,7 @@ def note_provenance(folder: Path, file: str, maker: str, key: str, profile: Prof
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
             **_provenance(),
         }
-        write_checked(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
+        write_text(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
 
 def paper_numbers() -> dict[str, float]:
@@ -234,10 +233,10 @@ def _provenance() -> dict[str, Any]:
 
 
 def open_chapter(name: str, **parameters: Any) -> Chapter:
-    """Begin a chapter: refuse parameters it does not have, fix seeds, set up the figures.
+    """Begin a chapter: refuse unknown parameters, fix the seed, set up the figures.
 
-    parameters : every parameter of the chapter by name, `profile` among them. A parameter that
-        papermill injected under another name is found in the notebook and refused.
+    parameters : every parameter of the chapter by name, `profile` among them. ValueError if
+        papermill injected one of another name.
     """
     _refuse_unknown(name, parameters)
     torch.manual_seed(0)
@@ -255,15 +254,14 @@ def _refuse_unknown(chapter: str, parameters: dict[str, Any]) -> None:
     shell = get_ipython()
     if shell is None:
         return
-    injected = [cell for cell in shell.user_ns["In"] if cell.startswith("# Parameters")]
-    assigned = [
+    assigned = {
         target.id
-        for cell in injected
+        for cell in shell.user_ns["In"]
+        if cell.startswith("# Parameters")  # papermill's
         for statement in ast.parse(cell).body
         for target in getattr(statement, "targets", [])
-    ]
-    unknown = sorted(set(assigned) - set(parameters))
-    if unknown:
+    }
+    if unknown := sorted(assigned - set(parameters)):
         raise ValueError(
             f"chapter {chapter} has no parameter {', '.join(unknown)}; "
             f"its parameters are {', '.join(parameters)}"

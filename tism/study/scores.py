@@ -1,4 +1,4 @@
-"""ISM and gradients of the regions that a profile scores, computed once and then read from disk."""
+"""ISM and gradients of regions, computed once and then read from disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tism import versions
 from tism.exact import ism, predict
 from tism.first_order import input_gradient
 from tism.running import progress_bar
-from tism.study.cache import remembered
+from tism.study.cache import cached_tensors
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.profiles import default_device, digest
 from tism.taylor import tism_from_gradient
@@ -24,7 +24,7 @@ _REGIONS_A_FILE = 100
 
 @dataclass(frozen=True)
 class Scores:
-    """ISM and gradient of the scored test regions.
+    """ISM, gradient and prediction of regions.
 
     rows : (n,) rows of the data set
     one_hot : (n, 4, length)
@@ -45,30 +45,28 @@ class Scores:
 
 
 def scored_rows(dataset: Dataset, n_regions: int) -> np.ndarray:
-    """`n_regions` rows spread evenly over the test set, or all of it if it is smaller."""
+    """`n_regions` rows spread evenly over the test set, or all of a smaller test set."""
     return evenly(dataset.indices("test"), n_regions)
 
 
 def score_regions(
     model: nn.Module, dataset: Dataset, rows: np.ndarray, *, progress: bool = True
 ) -> Scores:
-    """ISM, gradient and prediction of these regions for all tasks, kept in the cache by parts."""
+    """ISM, gradient and prediction of these regions for all tasks, cached in parts."""
     one_hot = dataset.one_hot(rows)
-    starts = range(0, len(rows), _REGIONS_A_FILE)
+    parts = []
     with progress_bar(len(rows), progress, "ISM and gradients") as report:
-        parts = []
-        for start in starts:
-            part = one_hot[start : start + _REGIONS_A_FILE]
-            parts.append(_score_part(model, part))
+        for part in one_hot.split(_REGIONS_A_FILE):
+            parts.append(_cached_part(model, part))
             report(len(part))
     merged = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return Scores(rows=rows, one_hot=one_hot, **merged)
 
 
-def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
+def _cached_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
     key = digest([fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
     device = default_device()
-    return remembered(
+    return cached_tensors(
         f"scores/{key}",
         lambda: {
             "ism": ism(model, one_hot, device=device),
@@ -79,8 +77,13 @@ def _score_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
 
 
 def fingerprint(model: nn.Module, one_hot: Tensor) -> str:
-    """sha256 of the weights and of the sequences."""
-    state = hashlib.sha256(json.dumps(asdict(model.config)).encode())
-    for tensor in (*model.state_dict().values(), one_hot):
+    """sha256 of a network's configuration and weights, and of the sequences."""
+    return weights_sha256(model, one_hot, prefix=json.dumps(asdict(model.config)))
+
+
+def weights_sha256(model: nn.Module, *others: Tensor, prefix: str = "") -> str:
+    """sha256 of a text, of the values of a model's parameters and buffers, and of other tensors."""
+    state = hashlib.sha256(prefix.encode())
+    for tensor in (*model.state_dict().values(), *others):
         state.update(tensor.cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
