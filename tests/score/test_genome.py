@@ -173,7 +173,7 @@ def test_windows_without_a_length_are_the_intervals(genome, write):
     windows = read_windows(write("chr1\t3\t9\nchr1\t0\t6\n", "p.bed"), genome)
     assert decode(windows[:]) == [CHR1[3:9], CHR1[0:6]]
     assert windows.regions["name"].tolist() == ["chr1:3-9", "chr1:0-6"]
-    with pytest.raises(InputFileError, match=r"p.bed, line 3: interval of 7 bp, the first has 6"):
+    with pytest.raises(InputFileError, match=r"line 3: interval of 7 bp, but the first has 6"):
         read_windows(write("# x\nchr1\t3\t9\nchr1\t0\t7\n", "p.bed"), genome)
 
 

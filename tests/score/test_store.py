@@ -6,6 +6,7 @@ import errno
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,7 @@ def test_a_wider_model_keeps_its_dtype(tmp_path, model, one_hot):
 def test_a_finished_store_is_read_not_computed(tmp_path, model, one_hot, monkeypatch):
     first = score_to_store(tmp_path / "s", model, one_hot)
     before = digest(tmp_path)
-    monkeypatch.setitem(METHODS, "tism", None)
-    monkeypatch.setattr("tism.score.methods._method", lambda name, kind: None)
+    monkeypatch.setitem(METHODS, "tism", replace(METHODS["tism"], scores=None))
     again = score_to_store(tmp_path / "s", model, one_hot)
     torch.testing.assert_close(again.read(), first.read())
     assert digest(tmp_path) == before
@@ -205,7 +205,10 @@ def test_what_is_no_store_is_refused_and_left(tmp_path, model, one_hot):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("all of it")
     zarr.create_group(tmp_path / "other")
-    for name, words in (("folder", "is no store of scores"), ("other", "not a store of scores")):
+    for name, words in (
+        ("folder", "is no store of scores"),
+        ("other", "zarr data, but no store of scores"),
+    ):
         with pytest.raises(StoreError, match=words):
             score_to_store(tmp_path / name, model, one_hot)
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "all of it"

@@ -1,1 +1,1 @@
-"""Scores for files: peaks and variants in; stores, tables and motif input out."""
+"""The command `tism` and its files: peaks and variants in; stores, tables and motif input out."""

@@ -1,4 +1,4 @@
-"""The command `tism`: scores of your own model at the peaks or variants of a genome."""
+"""The command `tism`, which scores the peaks or variants of a genome with your own model."""
 
 from __future__ import annotations
 
@@ -18,64 +18,66 @@ from tism.running import is_out_of_memory
 from tism.score.methods import METHODS, score_to_store, variant_table
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
-_MOST_DIGITS = 6  # of a task's number: a range of more would fill the memory
+_MOST_DIGITS = 6  # of the number of a task; a longer range would fill the memory
 _DESCRIPTION = """\
 In silico saturation mutagenesis (ISM) of any PyTorch model of DNA, exact or by first-order Taylor
 expansion (TISM).
 
-  tism score    scores of peaks or variants into a store
-  tism status   how far a store is
-  tism export   a store as TF-MoDISco's files, or as a table of variants
+  tism score    scores peaks or variants and writes the scores into a store
+  tism status   shows how much of a store is written
+  tism export   writes TF-MoDISco's input, or a table of variants, from a store
 
-`tism COMMAND --help` explains each with examples."""
+`tism COMMAND --help` explains each command with examples."""
 _SCORE = """\
 Score peaks (--bed) or single-nucleotide variants (--vcf) of a genome (--fasta) with your model.
 
-The model is a Python function that takes nothing and returns a torch.nn.Module, written as
-package.module:function or path/to/file.py:function. The module maps one-hot sequences
-(n, 4, length), rows A C G T, to predictions (n, tasks). Where yours returns something else (a
-profile, a dict, a tuple), name a function in the same way as --output-fn that makes (n, tasks) of
-it. For a model of 251 bp that returns {"profile": (n, tasks, length)}, a file my_model.py:
+--model names a Python function that returns a torch.nn.Module, as package.module:function or
+path/to/file.py:function. The module maps one-hot sequences (n, 4, length), with rows A C G T, to
+predictions (n, tasks). If your model returns something else (a profile, a dict, a tuple), let
+--output-fn name a function that turns it into (n, tasks). For example, my_model.py for a model
+that returns {"profile": (n, tasks, length)}:
 
     import torch
 
     def load():
-        return MyNetwork()                    # weights follow by --weights
+        return MyNetwork()                    # --weights loads the weights
 
     def total(output):
-        return output["profile"].sum(-1)      # one number a task
+        return output["profile"].sum(-1)      # one number for each task
 
-The scores go into --out, a folder (zarr). After an interruption of any kind run the same command
-again: it goes on where it stopped. On a cluster, give every process its --shard of one store."""
+The scores are written into --out, a folder (zarr). After an interruption of any kind, run the same
+command again: it goes on where it stopped. On a cluster, all processes can write into one store,
+each with its own --shard."""
 _SCORE_EXAMPLES = """\
 examples:
   peaks of one length, all tasks, TISM:
     tism score --model my_model.py:load --weights my.safetensors --output-fn my_model.py:total \\
         --bed peaks.bed --fasta genome.fa --out peaks.zarr
-  251 bp around the middle of each peak, exact ISM of tasks 0 and 3, the second of four processes:
+  exact ISM of tasks 0 and 3, 251 bp around the middle of each peak, the second of four processes:
     tism score --model my_model.py:load --bed peaks.bed --fasta genome.fa --length 251 \\
         --method ism --tasks 0,3 --out ism.zarr --shard 2/4
-  variants, each in the middle of its window of 251 bp:
+  variants, each in the middle of a window of 251 bp:
     tism score --model my_model.py:load --vcf variants.vcf.gz --fasta genome.fa --length 251 \\
         --method ism --out variants.zarr
 
 Rows of the BED or VCF file that cannot be scored are counted by reason and listed in
-<out>.refused.tsv; a file that is wrong altogether is refused by line. Case does not matter. N is
-four zeros, and so are IUPAC letters for several bases, which are counted."""
+<out>.refused.tsv. A faulty file is refused with the number of the line. Letters may be in either
+case. N is encoded as four zeros, and so are IUPAC letters for several bases, which are counted."""
 _EXPORT_EXAMPLES = """\
 examples:
-  motifs of task 3 by TF-MoDISco (modisco-lite); the window must be even:
+  motifs of task 3 by TF-MoDISco (modisco-lite); the window must have an even number of bases:
     tism export peaks.zarr --modisco run/task3 --task 3
     modisco motifs -s run/task3.sequences.npz -a run/task3.attributions.npz -n 2000 -w 250 -o run/task3.h5
   effects of variants as a table:
     tism export variants.zarr --table effects.tsv
 
-The attributions are hypothetical contributions, (n, 4, length): scores minus their mean over the
-four bases, or over --background frequencies. TISM and gradient stores give the same ones."""  # noqa: E501
+The attributions are hypothetical contributions, (n, 4, length): the scores minus their mean over
+the four bases, weighted by the --background frequencies. Stores of TISM and of the gradient give
+the same attributions."""  # noqa: E501
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exits with 2 for bad input and 130 where it is interrupted."""
+    """Run the command line; exit with 2 for bad input and with 130 after an interruption."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="tism: %(message)s")
     try:
@@ -111,25 +113,29 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     _add_score_options(
-        command("score", _score, description=_SCORE, epilog=_SCORE_EXAMPLES, help="scores")
+        command("score", _score, description=_SCORE, epilog=_SCORE_EXAMPLES, help="write scores")
     )
-    status = command("status", _status, description="How far a store is.", help="progress")
-    status.add_argument("store", type=Path, help="folder that tism score writes")
-    export = command("export", _export, epilog=_EXPORT_EXAMPLES, help="files for other programs")
-    export.add_argument("store", type=Path, help="complete store of tism score")
+    status = command(
+        "status", _status, description="Show how much of a store is written.", help="show progress"
+    )
+    status.add_argument("store", type=Path, help="folder that tism score has written to")
+    export = command(
+        "export", _export, epilog=_EXPORT_EXAMPLES, help="write files for other programs"
+    )
+    export.add_argument("store", type=Path, help="complete store, written by tism score")
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument(
         "--modisco", metavar="PREFIX", help="write PREFIX.{sequences,attributions}.npz"
     )
     kind.add_argument(
-        "--table", type=Path, metavar="FILE", help="write effects of variants, tab-separated"
+        "--table", type=Path, metavar="FILE", help="write the effects of variants, tab-separated"
     )
     export.add_argument(
-        "--task", type=int, help="the model's number of it, where the store has several"
+        "--task", type=int, help="number of the task in the model, if the store has several tasks"
     )
     export.add_argument(
         "--background", type=float, nargs=4, metavar=("A", "C", "G", "T"), default=[0.25] * 4,
-        help="base frequencies that contributions are against (default: 0.25 each)",
+        help="base frequencies that weight the mean (default: 0.25 each)",
     )  # fmt: skip
     return parser
 
@@ -143,36 +149,54 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
         "--model-args", type=_keywords, default={}, metavar="JSON",
         help="keyword arguments of that function, such as '{\"n_tasks\": 12}'",
     )  # fmt: skip
-    model.add_argument("--weights", type=Path, metavar="FILE", help="its state dict, safetensors")
     model.add_argument(
-        "--output-fn", metavar="WHERE:FUNCTION", help="what it returns to (n, tasks)"
+        "--weights", type=Path, metavar="FILE", help="state dict of the module, safetensors"
+    )
+    model.add_argument(
+        "--output-fn",
+        metavar="WHERE:FUNCTION",
+        help="function from what the module returns to (n, tasks)",
     )
     data = parser.add_argument_group("sequences")
     rows = data.add_mutually_exclusive_group(required=True)
     rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, plain or gzipped")
     rows.add_argument("--vcf", type=Path, metavar="FILE", help="variants, plain or gzipped")
-    data.add_argument("--fasta", type=Path, required=True, metavar="FILE", help="their genome")
-    data.add_argument("--length", type=int, help="bases a window; needed with --vcf")
+    data.add_argument(
+        "--fasta", type=Path, required=True, metavar="FILE", help="genome of the peaks or variants"
+    )
+    data.add_argument("--length", type=int, help="bases in each window; required with --vcf")
     scores = parser.add_argument_group("scores")
-    scores.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder to write")
+    scores.add_argument(
+        "--out", type=Path, required=True, metavar="STORE", help="folder to write into"
+    )
     scores.add_argument(
         "--method", choices=METHODS, default="tism",
         help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()),
     )  # fmt: skip
-    scores.add_argument("--tasks", type=parse_tasks, help="such as 0,3,5-8 (default: all)")
+    scores.add_argument(
+        "--tasks", type=parse_tasks, help="tasks to score, such as 0,3,5-8 (default: all)"
+    )
     run = parser.add_argument_group("run")
-    run.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="I from 1 to K")
-    run.add_argument("--device", help="such as cuda (default: cpu)")
-    run.add_argument("--batch-size", type=int, help="default: by length and device")
-    run.add_argument("--chunk-size", type=int, help="sequences written at once (default: up to 64)")
-    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    run.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="I/K",
+        help="write part I of K, from 1 to K (default: 1/1)",
+    )
+    run.add_argument("--device", help="where to compute, such as cuda (default: cpu)")
+    run.add_argument(
+        "--batch-size", type=int, help="sequences in a batch (default: by length and device)"
+    )
+    run.add_argument("--chunk-size", type=int, help="sequences in a chunk (default: up to 64)")
+    run.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def _score(options: argparse.Namespace) -> None:
     from tism.score.genome import Genome, read_variants, read_windows
 
     if options.vcf and options.length is None:
-        raise ValueError("--vcf needs --length: the bases that the model takes")
+        raise ValueError("--vcf needs --length, the number of bases that the model takes")
     model, output_fn = load_model(options.model, options.model_args, options.weights), None
     if options.output_fn:
         output_fn = load_function(options.output_fn)
@@ -239,14 +263,15 @@ def _export(options: argparse.Namespace) -> None:
 def load_model(
     where: str, keywords: dict[str, Any] | None = None, weights: Path | None = None
 ) -> nn.Module:
-    """The module that a function returns, with its weights from a safetensors file.
+    """Return the module that a function returns, with weights from a safetensors file.
 
     where : "package.module:function" or "path/to/file.py:function"
 
-    Raises ValueError naming what cannot be found, is no module, or does not fit the weights.
+    Raises ValueError where the function or the weights cannot be found or do not fit, and TypeError
+    where the function returns no module.
     """
     function = load_function(where)
-    with _own_code(where):
+    with _naming_errors(where):
         model = function(**(keywords or {}))
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
@@ -275,7 +300,7 @@ def _load_weights(model: nn.Module, weights: Path) -> None:
 
 
 def load_function(where: str) -> Callable[..., Any]:
-    """The function at "package.module:function" or "path/to/file.py:function"."""
+    """Return the function at "package.module:function" or "path/to/file.py:function"."""
     place, _, name = where.rpartition(":")
     if not place or not name:
         raise ValueError(f"{where!r} must be package.module:function or path/to/file.py:function")
@@ -294,9 +319,9 @@ def _module_of_file(path: Path) -> Any:
         return loaded
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # as `python file.py` does: for its imports
+    sys.path.insert(0, str(path.resolve().parent))  # for its imports, as `python file.py` does
     try:
-        with _own_code(path):
+        with _naming_errors(path):
             spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
@@ -307,8 +332,8 @@ _loaded: dict[Path, Any] = {}
 
 
 @contextmanager
-def _own_code(where: Any) -> Iterator[None]:
-    """Names the user's code in what it raises."""
+def _naming_errors(where: Any) -> Iterator[None]:
+    """Turn an error of the user's code into a ValueError that names the code."""
     try:
         yield
     except Exception as error:
@@ -319,20 +344,20 @@ def _own_code(where: Any) -> Iterator[None]:
 def _module(name: str) -> Any:
     sys.path.insert(0, "")  # as `python -m` does
     try:
-        with _own_code(name):
+        with _naming_errors(name):
             return importlib.import_module(name)
     except ValueError as raised:
         error = raised.__cause__
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         if not missing or not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(f"no module {name!r}; a file is written path/to/file.py") from None
+        raise ValueError(f"no module {name!r}; name a file as path/to/file.py") from None
     finally:
         sys.path.pop(0)
 
 
 def parse_tasks(text: str) -> list[int]:
-    """Tasks as one types them: "0,3,5-8" is 0, 3, 5, 6, 7, 8."""
+    """Return the tasks of a list as it is typed: "0,3,5-8" is 0, 3, 5, 6, 7, 8."""
     tasks: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")

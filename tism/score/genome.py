@@ -1,4 +1,4 @@
-"""Windows of a genome around peaks (BED) and variants (VCF), one-hot, read when they are needed."""
+"""One-hot windows of a genome around peaks (BED) and variants (VCF), read when they are needed."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class Genome:
-    """A FASTA file read by position, through the index that samtools and pyfaidx share.
+    """A FASTA file that is read by position, through the index that samtools and pyfaidx share.
 
-    path : plain or gzipped; either case; a gzipped file is unpacked once into the cache
+    path : plain or gzipped, letters in either case; a gzipped file is unpacked once into the cache
 
     A missing or outdated index is written beside the file, or into the cache where the folder is
     read-only. The cache is TISM_DATA_DIR, or `tism` in the user's cache folder.
-    Raises InputFileError for what is no FASTA file.
+    Raises InputFileError where the file is no FASTA file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,12 +59,12 @@ class Genome:
             raise InputFileError(self.path, None, problem, "add it or drop the header")
 
     def codes(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
-        """(stop - start,) uint8, 0 1 2 3 = A C G T and 4 = N, and how many IUPAC letters are N.
+        """Return base indices, (stop - start,) uint8, and how many of them are ambiguous letters.
 
         start, stop : 0-based, half-open, within the chromosome
 
-        An IUPAC letter for several bases (R, Y, ...) is read as N.
-        Raises InputFileError for any other letter, or an index of another file.
+        0 1 2 3 are A C G T, and 4 is N. An IUPAC letter for several bases (R, Y, ...) is read as N.
+        Raises InputFileError for any other letter, or where the index is that of another file.
         """
         letters = self._letters(chrom, start, stop)
         codes = _CODES[np.frombuffer(letters, np.uint8)]
@@ -78,7 +78,7 @@ class Genome:
             )
         if len(codes) != stop - start:
             raise InputFileError(
-                self.path, None, f"{chrom} ends before {stop}, unlike its index says",
+                self.path, None, f"{chrom} ends before {stop}, but its index says otherwise",
                 "delete the .fai file to make it anew",
             )  # fmt: skip
         ambiguous = codes == _AMBIGUOUS
@@ -93,6 +93,7 @@ class Genome:
             raise InputFileError(self.path, line, byte, _REMEDY) from None
 
     def _line(self, chrom: str, position: int) -> int:
+        """Return the number of the line of the file that holds a position of a chromosome."""
         record = self._fasta.faidx.index[chrom]
         offset = record.offset + position // record.lenc * record.lenb + position % record.lenc
         with self.path.open("rb") as file:
@@ -110,14 +111,15 @@ class Genome:
         self.close()
 
 
-class Windows:
-    """Windows of one length cut from a genome; `windows[rows]` is (rows, 4, length) float32.
+class GenomeWindows:
+    """Windows of one length of a genome; `windows[rows]` is one-hot, (rows, 4, length) float32.
 
-    Always the forward strand; N is zeros, as are IUPAC letters for several bases.
+    The sequence is that of the forward strand. N is four zeros, and so is an IUPAC letter for
+    several bases.
 
-    genome : where to cut
-    regions : chrom, start, end (0-based, half-open), all of one length, and whatever else is known
-    refused : rows of the file that became no window: line, record, reason
+    genome : where the windows are cut from
+    regions : one row a window: chrom, start, end (0-based, half-open) and further columns
+    refused : the rows of the file that gave no window: line, record, reason
     """
 
     def __init__(self, genome: Genome, regions: pd.DataFrame, refused: pd.DataFrame) -> None:
@@ -139,22 +141,22 @@ class Windows:
 
     @property
     def length(self) -> int:
-        """Bases a window."""
+        """Number of bases in each window."""
         return int(self.regions["end"].iloc[0] - self.regions["start"].iloc[0])
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        """What a store keeps of every window."""
+        """The columns that a store keeps, with one value for each window."""
         return {name: self.regions[name].to_numpy() for name in self.regions}
 
     @property
     def n_ambiguous(self) -> int:
-        """IUPAC letters read as N in the windows that have been cut so far."""
+        """Number of IUPAC letters that were read as N in the windows cut so far."""
         return int(self._ambiguous.sum())
 
 
-class Variants(Windows):
-    """Windows of single-nucleotide variants, each in the middle of its window.
+class Variants(GenomeWindows):
+    """Windows of single-nucleotide variants, with each variant in the middle of its window.
 
     regions : chrom, start, end, then position (1-based, as in a VCF), id, reference, alternate
     """
@@ -166,21 +168,21 @@ class Variants(Windows):
 
     @cached_property
     def alternate(self) -> np.ndarray:
-        """(n,) row of the alternate base: 0 1 2 3 = A C G T."""
+        """Index of the alternate base of each variant, (n,): 0 1 2 3 are A C G T."""
         return self.regions["alternate"].map(ALPHABET.index).to_numpy(np.int64)
 
 
-def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> Windows:
-    """Windows at the intervals of a BED file, in its order.
+def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> GenomeWindows:
+    """Return the windows at the intervals of a BED file, in file order.
 
     bed : three columns or more, of which the first four are read; plain or gzipped
-    length : bases around the middle of each interval; None takes the intervals as they are, which
-        then must have one length
+    length : bases around the middle of each interval; None takes the intervals themselves, which
+        must then have one length
 
     Windows that reach beyond the chromosome are left out and listed in `refused`.
-    Raises InputFileError by line for anything else, an interval beyond its chromosome included.
+    Raises InputFileError, naming the line, for any other fault of the file.
     """
-    table = read_bed(bed, genome.sizes, columns=4, lines=True)
+    table = read_bed(bed, genome.sizes, columns=4)
     if length is None:
         _check_one_length(bed, table)
         length = int(table["end"].iloc[0] - table["start"].iloc[0])
@@ -193,7 +195,9 @@ def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> 
     reason = f"the window of {length} bp reaches beyond the chromosome"
     refused = pd.DataFrame({"line": table["line"], "record": record, "reason": reason})[beyond]
     _check_some_left(bed, len(table), refused)
-    return Windows(genome, regions[~beyond].reset_index(drop=True), refused.reset_index(drop=True))
+    return GenomeWindows(
+        genome, regions[~beyond].reset_index(drop=True), refused.reset_index(drop=True)
+    )
 
 
 def _checked_length(length: Any) -> int:
@@ -210,7 +214,7 @@ def _check_one_length(path: str | Path, table: pd.DataFrame) -> None:
         raise InputFileError(
             path,
             int(table["line"].iloc[other[0]]),
-            f"interval of {lengths[other[0]]} bp, the first has {lengths[0]}",
+            f"interval of {lengths[other[0]]} bp, but the first has {lengths[0]}",
             "give the window's length (--length)",
         )
 
@@ -221,21 +225,22 @@ def _check_some_left(path: str | Path, total: int, refused: pd.DataFrame) -> Non
             path,
             int(refused["line"].iloc[0]),
             f"{refused['reason'].iloc[0]}, and none of the {total} rows can be used",
-            "check that file and genome belong together",
+            "check that the file and the genome belong together",
         )
 
 
 def read_variants(vcf: str | Path, genome: Genome, length: int) -> Variants:
-    """Windows of the single-nucleotide variants of a VCF file, in its order.
+    """Return the windows of the single-nucleotide variants of a VCF file, in file order.
 
     vcf : plain, gzip or bgzip
-    length : bases a window; the variant is at column length // 2
+    length : bases in each window; the variant is at column length // 2
 
     Rows that cannot be scored are left out and listed in `refused` with the first reason that
-    applies: unknown chromosome, several alternates, no or symbolic alternate, insertion or
+    applies: unknown chromosome, several alternates, missing or symbolic alternate, insertion or
     deletion, several bases, letters other than ACGT, window beyond the chromosome, REF unlike the
     genome, ALT equal to REF.
-    Raises InputFileError by line for what is no VCF row, or where no row can be scored.
+    Raises InputFileError, naming the line, for a line that is no VCF row and where no row can be
+    scored.
     """
     length = _checked_length(length)
     kept, refused = [], []
@@ -257,6 +262,7 @@ def read_variants(vcf: str | Path, genome: Genome, length: int) -> Variants:
 
 
 def _vcf_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the first five fields of each row."""
     for number, raw in numbered_lines(path):
         if raw.startswith(b"#") or not raw.strip():
             continue
@@ -278,7 +284,7 @@ def _position(path: str | Path, line: int, text: str) -> int:
 def _why_refused(
     genome: Genome, window: tuple[str, int, int], position: int, ref: str, alt: str
 ) -> str:
-    """Why a variant at a 0-based position cannot be scored; empty if it can."""
+    """Return why a variant at a 0-based position cannot be scored; empty if it can."""
     chrom, start, end = window
     if chrom not in genome.sizes:
         return f"chromosome is not in {genome.path.name}{_other_name(chrom, genome.sizes)}"
@@ -306,6 +312,7 @@ def _why_no_substitution(ref: str, alt: str) -> str:
 
 
 def _other_name(chrom: str, sizes: Mapping[str, int]) -> str:
+    """Say what the genome calls a chromosome, with or without "chr"; empty if it lacks both."""
     other = chrom.removeprefix("chr") if chrom.startswith("chr") else f"chr{chrom}"
     return f", which calls it {other}" if other in sizes else ""
 
@@ -319,7 +326,7 @@ def _pyfaidx() -> Any:
 
 
 def _cache_file(path: Path, ending: str) -> Path:
-    """A file in the cache that belongs to this version of the file at `path`."""
+    """Return the name in the cache of a file made from this version of the file at `path`."""
     named = os.environ.get("TISM_DATA_DIR")
     user = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tism"
     folder = (Path(named).expanduser() if named else user) / "cache" / "genome"
@@ -329,7 +336,7 @@ def _cache_file(path: Path, ending: str) -> Path:
 
 
 def _plain_file(path: Path) -> Path:
-    """The file itself, or its unpacked copy in the cache."""
+    """Return the file itself, or its unpacked copy in the cache if it is gzipped."""
     import gzip
 
     with open_text(path) as file:
@@ -347,7 +354,7 @@ def _plain_file(path: Path) -> Path:
 
 
 def _index_file(path: Path) -> Path:
-    """An index not older than the file: the one beside it, or one made now."""
+    """Return an index that is not older than the file, from beside it or made now."""
     beside = path.with_name(path.name + ".fai")
     if beside.exists() and beside.stat().st_mtime >= path.stat().st_mtime:
         return beside
@@ -361,7 +368,7 @@ def _index_file(path: Path) -> Path:
 
 
 def _build_index(path: Path, index: Path) -> None:
-    """Write the index under the time of the file, so that a change of it meanwhile shows."""
+    """Write an index dated like the file, so that it is outdated if the file changes meanwhile."""
     faidx, modified = _pyfaidx(), path.stat().st_mtime_ns
     with replacing(index) as temporary:
         try:
@@ -369,7 +376,7 @@ def _build_index(path: Path, index: Path) -> None:
                 file.build_index()
         except UnicodeDecodeError:
             for number, line in numbered_lines(path):
-                decoded(path, number, line)  # raises at the first that is no text
+                decoded(path, number, line)  # raises at the first line that is no text
             raise
         except faidx.FastaIndexingError as error:
             remedy = "give a FASTA file with '>name' headers and lines of one length"

@@ -1,4 +1,4 @@
-"""From a model and sequences or variants to a store of scores, by any method."""
+"""Methods of scoring; from a model and sequences or variants to a store of scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from tism import versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
-from tism.first_order import input_gradient
-from tism.first_order import tism as first_order
+from tism.first_order import input_gradient, tism
 from tism.running import OutputFn, Tasks, select_tasks
 from tism.score.store import ScoreStore, Sequences, StoreError, create_store
 
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
     from tism.score.genome import Variants
 
 MAPS, VARIANTS = "maps", "variants"
-_PROBE_TOLERANCE = 0.01  # devices and library versions round differently; another model is far off
+_TOLERANCE = 0.01  # devices and library versions round differently; other models differ by more
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to score: a row of `METHODS`.
+    """One way to score; `METHODS` lists all.
 
-    scores : maps model, one_hot and tasks, and by keyword start, stop, output_fn, batch_size and
-        device, as in `tism.ism`, to (n, n_tasks, 4, stop - start)
-    is_effect : whether a score is the effect of a substitution, as a variant needs it
-    about : one line of help
+    scores : function of the model, one_hot and tasks, with the keyword arguments start, stop,
+        output_fn, batch_size and device of `tism.ism`; returns (n, n_tasks, 4, stop - start)
+    is_effect : True if a score is the effect of one substitution, so that it can score a variant
+    about : what the method computes, for `tism score --help`
     """
 
     scores: Callable[..., Tensor]
@@ -44,8 +43,8 @@ class Method:
     about: str
 
 
-def _of_whole_sequences(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method that knows no positions, cut to those asked for."""
+def _with_positions(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give a method that scores whole sequences the arguments start and stop."""
 
     def scores(*arguments: Any, start: int = 0, stop: int | None = None, **options: Any) -> Tensor:
         return function(*arguments, **options)[..., start:stop]
@@ -54,27 +53,25 @@ def _of_whole_sequences(function: Callable[..., Tensor]) -> Callable[..., Tensor
 
 
 def _budgeted(model: nn.Module, one_hot: Tensor, tasks: Tasks = None, **options: Any) -> Tensor:
-    """Two passes a task, for TISM, and a fifteenth of the substitutions: 50 passes at 251 bp."""
-    n_tasks = predict(model, one_hot[:1], tasks, **options).shape[1]
-    most = 3 * one_hot.shape[2] + 1
-    budget = min(2 * n_tasks + most / 15, max(most, 1 + n_tasks))
-    return budgeted_ism(model, one_hot, tasks, budget=budget, **options).estimate
+    """Estimate ISM with a fifteenth of the 3 * length substitutions computed exactly."""
+    m = round(3 * one_hot.shape[2] / 15)
+    return budgeted_ism(model, one_hot, tasks, m=m, **options).estimate
 
 
 METHODS = {
     "tism": Method(
-        _of_whole_sequences(first_order),
+        _with_positions(tism),
         True,
-        "first-order Taylor approximation of ISM: one gradient a task",
+        "first-order Taylor approximation of ISM, one gradient for each task",
     ),
-    "ism": Method(ism, True, "exact in silico saturation mutagenesis: every substitution"),
+    "ism": Method(ism, True, "exact in silico saturation mutagenesis, every substitution"),
     "budgeted": Method(
-        _of_whole_sequences(_budgeted),
-        False,  # a variant is one substitution, which "ism" runs
-        "estimate of ISM at about a fifteenth of its cost: the largest effects exact",
+        _with_positions(_budgeted),
+        False,  # a variant is a single substitution, which "ism" computes
+        "estimate of ISM, exact for a fifteenth of the substitutions, those of large effect",
     ),
     "gradient": Method(
-        _of_whole_sequences(input_gradient), False, "gradient of the prediction, as it is"
+        _with_positions(input_gradient), False, "gradient of the prediction, not corrected"
     ),
 }
 
@@ -93,54 +90,70 @@ def score_to_store(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> ScoreStore:
-    """Score sequences or variants into the store at `path`, or go on with it where it stopped.
+    """Score sequences or variants into the store at `path`; go on where an earlier call stopped.
 
-    path : folder of the store; made if it is not there
+    path : folder of the store; created if it does not exist
     model, tasks, output_fn, batch_size, device : as in `tism.ism`
-    sequences : (n, 4, length); `genome.Windows` and `genome.Variants` are read chunk by chunk
+    sequences : (n, 4, length); those of `tism.score.genome` are read chunk by chunk
     method : a key of `METHODS`
-    chunk_size : sequences a chunk, None chooses; the most that a kill or a full disk loses
-    shard : (part, parts), the first part being 1: this process writes every parts-th chunk
-    progress : show a bar (needs tqdm)
+    chunk_size : sequences written at once; a kill or a full disk loses at most these
+    shard : (part, parts) with 1 <= part <= parts; this call writes every parts-th chunk
+    progress : show a progress bar (needs tqdm)
 
-    Returns the store. Its scores are (n, n_tasks, 4, length), of variants (n, n_tasks); NaN where
-    other shards have not been yet.
-    Raises StoreError, naming what differs, for a store of another model, task list, method,
-    version or set of sequences, which stays as it is; OSError where the disk is full.
+    Returns the store. Its scores are (n, n_tasks, 4, length), or (n, n_tasks) for variants; they
+    are NaN where other shards have not written yet.
+    Raises StoreError for a store of another model, task list, method, version or set of sequences;
+    it names what differs and leaves the store as it is. Raises OSError where the disk is full.
     """
-    is_variants = getattr(sequences, "alternate", None) is not None
-    chosen = _method(method, VARIANTS if is_variants else MAPS)
+    kind = VARIANTS if hasattr(sequences, "alternate") else MAPS
+    scores = _checked_method(method, kind).scores
     options = {"output_fn": output_fn, "device": device}
-    first = _first_prediction(model, sequences, options)
-    selected = select_tasks(tasks, len(first))
-    row_shape = () if is_variants else (4, sequences[:1].shape[2])
-    estimated = {"estimation": versions.ESTIMATION} if method == "budgeted" else {}
-    store = create_store(
-        path,
-        {
-            "kind": VARIANTS if is_variants else MAPS,
-            "method": method,
-            "tasks": selected,
-            "model": model_checksum(model),
-            "scoring": versions.SCORING,
-            **estimated,
-        },
-        sequences,
-        row_shape=(len(selected), *row_shape),
-        dtype=torch.promote_types(torch.float32, first.dtype),
-        chunk_size=chunk_size,
-        columns=getattr(sequences, "columns", None),
-        notes={"first_prediction": first.tolist()},
-    )
-    _check_prediction(store, first)
+    store = _matching_store(path, model, sequences, tasks, method, kind, chunk_size, options)
     options["batch_size"] = batch_size
 
     def compute(rows: slice) -> Tensor:
-        if is_variants:
+        if kind == VARIANTS:
             return variant_effects(model, sequences, tasks, rows=rows, method=method, **options)
-        return chosen.scores(model, sequences[rows], tasks, **options)
+        return scores(model, sequences[rows], tasks, **options)
 
     store.fill(compute, shard=shard, progress=progress)
+    return store
+
+
+def _matching_store(
+    path: str | Path,
+    model: nn.Module,
+    sequences: Sequences,
+    tasks: Tasks,
+    method: str,
+    kind: str,
+    chunk_size: int | None,
+    options: dict[str, Any],
+) -> ScoreStore:
+    """Open the store of exactly these scores, or create it; StoreError where another is there."""
+    prediction = _first_prediction(model, sequences, options)
+    selected = select_tasks(tasks, len(prediction))
+    identity = {
+        "kind": kind,
+        "method": method,
+        "tasks": selected,
+        "model": model_checksum(model),
+        "scoring": versions.SCORING,
+    }
+    if method == "budgeted":
+        identity["estimation"] = versions.ESTIMATION
+    map_shape = (4, sequences[:1].shape[2]) if kind == MAPS else ()
+    store = create_store(
+        path,
+        identity,
+        sequences,
+        row_shape=(len(selected), *map_shape),
+        dtype=torch.promote_types(torch.float32, prediction.dtype),
+        chunk_size=chunk_size,
+        columns=getattr(sequences, "columns", None),
+        notes={"first_prediction": prediction.tolist()},
+    )
+    _check_prediction(store, prediction)
     return store
 
 
@@ -155,12 +168,13 @@ def variant_effects(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
 ) -> Tensor:
-    """(n, n_tasks) effect of each variant: prediction with the alternate base minus the reference.
+    """Return the effect of each variant on each task, (n, n_tasks).
 
-    By "ism" it is `tism.ism` of the variant's window at the variant's position and base; by "tism"
-    its first-order approximation. Other arguments as in `tism.ism`.
+    The effect is the prediction with the alternate base minus that with the reference base: exact
+    by method "ism", its first-order Taylor approximation by "tism". The other arguments are those
+    of `tism.ism`.
     """
-    maps = _method(method, VARIANTS).scores(
+    maps = _checked_method(method, VARIANTS).scores(
         model,
         variants[rows],
         tasks,
@@ -175,7 +189,7 @@ def variant_effects(
 
 
 def variant_table(store: ScoreStore) -> pd.DataFrame:
-    """The variants of a complete store, one row each, with an `effect_<task>` column a task."""
+    """Return a table of the variants of a complete store, with a column `effect_<task>` a task."""
     if store.identity["kind"] != VARIANTS:
         raise StoreError(f"{store.path}: holds maps of sequences, not effects of variants")
     table, effects = store.regions, store.read().numpy()
@@ -185,9 +199,9 @@ def variant_table(store: ScoreStore) -> pd.DataFrame:
 
 
 def model_checksum(model: nn.Module) -> str:
-    """sha256 of the names, shapes, types and bytes of a model's parameters and buffers.
+    """Return the sha256 of the names, shapes, types and bytes of the parameters and buffers.
 
-    Tells models of other weights apart, not models that compute something else from the same ones.
+    Models with the same weights have the same checksum, even if they compute different things.
     """
     state = hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -198,7 +212,8 @@ def model_checksum(model: nn.Module) -> str:
     return state.hexdigest()
 
 
-def _method(name: str, kind: str) -> Method:
+def _checked_method(name: str, kind: str) -> Method:
+    """Return the method of this name; ValueError where none has it or it does not suit the kind."""
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}")
     if kind == VARIANTS and not METHODS[name].is_effect:
@@ -208,9 +223,10 @@ def _method(name: str, kind: str) -> Method:
 
 
 def _first_prediction(model: nn.Module, sequences: Sequences, options: dict[str, Any]) -> Tensor:
-    """(tasks,) of the first sequence: does the model take it at all, and how many tasks are there.
+    """Return the predictions for the first sequence, (tasks,).
 
-    In a store it also tells apart what has the same weights: another architecture or output_fn.
+    They show that the model takes the sequences, and how many tasks it has. A store keeps them to
+    tell apart models of the same weights but of another architecture or output_fn.
     """
     if not len(sequences):
         raise ValueError("sequences is empty: give at least one")
@@ -222,7 +238,7 @@ def _first_prediction(model: nn.Module, sequences: Sequences, options: dict[str,
 
 def _check_prediction(store: ScoreStore, prediction: Tensor) -> None:
     stored = torch.tensor(store.notes["first_prediction"], dtype=prediction.dtype)
-    tolerance = _PROBE_TOLERANCE * max(float(stored.abs().max()), 1e-30)
+    tolerance = _TOLERANCE * max(float(stored.abs().max()), 1e-30)
     if stored.shape != prediction.shape or bool(((stored - prediction).abs() > tolerance).any()):
         raise StoreError(
             f"{store.path}: its model predicted {_few(stored)} for the first sequence, this one "

@@ -1,4 +1,4 @@
-"""From a store of scores to the files that TF-MoDISco reads."""
+"""TF-MoDISco's input files, made from a store of scores."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tism.score.files import replacing
 from tism.score.store import ScoreStore, StoreError
 from tism.taylor import hypothetical
 
-UNIFORM = (0.25, 0.25, 0.25, 0.25)
+_UNIFORM = (0.25, 0.25, 0.25, 0.25)
 _BLOCK = 1024
 
 
 def contributions(
-    store: ScoreStore, task: int | None = None, *, background: Sequence[float] = UNIFORM
+    store: ScoreStore, task: int | None = None, *, background: Sequence[float] = _UNIFORM
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One-hot sequences and hypothetical contributions of one task, both (n, 4, length) float32.
+    """Return the sequences and one task's hypothetical contributions, both (n, 4, length) float32.
 
-    store : of maps, complete, by any method
-    task : the model's number of it; None where the store has one only
-    background : frequencies of A, C, G, T, adding up to 1; uniform ones give `tism.centre`
+    store : complete, of maps, by any method
+    task : the number that the model gives the task; None if the store has only one task
+    background : frequencies of A, C, G, T, which add up to 1; equal ones give `tism.centre`
 
-    An offset that the four bases of a position share cancels (`tism.taylor.hypothetical`), so that
-    TISM and the gradient give the same.
+    TISM and the gradient have the same contributions: they differ by an offset that the four bases
+    of a position share, and which cancels (`tism.taylor.hypothetical`).
     """
     column = _column_of_task(store, task)
     if len(background) != 4 or not (min(background) >= 0 and abs(sum(background) - 1) <= 1e-6):
@@ -39,6 +39,7 @@ def contributions(
 
 
 def _column_of_task(store: ScoreStore, task: int | None) -> int:
+    """Return where a store of maps keeps the scores of a task."""
     tasks = store.identity["tasks"]
     if store.identity["kind"] != "maps":
         raise StoreError(f"{store.path}: holds effects of variants, not maps of sequences")
@@ -54,12 +55,12 @@ def write_modisco_pair(
     prefix: str | Path,
     task: int | None = None,
     *,
-    background: Sequence[float] = UNIFORM,
+    background: Sequence[float] = _UNIFORM,
 ) -> tuple[Path, Path]:
-    """Write <prefix>.sequences.npz and <prefix>.attributions.npz as `modisco motifs` reads them.
+    """Write <prefix>.sequences.npz and <prefix>.attributions.npz, as `modisco motifs` reads them.
 
-    Each holds one array, "arr_0", of shape (n, 4, length): the one-hot sequences (option -s) and
-    the `contributions` (-a), which modisco-lite 3 multiplies itself. Returns the two paths.
+    Each file holds one array, "arr_0", of shape (n, 4, length): the one-hot sequences (option -s)
+    and the `contributions` (option -a), which modisco-lite 3 multiplies. Returns the two paths.
     """
     prefix = Path(prefix)
     if prefix.name in ("", ".."):
@@ -73,5 +74,5 @@ def write_modisco_pair(
 
 
 def modisco_window(length: int) -> int:
-    """The widest `-w` that `modisco motifs` takes: it cuts an even number of bases."""
+    """Return the widest window (`-w`) that `modisco motifs` takes, an even number of bases."""
     return length - length % 2

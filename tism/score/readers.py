@@ -1,28 +1,24 @@
-"""Readers of FASTA, BED and target files that refuse bad input by file, line and remedy."""
+"""A reader of BED files, and errors of input files that name the file, the line and the remedy."""
 
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pandas as pd
 
-from tism.sequence import INDEX_OF_LETTER, INVALID
-
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
 BED_HEADERS = ("track", "browser")
 
 
 class InputFileError(ValueError):
-    """A file that cannot be used: names the file, the line and the remedy."""
+    """A file that cannot be used; the message names the file, the line and the remedy."""
 
     def __init__(self, path: str | Path, line: int | None, problem: str, remedy: str) -> None:
         where = f"{path}, line {line}" if line else f"{path}"
@@ -30,7 +26,7 @@ class InputFileError(ValueError):
 
 
 def open_text(path: str | Path) -> IO[bytes]:
-    """Open a plain or gzipped file for reading bytes, whatever its name ends with."""
+    """Open a plain or gzipped file, told apart by its first bytes, for reading bytes."""
     try:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
@@ -45,9 +41,9 @@ def open_text(path: str | Path) -> IO[bytes]:
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Number, from 1, and bytes of every line of a plain or gzipped file, without a UTF-8 mark.
+    """Yield the number, from 1, and the bytes of every line of a plain or gzipped file.
 
-    Raises InputFileError where the archive is damaged.
+    A UTF-8 byte-order mark is left out. Raises InputFileError where a gzipped file is damaged.
     """
     number = 0
     try:
@@ -59,110 +55,28 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 
 def decoded(path: str | Path, number: int, line: bytes) -> str:
-    """A line as text without its end; InputFileError where it is no UTF-8."""
+    """Return a line as text without its end; InputFileError where it is not UTF-8."""
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        byte = f"byte 0x{line[error.start]:02x}, which is no UTF-8"
-        raise InputFileError(path, number, byte, "give a text file, saved as UTF-8") from None
-
-
-def read_fasta(path: str | Path) -> dict[str, np.ndarray]:
-    """Sequences of a FASTA file by name, as (length,) uint8: 0 1 2 3 = A C G T, 4 = N.
-
-    A name is the header up to the first blank. Upper and lower case mean the same.
-
-    Raises
-    ------
-    InputFileError
-        No sequence, a sequence before the first header, an empty or repeated name,
-        a header without sequence, or a letter other than A, C, G, T and N.
-    """
-    sequences: dict[str, np.ndarray] = {}
-    for name, line, codes in iterate_fasta(path):
-        if name in sequences:
-            raise InputFileError(
-                path, line, f"{name!r} occurs twice", "give every sequence its own name"
-            )
-        sequences[name] = codes
-    return sequences
-
-
-def iterate_fasta(path: str | Path) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Name, line of the header and base indices of one sequence after the other.
-
-    For genomes of which only some chromosomes should stay in memory; see `read_fasta`.
-    """
-    name, header, letters = None, 0, bytearray()
-    for number, line in numbered_lines(path):
-        if line.startswith(b">"):
-            if name is not None:
-                yield name, header, _base_indices(path, name, header, letters)
-            name, header, letters = _header_name(path, number, line), number, bytearray()
-        elif name is None and line.strip():
-            raise InputFileError(
-                path, number, "sequence before the first header", "start the file with '>name'"
-            )
-        else:
-            letters += line.strip()
-    if name is None:
-        raise InputFileError(
-            path, None, "holds no sequence", "give a FASTA file with '>name' headers"
-        )
-    yield name, header, _base_indices(path, name, header, letters)
-
-
-def _header_name(path: str | Path, number: int, line: bytes) -> str:
-    words = line[1:].split()
-    if not words:
-        raise InputFileError(path, number, "header without a name", "write '>name'")
-    return decoded(path, number, words[0])
-
-
-def _base_indices(path: str | Path, name: str, header: int, letters: bytearray) -> np.ndarray:
-    if not letters:
-        raise InputFileError(path, header, f"{name!r} has no sequence", "add it or drop the header")
-    codes = INDEX_OF_LETTER[np.frombuffer(letters, np.uint8)]
-    if codes.max() == INVALID:
-        raise _strange_letter(path, header)
-    return codes
-
-
-def _strange_letter(path: str | Path, header: int) -> InputFileError:
-    """The error for the first letter other than ACGTN below the header in line `header`."""
-    for number, line in numbered_lines(path):
-        strange = line.strip().translate(None, b"ACGTNacgtn")
-        if number > header and strange:
-            letter = strange[:1].decode(errors="replace")
-            return InputFileError(
-                path, number, f"letter {letter!r}", "use A, C, G, T or N (either case) only"
-            )
-    raise AssertionError("called for a sequence of ACGTN")
+        problem = f"byte 0x{line[error.start]:02x}, which is not UTF-8"
+        raise InputFileError(path, number, problem, "give a text file, saved as UTF-8") from None
 
 
 def read_bed(
-    path: str | Path,
-    chromosome_sizes: Mapping[str, int] | None = None,
-    *,
-    unique_names: bool = False,
-    columns: int = len(BED_COLUMNS),
-    lines: bool = False,
+    path: str | Path, chromosome_sizes: Mapping[str, int], *, columns: int = len(BED_COLUMNS)
 ) -> pd.DataFrame:
-    """Intervals of a BED file of three to six columns, gzipped or plain.
+    """Return the intervals of a BED file of three to six columns, plain or gzipped.
 
     path : tab-separated; comments, `track` and `browser` lines and blank lines are skipped
-    chromosome_sizes : bases a chromosome; given, an interval must lie within a chromosome of these
-    unique_names : refuse a name (fourth column) that occurs twice
-    columns : how many columns to read, three or more; those behind may hold anything
-    lines : add the column `line`, the number of each interval's line
+    chromosome_sizes : number of bases of each chromosome; every interval must lie within one
+    columns : number of columns to read, three or more; the columns behind them may hold anything
 
-    Returns a frame with the columns the file has of chrom, start, end (0-based, half-open), name,
-    score (finite floats), strand; further columns are left out.
+    Returns the columns that the file has of chrom, start, end (0-based, half-open), name, score
+    (finite floats) and strand, and the column line, the number of the interval's line.
 
-    Raises
-    ------
-    InputFileError
-        At the first line that breaks one of these rules, or when the file has no interval.
+    Raises InputFileError at the first line that breaks one of these rules, or where the file holds
+    no interval.
     """
     numbers, rows = _bed_rows(path)
     values = list(zip(*rows, strict=True))[:columns]
@@ -172,15 +86,12 @@ def read_bed(
     if "score" in frame:
         frame["score"] = _numbers(path, numbers, "score", values, _FINITE, "a finite number")
     _check_intervals(path, numbers, frame)
-    if chromosome_sizes is not None:
-        _check_chromosomes(path, numbers, frame, chromosome_sizes)
-    if unique_names:
-        check_unique(path, numbers, frame, "name")
-    return frame.assign(line=numbers) if lines else frame
+    _check_chromosomes(path, numbers, frame, chromosome_sizes)
+    return frame.assign(line=numbers)
 
 
 def _bed_rows(path: str | Path) -> tuple[np.ndarray, list[list[str]]]:
-    """Line numbers and fields of the lines with intervals, all of one width."""
+    """Return the line numbers and the fields of the lines with intervals, all of equal width."""
     numbers, rows = [], []
     for number, raw in numbered_lines(path):
         line = decoded(path, number, raw)
@@ -189,9 +100,8 @@ def _bed_rows(path: str | Path) -> tuple[np.ndarray, list[list[str]]]:
             numbers.append(number)
             rows.append(line.split("\t"))
     if not rows:
-        raise InputFileError(
-            path, None, "holds no interval", "give a BED file with at least one line"
-        )
+        remedy = "give a BED file with at least one line"
+        raise InputFileError(path, None, "holds no interval", remedy)
     for number, row in zip(numbers, rows, strict=True):
         if len(row) < 3 or len(row) != len(rows[0]):
             wanted = f"{len(rows[0])}, as in the first line" if len(rows[0]) >= 3 else "at least 3"
@@ -209,6 +119,7 @@ def _numbers(
     form: re.Pattern[str],
     wanted: str,
 ) -> np.ndarray:
+    """Return a column as numbers; InputFileError at the first value without the form or finite."""
     values = columns[BED_COLUMNS.index(column)]
     bad = next((i for i, value in enumerate(values) if not form.fullmatch(value)), None)
     if bad is None:
@@ -219,7 +130,7 @@ def _numbers(
     raise InputFileError(path, numbers[bad], f"{column} is {_brief(values[bad])}", f"give {wanted}")
 
 
-# Python's own int and float take more: underscores, digits of other scripts, any size.
+# Python's int and float would also take underscores, digits of other scripts and any size.
 _WHOLE = re.compile(r" *[+-]?[0-9]{1,18} *")
 _FINITE = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
 
@@ -231,19 +142,13 @@ def _brief(value: str) -> str:
 def _check_intervals(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
     nameless = np.flatnonzero((frame["chrom"] == "").to_numpy())
     if nameless.size:
-        raise InputFileError(
-            path, numbers[nameless[0]], "no chromosome", "begin the line with its name"
-        )
+        remedy = "begin the line with its name"
+        raise InputFileError(path, numbers[nameless[0]], "no chromosome", remedy)
     start, end = frame["start"].to_numpy(), frame["end"].to_numpy()
     bad = np.flatnonzero((start < 0) | (end <= start))
     if bad.size:
-        row = bad[0]
-        raise InputFileError(
-            path,
-            numbers[row],
-            f"interval {start[row]}-{end[row]}",
-            "start counts from 0 and end must be larger than start",
-        )
+        row, remedy = bad[0], "start counts from 0 and end must be larger than start"
+        raise InputFileError(path, numbers[row], f"interval {start[row]}-{end[row]}", remedy)
 
 
 def _check_chromosomes(
@@ -252,13 +157,8 @@ def _check_chromosomes(
     chrom, end = frame["chrom"], frame["end"].to_numpy()
     unknown = np.flatnonzero(~chrom.isin(list(sizes)).to_numpy())
     if unknown.size:
-        row = unknown[0]
-        raise InputFileError(
-            path,
-            numbers[row],
-            f"unknown chromosome {chrom[row]!r}",
-            f"known are {_some(sizes)}",
-        )
+        row, remedy = unknown[0], f"known are {_first_names(sizes)}"
+        raise InputFileError(path, numbers[row], f"unknown chromosome {chrom[row]!r}", remedy)
     outside = np.flatnonzero(end > chrom.map(dict(sizes)).to_numpy())
     if outside.size:
         row = outside[0]
@@ -270,116 +170,7 @@ def _check_chromosomes(
         )
 
 
-def _some(names: Mapping[str, int]) -> str:
-    """The first 30 names: an assembly may have thousands."""
+def _first_names(names: Mapping[str, int]) -> str:
+    """Return the first 30 names as text; an assembly may have thousands."""
     more = f" and {len(names) - 30} more" if len(names) > 30 else ""
     return ", ".join(list(names)[:30]) + more
-
-
-def check_unique(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame, column: str) -> None:
-    """Refuse a value of `column` that occurs twice; `numbers` are the line numbers of the rows."""
-    if column not in frame:
-        raise InputFileError(path, None, f"has no column {column!r}", "add it")
-    twice = np.flatnonzero(frame[column].duplicated().to_numpy())
-    if twice.size:
-        value = frame[column].iloc[twice[0]]
-        raise InputFileError(
-            path, numbers[twice[0]], f"{column} {value!r} occurs twice", "keep one of the lines"
-        )
-
-
-def read_targets(
-    path: str | Path, *, separator: str = ",", n_rows: int | None = None
-) -> pd.DataFrame:
-    """A table of finite targets: a header line, then a region's name and one number a task.
-
-    path : plain or gzipped
-    n_rows : the number of regions that the targets belong to, if it is known
-
-    Returns a float64 frame (n, n_tasks) with the names as index and the tasks as columns.
-
-    Raises
-    ------
-    InputFileError
-        At a line with another number of columns, a repeated or missing name or a value that is not
-        a finite number; at repeated tasks, no row, or another number of rows than `n_rows`.
-    """
-    check_rows(path)
-    tasks = _target_header(path, separator)
-    with open_text(path) as file:
-        try:
-            frame = pd.read_csv(
-                file, sep=separator, dtype={0: str}, skip_blank_lines=False, low_memory=False,
-                keep_default_na=False, na_values=[""],
-            )  # fmt: skip
-        except pd.errors.ParserError as error:
-            line = re.search(r"in line (\d+)", str(error))
-            raise InputFileError(
-                path, line and int(line[1]), "too many columns", _wanted_columns(tasks)
-            ) from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise InputFileError(path, 2, "too many columns", _wanted_columns(tasks))
-    numbers = np.arange(len(frame)) + 2
-    frame.columns = ["name", *tasks]
-    _check_names(path, numbers, frame)
-    values = _finite_values(path, numbers, frame[tasks])
-    if n_rows not in (None, len(frame)):
-        raise InputFileError(
-            path, None, f"{len(frame)} rows of targets", f"give {n_rows}, one for each region"
-        )
-    return values.set_axis(frame["name"].astype(str), axis=0)
-
-
-def _target_header(path: str | Path, separator: str) -> list[str]:
-    """Names of the tasks, checked."""
-    if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
-        raise ValueError(f"separator must be one character such as ',', got {separator!r}")
-    lines = list(islice(numbered_lines(path), 2))
-    if len(lines) < 2:
-        raise InputFileError(path, None, "holds no row", "give a header and a line for each region")
-    tasks = next(csv.reader([decoded(path, *lines[0])], delimiter=separator))[1:]
-    if not tasks:
-        raise InputFileError(path, 1, "names no task", f"separate the columns by {separator!r}")
-    repeated = sorted({task for task in tasks if tasks.count(task) > 1})
-    if repeated:
-        raise InputFileError(path, 1, f"task {repeated[0]!r} occurs twice", "name each task once")
-    return tasks
-
-
-def check_rows(path: str | Path) -> None:
-    """Refuse what would shift rows against lines, or text that pandas reads in a way of its own."""
-    for number, line in numbered_lines(path):
-        decoded(path, number, line)
-        if line.count(b'"') % 2:
-            raise InputFileError(path, number, "a quote that does not end", "close or delete it")
-        if b"\r" in line.rstrip(b"\r\n") or b"\0" in line:
-            raise InputFileError(
-                path, number, "a carriage return or NUL within the line", "end lines by newlines"
-            )
-
-
-def _wanted_columns(tasks: list[str]) -> str:
-    return f"give a name and {len(tasks)} values, as in the header"
-
-
-def _check_names(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
-    missing = np.flatnonzero(frame["name"].isna().to_numpy())
-    if missing.size:
-        raise InputFileError(
-            path, numbers[missing[0]], "no name", "name the region or delete the line"
-        )
-    check_unique(path, numbers, frame, "name")
-
-
-def _finite_values(path: str | Path, numbers: np.ndarray, targets: pd.DataFrame) -> pd.DataFrame:
-    values = targets.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    values[targets.select_dtypes(bool).columns] = np.nan  # True is no number
-    rows, columns = np.nonzero(~np.isfinite(values.to_numpy()))
-    if rows.size:
-        raise InputFileError(
-            path,
-            numbers[rows[0]],
-            f"value of {targets.columns[columns[0]]!r} is {targets.iat[rows[0], columns[0]]}",
-            "give a finite number",
-        )
-    return values

@@ -1,14 +1,14 @@
-"""Scores of a whole peak set on disk: in chunks, resumable, shared out to processes (zarr 3).
+"""Stores: the scores of a whole peak set on disk, resumable, filled by one or more processes.
 
-A store is a folder. Its sequences, regions and identity are written first, beside the final name,
-and moved there in one step; the scores follow chunk by chunk, each written under a temporary name
-and then renamed. A chunk is there whole or not at all, so that a process that is killed loses the
-chunk it was at, and several processes fill a store together, each its own chunks.
+A store is a folder (zarr 3). Its sequences, regions and identity are written first, beside the
+final name, and moved there in one step. The scores follow in chunks of sequences, each written
+under a temporary name and then renamed, so that a chunk is either whole or missing. A process that
+is killed therefore loses the chunk it was computing, and nothing else; and several processes can
+fill one store, each its own chunks.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +16,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tism.running import progress_bar
-from tism.score.files import discard_remnants, is_full_disk, temporary_prefix
+from tism.score.files import full_disk_named
 from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
 
 if TYPE_CHECKING:
@@ -34,18 +33,18 @@ if TYPE_CHECKING:
     import zarr
 
 FORMAT = 1
-_OWN = ("scores", "sequences", "zarr.json")
-CHUNK_BYTES = 2**23
-MOST_ROWS = 64
+_RESERVED = ("scores", "sequences", "zarr.json")
+_CHUNK_BYTES = 2**23
+_CHUNK_SEQUENCES = 64
 _BLOCK = 4096  # sequences read at once where they are only copied
 
 
 class StoreError(RuntimeError):
-    """A store of scores that cannot be used: names the store, what is wrong and the remedy."""
+    """A store that cannot be used; the message names the store, what is wrong and the remedy."""
 
 
 class Sequences(Protocol):
-    """What can be scored: a (n, 4, length) tensor, or what hands out slices of one when asked."""
+    """What can be scored: a (n, 4, length) tensor, or an object whose slices are such tensors."""
 
     def __len__(self) -> int: ...
 
@@ -54,9 +53,10 @@ class Sequences(Protocol):
 
 @dataclass(frozen=True)
 class ScoreStore:
-    """An open store; made by `open_store` and `create_store`.
+    """An open store, as `open_store` and `create_store` return it.
 
-    identity : what the scores depend on: method, model, tasks, sequences, version
+    identity : everything that the scores depend on: method, model, tasks, sequences, versions
+    notes : other facts, such as the names of the columns
     scores : (n, ...) zarr array in float32 or wider, NaN where no score was written yet
     """
 
@@ -70,39 +70,39 @@ class ScoreStore:
 
     @property
     def length(self) -> int:
-        """Bases a sequence."""
+        """Number of bases in each sequence."""
         return self._array("sequences").shape[1]
 
     @property
     def chunk_size(self) -> int:
-        """Sequences a chunk."""
+        """Number of sequences in each chunk; the last chunk may have fewer."""
         return self.scores.chunks[0]
 
     @property
     def n_chunks(self) -> int:
-        """Chunks of the complete store."""
+        """Number of chunks of the complete store."""
         return -(-len(self) // self.chunk_size)
 
     @property
     def regions(self) -> pd.DataFrame:
-        """One row a sequence: the columns that the store was made with."""
+        """The columns that the store was made with, one row for each sequence."""
         import pandas as pd
 
         return pd.DataFrame({name: self._values(name) for name in self.notes["columns"]})
 
     def one_hot(self, rows: slice = slice(None)) -> Tensor:
-        """(rows, 4, length) float32 one-hot sequences."""
+        """Return the sequences, one-hot, as (rows, 4, length) float32."""
         return one_hot_from_indices(self._values("sequences", rows))
 
     def read(self, rows: slice = slice(None)) -> Tensor:
-        """Scores of these sequences; StoreError where some have not been written yet."""
+        """Return the scores of these sequences; StoreError where some are not written yet."""
         start, stop, _ = rows.indices(len(self))
         wanted = range(start // self.chunk_size, -(-stop // self.chunk_size))
-        absent = sum(not self._file(chunk).exists() for chunk in wanted)
-        if absent:
+        n_missing = sum(not self._file(chunk).exists() for chunk in wanted)
+        if n_missing:
             raise StoreError(
-                f"{self.path}: {absent} of the {len(wanted)} chunks asked for are not there yet; "
-                "run the scoring again, of every shard: it goes on where it stopped"
+                f"{self.path}: {n_missing} of the {len(wanted)} chunks asked for are not there "
+                "yet; run the scoring of every shard again: it goes on where it stopped"
             )
         try:
             return torch.from_numpy(np.asarray(self.scores[start:stop]))
@@ -110,12 +110,12 @@ class ScoreStore:
             raise self._damage(wanted, error) from error
 
     def missing(self, shard: tuple[int, int] = (1, 1)) -> list[int]:
-        """Numbers of the chunks of a shard that have not been written; see `check_shard`."""
+        """Return the numbers of the shard's chunks that are not written yet; see `check_shard`."""
         part, parts = check_shard(shard)
         return [c for c in range(part - 1, self.n_chunks, parts) if not self._file(c).exists()]
 
     def rows(self, chunk: int) -> slice:
-        """The sequences of a chunk."""
+        """Return the range of sequences that a chunk holds."""
         start = chunk * self.chunk_size
         return slice(start, min(start + self.chunk_size, len(self)))
 
@@ -126,29 +126,32 @@ class ScoreStore:
         shard: tuple[int, int] = (1, 1),
         progress: bool = False,
     ) -> None:
-        """Write the chunks of a shard that are missing; compute(rows) gives the scores of some.
+        """Write the missing chunks of a shard.
 
-        Raises OSError naming the store where the disk is full; what was written stays good.
+        compute : maps a range of sequences to their scores, (rows, ...)
+
+        Raises OSError naming the store where the disk is full; the chunks written before stay good.
         """
-        missing = self.missing(shard)
-        rows = [self.rows(chunk) for chunk in missing]
-        with progress_bar(sum(r.stop - r.start for r in rows), progress, "scores") as report:
-            for chunk, some in zip(missing, rows, strict=True):
-                if not self._file(chunk).exists():  # another process may have been here meanwhile
-                    self._write(chunk, compute(some))
-                report(some.stop - some.start)
+        missing = {chunk: self.rows(chunk) for chunk in self.missing(shard)}
+        total = sum(rows.stop - rows.start for rows in missing.values())
+        with progress_bar(total, progress, "scores") as report:
+            for chunk, rows in missing.items():
+                if not self._file(chunk).exists():  # another process may have written it by now
+                    self._write(chunk, compute(rows))
+                report(rows.stop - rows.start)
 
     def _write(self, chunk: int, values: Any) -> None:
-        values, some = np.asarray(values), self.rows(chunk)
-        expected = (some.stop - some.start, *self.scores.shape[1:])
+        values, rows = np.asarray(values), self.rows(chunk)
+        expected = (rows.stop - rows.start, *self.scores.shape[1:])
         if values.shape != expected:
             raise ValueError(f"compute must return shape {expected}, got {values.shape}")
-        self._discard_remnants(chunk)
-        with _full_disk_named(self.path):
+        for remnant in self._file(chunk).parent.glob("*.partial"):  # of a process that was killed
+            remnant.unlink(missing_ok=True)
+        with full_disk_named(self.path, lambda: _chunks_kept(self.path)):
             try:
-                self.scores[some] = values
-            except FileNotFoundError:  # taken for a remnant by a process that writes the same
-                self.scores[some] = values
+                self.scores[rows] = values
+            except FileNotFoundError:  # another process took our temporary file for a remnant
+                self.scores[rows] = values
 
     def _values(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         try:
@@ -157,12 +160,12 @@ class ScoreStore:
             raise StoreError(_damaged(self.path / name, error)) from error
 
     def _damage(self, chunks: range, error: Exception) -> StoreError:
-        """Name the first chunk among these that cannot be read."""
+        """Return the error that names the first of these chunks that cannot be read."""
         for chunk in chunks:
             try:
                 self.scores[self.rows(chunk)]
             except Exception:
-                remedy = "delete this file and run the scoring again: it writes what is missing"
+                remedy = "delete this file and run the scoring again: it writes missing chunks only"
                 return StoreError(f"{self._file(chunk)}: damaged ({_first_line(error)}); {remedy}")
         return StoreError(_damaged(self.path, error))
 
@@ -173,11 +176,6 @@ class ScoreStore:
         coordinates = (chunk, *(0 for _ in self.scores.shape[1:]))
         return self.path / "scores" / self.scores.metadata.encode_chunk_key(coordinates)
 
-    def _discard_remnants(self, chunk: int) -> None:
-        """Delete what a killed process left of a chunk under its temporary name."""
-        for remnant in self._file(chunk).parent.glob("*.partial"):
-            remnant.unlink(missing_ok=True)
-
 
 def _damaged(path: Path, error: object) -> str:
     return f"{path}: damaged ({_first_line(error)}); delete the store and score again"
@@ -187,8 +185,20 @@ def _first_line(error: object) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _chunks_kept(path: Path) -> str:
+    """Say how much of a store is on the disk, after an error."""
+    if not (path / "zarr.json").exists():
+        return "nothing of the store was written"
+    store = open_store(path)
+    n_written = store.n_chunks - len(store.missing())
+    return f"{n_written} of {store.n_chunks} chunks are written and will be kept"
+
+
 def check_shard(shard: tuple[int, int]) -> tuple[int, int]:
-    """A shard (part, parts), the first part being 1: chunks part - 1, part - 1 + parts, ..."""
+    """Return a shard as two ints, (part, parts) with 1 <= part <= parts, or raise ValueError.
+
+    The shard is every parts-th chunk, beginning with number part - 1.
+    """
     try:
         part, parts = (int(number) for number in shard)
     except (TypeError, ValueError):
@@ -199,9 +209,9 @@ def check_shard(shard: tuple[int, int]) -> tuple[int, int]:
 
 
 def open_store(path: str | Path) -> ScoreStore:
-    """Open what `create_store` made; StoreError where there is no store or one of another format.
+    """Open a store for reading and for `ScoreStore.fill`; opening writes nothing.
 
-    The scores can be written to; nothing is written by opening.
+    Raises StoreError where there is no store, or where it is damaged or of another format.
     """
     zarr, path = _zarr(), Path(path)
     if not (path / "zarr.json").is_file():
@@ -211,7 +221,7 @@ def open_store(path: str | Path) -> ScoreStore:
         identity, notes = dict(content["identity"]), dict(content["notes"])
         found, columns = identity["format"], list(notes["columns"])
     except (KeyError, TypeError):
-        raise StoreError(f"{path}: zarr data, but not a store of scores; name another") from None
+        raise StoreError(f"{path}: zarr data, but no store of scores; name another") from None
     except ValueError as error:
         raise StoreError(_damaged(path / "zarr.json", error)) from None
     if content.get("layout", _layout(path, content)) != _layout(path, content):
@@ -236,21 +246,19 @@ def create_store(
     columns: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> ScoreStore:
-    """The store at `path`: the one that is there, if it is of this identity, or a new, empty one.
+    """Open the matching store at `path`, or create an empty one.
 
-    identity : what the scores depend on, as JSON holds it; the sequences' checksum is added
+    identity : everything that the scores depend on, as JSON; the checksum of the sequences is added
     row_shape : shape of the scores of one sequence, such as (n_tasks, 4, length)
-    chunk_size : sequences a chunk; None takes about 8 MB of scores, at most 64 sequences
+    chunk_size : sequences in a chunk; None takes about 8 MB of scores, at most 64 sequences
     columns : what to keep of every sequence (names, coordinates): n values each
     notes : what to keep beside the identity
 
     Raises StoreError for a store of another identity or chunk size, naming what differs.
     """
-    path, columns = Path(path), {check_column(k): v for k, v in (columns or {}).items()}
-    identity = {
-        "format": FORMAT, **identity, "sequences": sequences_checksum(sequences, columns)
-    }  # fmt: skip
-    identity = json.loads(json.dumps(identity))
+    path, columns = Path(path), {_checked_column(k): v for k, v in (columns or {}).items()}
+    checksum = sequences_checksum(sequences, columns)
+    identity = json.loads(json.dumps({"format": FORMAT, **identity, "sequences": checksum}))
     if not (path / "zarr.json").exists():
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path}: exists and is no store of scores; name another")
@@ -271,24 +279,26 @@ def create_store(
 def _check_columns(path: Path, columns: list[Any]) -> None:
     try:
         for name in columns:
-            check_column(name)
+            _checked_column(name)
     except ValueError as error:
-        raise StoreError(f"{path}: zarr data, but not a store of scores: {error}") from None
+        raise StoreError(f"{path}: zarr data, but no store of scores: {error}") from None
 
 
-def check_column(name: Any) -> str:
-    """The name of a column, which becomes a folder of the store; ValueError for one that cannot."""
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]{0,99}", name) or name in _OWN:
+def _checked_column(name: Any) -> str:
+    """Return the name of a column; ValueError where it cannot name a folder of the store."""
+    fits = isinstance(name, str) and re.fullmatch(r"\w[\w .-]{0,99}", name)
+    if not fits or name in _RESERVED:
         raise ValueError(
             f"columns must be named by letters, digits, _, ., - and blanks, and not "
-            f"{' or '.join(_OWN)}; got {name!r}"
+            f"{' or '.join(_RESERVED)}; got {name!r}"
         )
     return name
 
 
 def _chunk_size(chunk_size: int | None, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
     if chunk_size is None:
-        return min(max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape)))), MOST_ROWS)
+        fitting = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape)))
+        return min(max(1, fitting), _CHUNK_SEQUENCES)
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an int of at least 1, got {chunk_size!r}")
     return chunk_size
@@ -302,13 +312,12 @@ def _create(
     columns: Mapping[str, Any],
     layout: tuple[tuple[int, ...], torch.dtype, int],
 ) -> None:
-    """Everything but the scores, moved to `path` at once; another process may be the faster."""
+    """Write everything but the scores beside `path`, then move it there in one step."""
     zarr = _zarr()
     (n, *row_shape), dtype, chunk_size = layout
-    with _full_disk_named(path):
+    with full_disk_named(path, lambda: _chunks_kept(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        discard_remnants(path)
-        draft = Path(tempfile.mkdtemp(path.suffix, temporary_prefix(path), path.parent))
+        draft = Path(tempfile.mkdtemp(path.suffix, f".{path.stem}.", path.parent))
         try:
             draft.chmod(0o755)
             content = {"identity": identity, "notes": notes}
@@ -332,9 +341,9 @@ def _create(
 
 
 def _layout(path: Path, content: dict[str, Any]) -> str:
-    """sha256 of what tells how to read the arrays: their metadata, identity and notes."""
-    own = {key: content[key] for key in ("identity", "notes")}
-    state = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    """Return the sha256 of all that is needed to read the arrays: metadata, identity and notes."""
+    described = {key: content[key] for key in ("identity", "notes")}
+    state = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for metadata in sorted(path.glob("*/zarr.json")):
         state.update(metadata.read_bytes())
     return state.hexdigest()
@@ -344,7 +353,7 @@ def _move(draft: Path, path: Path) -> None:
     try:
         os.rename(draft, path)
     except OSError:
-        if not (path / "zarr.json").exists():
+        if not (path / "zarr.json").exists():  # another process that creates the store was faster
             raise
 
 
@@ -373,14 +382,14 @@ def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
 
 
 def _indices(sequences: Sequences) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and (rows, length) uint8 base indices, 4 for N, of one block after another."""
+    """Yield block by block the first row and the base indices, (rows, length) uint8, 4 for N."""
     for start in range(0, len(sequences), _BLOCK):
         one_hot = validate_one_hot(sequences[start : start + _BLOCK])
         yield start, indices_from_one_hot(one_hot).cpu().numpy()
 
 
 def sequences_checksum(sequences: Sequences, columns: Mapping[str, Any] | None = None) -> str:
-    """sha256 of the bases of every sequence, read in blocks, and of what is kept of them."""
+    """Return the sha256 of the bases of all sequences, read in blocks, and of their columns."""
     if not len(sequences):
         raise ValueError("sequences is empty: give at least one")
     state, length = hashlib.sha256(), None
@@ -408,14 +417,12 @@ _NAMED = {
 }
 
 
-def _check_identity(store: ScoreStore, identity: dict[str, Any]) -> None:
+def _check_identity(store: ScoreStore, asked: dict[str, Any]) -> None:
     stored = store.identity
-    differing = [key for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
+    differing = [key for key in {**stored, **asked} if stored.get(key) != asked.get(key)]
     if differing:
         found = [
-            _NAMED.get(
-                key, f"{key} {_brief(stored.get(key))}, asked for {_brief(identity.get(key))}"
-            )
+            _NAMED.get(key, f"{key} {_brief(stored.get(key))}, asked for {_brief(asked.get(key))}")
             for key in differing
         ]
         raise StoreError(
@@ -426,26 +433,11 @@ def _check_identity(store: ScoreStore, identity: dict[str, Any]) -> None:
 
 def _brief(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 60 else f"{text[:50]}... ({len(value)})"
-
-
-@contextmanager
-def _full_disk_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        kept = "nothing of the store was written"
-        if (path / "zarr.json").exists():
-            store = open_store(path)
-            kept = f"{store.n_chunks - len(store.missing())} of {store.n_chunks} chunks are written"
-        message = f"no space left for {path}: {kept}; free some and run the same again: it goes on"
-        raise OSError(errno.ENOSPC, message) from error
+    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 
 
 def _zstd() -> Any:
-    """Compression that notices damage."""
+    """Return the compression, whose checksum notices damage."""
     return _zarr().codecs.ZstdCodec(level=3, checksum=True)
 
 

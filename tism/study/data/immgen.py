@@ -19,17 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tism.score.readers import (
-    InputFileError,
-    check_unique,
-    decoded,
-    iterate_fasta,
-    numbered_lines,
-    open_text,
-    read_targets,
-)
+from tism.score.readers import InputFileError, decoded, numbered_lines, open_text
 from tism.sequence import NOT_A_BASE
 from tism.study.data.dataset import Dataset, standardisation
+from tism.study.data.tables import check_unique, iterate_fasta, read_targets
 from tism.study.data.yeast import number_loci
 
 CHROMOSOMES = tuple(f"chr{k}" for k in range(1, 20))

@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tism.score.readers import InputFileError, check_rows, open_text
+from tism.score.readers import InputFileError, open_text
 from tism.sequence import ALPHABET, decode, one_hot_encode, reverse_complement
+from tism.study.data.tables import check_rows
 
 COLUMNS = ("Chrom", "Pos", "Ref", "Alt", "Barcodes", "Coefficient", "pValue", "Element", "Release")
 LEAST_BARCODES, P_VALUE = 10, 1e-5  # the publisher's portal calls a variant significant by these

@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tism.score.readers import read_bed, read_fasta
+from tism.score.readers import read_bed
 from tism.study.data.dataset import Dataset, standardisation
 from tism.study.data.download import data_root, fetch
+from tism.study.data.tables import read_fasta
 
 GENOME = "yeast/Saccharomyces_cerevisiae.R64-1-1.dna.toplevel.fa.gz"
 _NUMERALS = "I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI"

@@ -1,0 +1,181 @@
+"""Readers of FASTA files and tables of targets; their errors name the file, line and remedy."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tism.score.readers import InputFileError, decoded, numbered_lines, open_text
+from tism.sequence import INDEX_OF_LETTER, INVALID
+
+
+def read_fasta(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the sequences of a FASTA file by name, (length,) uint8: 0 1 2 3 = A C G T, 4 = N.
+
+    A name is the header up to the first blank. Upper and lower case mean the same.
+
+    Raises InputFileError for no sequence, a sequence before the first header, an empty or repeated
+    name, a header without sequence, or a letter other than A, C, G, T and N.
+    """
+    sequences: dict[str, np.ndarray] = {}
+    for name, line, codes in iterate_fasta(path):
+        if name in sequences:
+            raise InputFileError(
+                path, line, f"{name!r} occurs twice", "give every sequence its own name"
+            )
+        sequences[name] = codes
+    return sequences
+
+
+def iterate_fasta(path: str | Path) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield the name, the line of the header and the base indices of one sequence after another.
+
+    Only one chromosome of a genome needs to be in memory at a time; see `read_fasta`.
+    """
+    name, header, letters = None, 0, bytearray()
+    for number, line in numbered_lines(path):
+        if line.startswith(b">"):
+            if name is not None:
+                yield name, header, _base_indices(path, name, header, letters)
+            name, header, letters = _header_name(path, number, line), number, bytearray()
+        elif name is None and line.strip():
+            raise InputFileError(
+                path, number, "sequence before the first header", "start the file with '>name'"
+            )
+        else:
+            letters += line.strip()
+    if name is None:
+        raise InputFileError(
+            path, None, "holds no sequence", "give a FASTA file with '>name' headers"
+        )
+    yield name, header, _base_indices(path, name, header, letters)
+
+
+def _header_name(path: str | Path, number: int, line: bytes) -> str:
+    words = line[1:].split()
+    if not words:
+        raise InputFileError(path, number, "header without a name", "write '>name'")
+    return decoded(path, number, words[0])
+
+
+def _base_indices(path: str | Path, name: str, header: int, letters: bytearray) -> np.ndarray:
+    if not letters:
+        raise InputFileError(path, header, f"{name!r} has no sequence", "add it or drop the header")
+    codes = INDEX_OF_LETTER[np.frombuffer(letters, np.uint8)]
+    if codes.max() == INVALID:
+        raise _strange_letter(path, header)
+    return codes
+
+
+def _strange_letter(path: str | Path, header: int) -> InputFileError:
+    """Return the error for the first letter other than ACGTN below the header in line `header`."""
+    for number, line in numbered_lines(path):
+        strange = line.strip().translate(None, b"ACGTNacgtn")
+        if number > header and strange:
+            letter = strange[:1].decode(errors="replace")
+            return InputFileError(
+                path, number, f"letter {letter!r}", "use A, C, G, T or N (either case) only"
+            )
+    raise AssertionError("called for a sequence of ACGTN")
+
+
+def read_targets(path: str | Path) -> pd.DataFrame:
+    """Return a table of finite targets, read from lines of a region's name and one number a task.
+
+    path : separated by commas, with a header line; plain or gzipped
+
+    Returns a float64 frame (n, n_tasks) with the names as index and the tasks as columns.
+
+    Raises InputFileError at a line with another number of columns, a repeated or missing name or a
+    value that is not a finite number, for repeated tasks and for a table without rows.
+    """
+    check_rows(path)
+    tasks = _target_header(path)
+    with open_text(path) as file:
+        try:
+            frame = pd.read_csv(
+                file, dtype={0: str}, skip_blank_lines=False, low_memory=False,
+                keep_default_na=False, na_values=[""],
+            )  # fmt: skip
+        except pd.errors.ParserError as error:
+            line = re.search(r"in line (\d+)", str(error))
+            raise InputFileError(
+                path, line and int(line[1]), "too many columns", _wanted_columns(tasks)
+            ) from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise InputFileError(path, 2, "too many columns", _wanted_columns(tasks))
+    numbers = np.arange(len(frame)) + 2
+    frame.columns = ["name", *tasks]
+    _check_names(path, numbers, frame)
+    values = _finite_values(path, numbers, frame[tasks])
+    return values.set_axis(frame["name"].astype(str), axis=0)
+
+
+def _target_header(path: str | Path) -> list[str]:
+    """Return the names of the tasks, after checking that they differ and that a row follows."""
+    lines = list(islice(numbered_lines(path), 2))
+    if len(lines) < 2:
+        raise InputFileError(path, None, "holds no row", "give a header and a line for each region")
+    tasks = next(csv.reader([decoded(path, *lines[0])]))[1:]
+    if not tasks:
+        raise InputFileError(path, 1, "names no task", "separate the columns by commas")
+    repeated = sorted({task for task in tasks if tasks.count(task) > 1})
+    if repeated:
+        raise InputFileError(path, 1, f"task {repeated[0]!r} occurs twice", "name each task once")
+    return tasks
+
+
+def check_rows(path: str | Path) -> None:
+    """Raise InputFileError at a line that pandas would not read as one row of the table."""
+    for number, line in numbered_lines(path):
+        decoded(path, number, line)
+        if line.count(b'"') % 2:
+            raise InputFileError(path, number, "a quote that does not end", "close or delete it")
+        if b"\r" in line.rstrip(b"\r\n") or b"\0" in line:
+            raise InputFileError(
+                path, number, "a carriage return or NUL within the line", "end lines by newlines"
+            )
+
+
+def _wanted_columns(tasks: list[str]) -> str:
+    return f"give a name and {len(tasks)} values, as in the header"
+
+
+def _check_names(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
+    missing = np.flatnonzero(frame["name"].isna().to_numpy())
+    if missing.size:
+        raise InputFileError(
+            path, numbers[missing[0]], "no name", "name the region or delete the line"
+        )
+    check_unique(path, numbers, frame, "name")
+
+
+def _finite_values(path: str | Path, numbers: np.ndarray, targets: pd.DataFrame) -> pd.DataFrame:
+    values = targets.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    values[targets.select_dtypes(bool).columns] = np.nan  # True is no number
+    rows, columns = np.nonzero(~np.isfinite(values.to_numpy()))
+    if rows.size:
+        raise InputFileError(
+            path,
+            numbers[rows[0]],
+            f"value of {targets.columns[columns[0]]!r} is {targets.iat[rows[0], columns[0]]}",
+            "give a finite number",
+        )
+    return values
+
+
+def check_unique(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame, column: str) -> None:
+    """Raise InputFileError where a value of a column occurs twice.
+
+    numbers : the line of the file that each row of the frame comes from
+    """
+    twice = np.flatnonzero(frame[column].duplicated().to_numpy())
+    if twice.size:
+        problem = f"{column} {frame[column].iloc[twice[0]]!r} occurs twice"
+        raise InputFileError(path, numbers[twice[0]], problem, "keep one of the lines")
