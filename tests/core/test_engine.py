@@ -371,11 +371,11 @@ def test_batch_size_and_positions(long, batch_size, start, stop):
 
 @pytest.fixture
 def windows(monkeypatch):
-    """How many references each `Windows` held, and the rows of each batch of theirs."""
+    """How many references each `WindowedModel` held, and the rows of each batch of theirs."""
     from tism.engine import replay as windowed
 
     held, rows = [], []
-    init, effects = windowed.WindowedModel.__init__, windowed.Windows.effects
+    init, effects = windowed.WindowedModel.__init__, windowed.WindowedModel.effects
 
     def counted(self, predict, sequences, prepared):
         held.append(len(sequences))
