@@ -1,4 +1,4 @@
-"""The Snakefile: killed and resumed, run by an executor plugin, on files of the paper's format."""
+"""The Snakefile, killed and resumed, and run by an executor plugin, on the paper's file formats."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_immgen import Files
+from immgen_files import Files
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAKEMAKE = [Path(sys.executable).with_name("snakemake"), "--workflow-profile", "workflow/local"]
