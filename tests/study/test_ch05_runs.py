@@ -22,7 +22,7 @@ from tism.study.ch05_runs import (
     write_initialisations,
     write_models,
 )
-from tism.study.networks import Experiment, Series, find_run, list_runs
+from tism.study.networks import EXPERIMENTS, Experiment, Series, find_run, list_runs
 from tism.study.profiles import load_dataset, load_profile, profile_names
 from tism.study.scores import score_regions, scored_rows
 from tism.study.statistics import summarise
@@ -65,7 +65,7 @@ def test_runs_of_a_profile_have_unique_names_keys_and_a_baseline_each(name):
 @pytest.mark.parametrize("name", ["yeast", "immgen"])
 def test_the_full_profiles_have_what_the_paper_has_in_three_seeds(name):
     runs = [run for run in list_runs(load_profile(name)) if run.network.dataset == name]
-    by = {e: [run for run in runs if e in run.experiments] for e in robustness.EXPERIMENTS}
+    by = {e: [run for run in runs if e in run.experiments] for e in EXPERIMENTS}
 
     assert len(by["initialisation"]) == 4
     fractions = [run.network.training.fraction for run in by["fraction"]]
@@ -94,8 +94,8 @@ def test_another_warmup_ends_at_the_same_rate(smoke):
     plain, slow = Experiment(smoke, "simulated").training, run.network.training
 
     assert slow.warmup_epochs == 4 != plain.warmup_epochs
-    assert slow.rate(99, 0) == pytest.approx(plain.rate(99, 0))
-    assert slow.rate(1, 0) == plain.rate(1, 0)
+    assert slow.rate(99) == pytest.approx(plain.rate(99))
+    assert slow.rate(1) == plain.rate(1)
 
 
 def test_changes_win_over_the_settings_of_a_variant():

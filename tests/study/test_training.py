@@ -30,6 +30,7 @@ from tism.study import cache as checkpoint
 from tism.study import training
 from tism.study.cache import DamagedFileError, load_checkpoint
 from tism.study.data.dataset import one_hot_from_indices, standardisation
+from tism.study.data.download import data_root
 from tism.study.training import (
     TrainingConfig,
     correlation_loss,
@@ -139,13 +140,13 @@ def test_cheap_derivatives_are_those_of_autograd(variant, monkeypatch):
 def test_the_defaults_are_the_papers():
     config = TrainingConfig()
 
-    rates = [config.rate(epoch, 0) for epoch in range(1, 11)]
+    rates = [config.rate(epoch) for epoch in range(1, 11)]
 
     assert rates[0] == 1e-5
     assert np.allclose(np.diff(np.log(rates[:8])), np.log(4))  # seven steps of x4
     assert rates[7] == rates[8] == rates[9] == pytest.approx(1e-5 * 4**7)
     for number in range(1, 6):
-        assert config.rate(50, number) == pytest.approx(rates[-1] * 0.2**number)
+        assert config.fine_tuning_rate(number, 50) == pytest.approx(rates[-1] * 0.2**number)
     assert (config.optimizer, config.momentum, config.batch_size) == ("sgd", 0.9, 64)
     assert (config.max_epochs, config.patience, config.fine_tune_rounds) == (200, 15, 5)
     assert config.max_shift == 10
@@ -307,7 +308,9 @@ def test_the_log_has_one_row_an_epoch(whole):
     assert len(rows) == metadata["epoch"]
     for row, logged in zip(rows, metadata["log"], strict=True):
         assert {key: float(value) for key, value in row.items()} == logged
-        expected = CONFIG.rate(logged["epoch"], logged["fine_tune_round"])
+        expected = CONFIG.rate(logged["epoch"])
+        if logged["fine_tune_round"]:
+            expected = CONFIG.fine_tuning_rate(logged["fine_tune_round"], CONFIG.max_epochs)
         assert logged["learning_rate"] == pytest.approx(expected)
 
 
@@ -420,7 +423,7 @@ def test_early_stopping_and_fine_tuning_from_the_best(dataset, tmp_path, monkeyp
         return loss(model, *args)
 
     monkeypatch.setattr(training, "training_loss", spy)
-    config = replace(CONFIG, max_epochs=9, patience=2, snapshots=(2, 6))
+    config = replace(CONFIG, max_epochs=9, patience=2, snapshots=(2,))
 
     metadata = train(network(), dataset, config, tmp_path)
 
@@ -433,7 +436,51 @@ def test_early_stopping_and_fine_tuning_from_the_best(dataset, tmp_path, monkeyp
     best_of_first_phase = load_checkpoint(tmp_path / "epoch_2")[0]["conv.conv.weight"]
     for fine_tuning_starts in (4 * 5, 5 * 5):  # five steps an epoch
         assert torch.equal(start_of_step[fine_tuning_starts], best_of_first_phase)
-    assert_same_weights(load_model(tmp_path / "model")[0], load_model(tmp_path / "epoch_6")[0])
+    best = load_checkpoint(tmp_path / "model")[0]["conv.conv.weight"]
+    assert torch.equal(start_of_step[6 * 5], best)  # as the seventh epoch found them
+
+
+def test_a_training_does_not_stop_before_its_last_snapshot(dataset, tmp_path, monkeypatch):
+    scripted = iter([0.3, 0.2, 0.2, 0.2, 0.2, 0.1])
+    monkeypatch.setattr(
+        training, "evaluate", lambda *args: {"region_r": next(scripted), "task_r": 0.0}
+    )
+    config = replace(CONFIG, max_epochs=9, patience=1, fine_tune_rounds=1, snapshots=(1, 5))
+
+    metadata = train(network(), dataset, config, tmp_path)
+
+    assert [row["fine_tune_round"] for row in metadata["log"]] == [0] * 5 + [1]
+    assert_same_weights(load_model(tmp_path / "model")[0], load_model(tmp_path / "epoch_1")[0])
+
+
+def test_fine_tuning_starts_from_the_highest_rate_that_was_reached(dataset, tmp_path, monkeypatch):
+    scripted = iter([0.3, 0.2, 0.1, 0.1])
+    monkeypatch.setattr(
+        training, "evaluate", lambda *args: {"region_r": next(scripted), "task_r": 0.0}
+    )
+    config = replace(CONFIG, warmup_epochs=7, max_epochs=9, patience=1, snapshots=())
+
+    metadata = train(network(), dataset, config, tmp_path)
+
+    rates = [0.1, 0.4, 0.4 * 0.2, 0.4 * 0.04]
+    assert [row["learning_rate"] for row in metadata["log"]] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("name", ["yeast_baseline_0", "simulated_baseline_0"])
+def test_recorded_networks_were_trained_at_the_rates_of_today(name):
+    """No version had to be raised: every recorded training went on beyond its warm-up."""
+    _, metadata = load_model(data_root() / "models" / name)
+    settings = metadata["identity"]["training"]
+    config = TrainingConfig(**settings)
+    log = metadata["log"]
+    first_phase = sum(not row["fine_tune_round"] for row in log)
+
+    assert first_phase > config.warmup_epochs
+    for row in log:
+        rate = config.rate(row["epoch"])
+        if row["fine_tune_round"]:
+            rate = config.fine_tuning_rate(row["fine_tune_round"], first_phase)
+        assert row["learning_rate"] == rate
 
 
 def test_max_epochs_ends_the_first_phase(dataset, tmp_path, monkeypatch):
@@ -647,7 +694,7 @@ training.train(model, dataset, config, folder)
 def test_a_training_killed_by_the_system_resumes_bit_for_bit(dataset, whole, tmp_path):
     folder, job = tmp_path / "killed", tmp_path / "job.pickle"
     job.write_bytes(pickle.dumps((network(), dataset, CONFIG, folder)))
-    root = str(Path(training.__file__).parents[1])
+    root = str(Path(training.__file__).parents[2])
 
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(job)],

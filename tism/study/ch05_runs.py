@@ -6,12 +6,13 @@ several experiments need is one run. `score_run` turns a run into rows of models
 run, experiment, dataset, variant, control, seed, fraction
     the name; the experiments it belongs to, joined by ";"; what was trained on what. `control` is
     empty, or names what a series changes beside that
-epoch, warmup_epochs, n_train
-    the epoch whose weights these are (the best on validation, or a snapshot's; 0 is before the
-    training); epochs of the warm-up; training regions used
+reading, epoch, warmup_epochs, n_train
+    "best" for the weights that are best on validation, "epoch" for a snapshot; the epoch whose
+    weights these are (0 is before the training); epochs of the warm-up; training regions used
 <split>_region_r, <split>_task_r
     Pearson across tasks, mean of the regions, and across regions, mean of the tasks; split is
-    train, validation or test (`tism.study.ch03_training.performance_table`)
+    train, validation or test (`tism.study.ch03_training.performance_table`), or learned: the
+    share of the training regions that this network was trained on
 tism_all, tism_substitutions, tism_centred, tism_mean_effect, tism_task_differences
     Pearson of TISM with ISM, mean over regions and tasks, in the conventions of
     `ch04_agreement.CONVENTIONS`; of the task differences the mean of each region counts once
@@ -41,15 +42,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tism.correlations import mean_effect_correlation, profile_correlation, substitution_correlation
+from tism.correlations import (
+    mean_effect_correlation,
+    pearson,
+    profile_correlation,
+    substitution_correlation,
+)
 from tism.exact import ism, predict
 from tism.first_order import input_gradient
 from tism.running import progress_bar
 from tism.score.files import write_text
 from tism.study.cache import read_csv, read_json, write_csv
-from tism.study.ch03_training import performance_table, predict_rows
+from tism.study.ch03_training import performance_table, predict_rows, summarise_tasks
 from tism.study.ch04_agreement import correlations
-from tism.study.data.dataset import Dataset
+from tism.study.data.dataset import Dataset, evenly
+from tism.study.machine import check_machine
 from tism.study.networks import Run, list_runs
 from tism.study.profiles import (
     Profile,
@@ -85,11 +92,12 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     snapshots are kept in the cache, so that a killed run repeats one at most.
     """
     rows = []
-    for epoch, model in run.networks(progress=progress):
+    check_machine(run.network.profile.machine)
+    for reading, epoch, model in run.networks(progress=progress):
         kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
         if not kept.exists():
             write_text(kept, json.dumps(_measure(run, model, progress)) + "\n")
-        rows.append({**_label(run, epoch), **read_json(kept), "key": run.key})
+        rows.append({**_label(run, reading, epoch), **read_json(kept), "key": run.key})
     table = pd.DataFrame(rows)
     write_csv(rows_of_run(run), table)
     return table
@@ -100,7 +108,7 @@ def rows_of_run(run: Run) -> Path:
     return run.folder / "rows.csv"
 
 
-def _label(run: Run, epoch: int) -> dict[str, Any]:
+def _label(run: Run, reading: str, epoch: int) -> dict[str, Any]:
     network, training = run.network, run.network.training
     return {
         "run": run.name,
@@ -110,6 +118,7 @@ def _label(run: Run, epoch: int) -> dict[str, Any]:
         "control": run.control,
         "seed": network.seed,
         "fraction": training.fraction,
+        "reading": reading,
         "epoch": epoch,
         "warmup_epochs": training.warmup_epochs,
     }
@@ -121,9 +130,10 @@ def _measure(run: Run, model: nn.Module, progress: bool) -> dict[str, float]:
     rows = scored_rows(dataset, profile.regions_a_model)
     maps = compare_maps(model, dataset, rows, progress=progress)
     loci = dataset.regions["locus"].to_numpy()[rows]
+    learned = training_rows(dataset, run.network.training)
     return {
-        "n_train": len(training_rows(dataset, run.network.training)),
-        **_performance(model, dataset, run.network.seed),
+        "n_train": len(learned),
+        **_performance(model, dataset, learned, run.network.seed),
         **_with_intervals(maps, loci),
         "n_regions": len(rows),
         "n_tasks": len(dataset.tasks),
@@ -132,13 +142,31 @@ def _measure(run: Run, model: nn.Module, progress: bool) -> dict[str, float]:
     }
 
 
-def _performance(model: nn.Module, dataset: Dataset, seed: int) -> dict[str, float]:
+def _performance(
+    model: nn.Module, dataset: Dataset, learned: np.ndarray, seed: int
+) -> dict[str, float]:
     known = {"network": lambda rows: predict_rows(model, dataset, rows)}
     columns: dict[str, float] = {}
     for row in performance_table(known, dataset, seed).itertuples():
-        name = f"{row.split}_{row.level}_r"
-        columns |= {name: row.mean_r, f"{name}_low": row.low, f"{name}_high": row.high}
-    return columns
+        columns |= _interval(f"{row.split}_{row.level}_r", row.mean_r, row.low, row.high)
+    return columns | _performance_on_learned(model, dataset, learned)
+
+
+def _performance_on_learned(
+    model: nn.Module, dataset: Dataset, learned: np.ndarray
+) -> dict[str, float]:
+    """Of the regions that the network was trained on at most as many as the test set has."""
+    rows = evenly(learned, len(dataset.indices("test")))
+    predicted, target = predict_rows(model, dataset, rows), dataset.standardised[rows]
+    loci = dataset.regions["locus"].to_numpy()[rows]
+    by_region = summarise(pearson(predicted, target, 1), loci)
+    by_task = summarise_tasks(predicted, target, loci)
+    columns = _interval("learned_region_r", by_region.value, by_region.low, by_region.high)
+    return columns | _interval("learned_task_r", by_task.value, by_task.low, by_task.high)
+
+
+def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _with_intervals(maps: dict[str, Tensor], loci: np.ndarray) -> dict[str, float]:
@@ -148,7 +176,7 @@ def _with_intervals(maps: dict[str, Tensor], loci: np.ndarray) -> dict[str, floa
         if not values.isnan().all():
             summary = summarise(values, loci)
             value, low, high = summary.value, summary.low, summary.high
-        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        columns |= _interval(name, value, low, high)
     return columns
 
 
@@ -203,6 +231,7 @@ def compare_initialisations(
     relation are pooled; value, the mean of the correlations over regions and tasks, low and high
     (95 % bootstrap interval over the test loci), n_profiles, n_constant, n_loci; key of the runs.
     """
+    check_machine(profile.machine)
     runs = _initialisations(profile, dataset)
     networks = {run.network.seed: run.network.trained(progress=progress)[0] for run in runs}
     data = load_dataset(profile, dataset)
@@ -270,12 +299,11 @@ def _initialisation_rows(correlated: dict[Pair, Tensor], loci: np.ndarray) -> li
 def write_models(profile: Profile) -> Path:
     """Write results/<profile>/models.csv: the rows of all runs that are done, in their order.
 
-    Rows that are there already stay where the run has no file of its own any more. Raises
-    ValueError as `check_tables` does, and where no run is done.
+    Where a run has no file of its own, its rows of the table that is there already stay, fresh or
+    recorded. Raises ValueError as `check_tables` does, and where no run is done.
     """
     check_tables(profile)
-    target = results_folder(profile.name) / MODELS
-    before = _read_text(target) if target.exists() else pd.DataFrame({"run": []})
+    target, before = results_folder(profile.name) / MODELS, _known_rows(profile)
     parts = []
     for run in list_runs(profile):
         own = rows_of_run(run)
@@ -286,6 +314,22 @@ def write_models(profile: Profile) -> Path:
         raise ValueError(f"no run of profile {profile.name} is done: {target} would be empty")
     write_csv(target, table)
     return target
+
+
+def _known_rows(profile: Profile) -> pd.DataFrame:
+    """Rows of models.csv, fresh or else recorded, that belong to the profile as it is."""
+    path = find_table(profile.name, MODELS)
+    if path is None:
+        return pd.DataFrame({"run": []})
+    table = _read_text(path)
+    return table[table["key"].isin({run.key for run in list_runs(profile)})]
+
+
+def missing_runs(profile: Profile) -> list[str]:
+    """Names of the runs that are neither scored here nor in models.csv, in their order."""
+    known = {*_known_rows(profile)["run"]}
+    runs = (run for run in list_runs(profile) if not rows_of_run(run).exists())
+    return [run.name for run in runs if run.name not in known]
 
 
 def write_initialisations(profile: Profile, *, progress: bool = False) -> Path:
@@ -348,12 +392,18 @@ def _read_text(path: Path) -> pd.DataFrame:
 def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
     """What `find_table` finds, an empty `control` as an empty string.
 
+    A models.csv without the column `reading` gets it: of such tables those of the experiment
+    "epoch" are snapshots.
+
     Raises FileNotFoundError, or DamagedFileError naming what is not as `write_csv` wrote it.
     """
     path = find_table(profile, name)
     if path is None:
         raise FileNotFoundError(f"profile {profile} has no {name}, neither fresh nor recorded")
     table = read_csv(path, dtype={"control": str})
+    if name == MODELS and "reading" not in table:
+        snapshot = table["experiment"].str.split(";").map(lambda names: "epoch" in names)
+        table.insert(7, "reading", np.where(snapshot, "epoch", "best"))
     return table.fillna({"control": ""} if "control" in table else {})
 
 
@@ -370,6 +420,8 @@ def make_tables(profile: Profile, *, progress: bool = True) -> None:
 
 
 def of_experiment(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """The rows of models.csv that belong to an experiment."""
-    belongs = [experiment in names.split(";") for names in table["experiment"]]
+    """The rows of models.csv that belong to an experiment: snapshots or the best weights."""
+    belongs = np.array([experiment in names.split(";") for names in table["experiment"]], bool)
+    if "reading" in table:
+        belongs &= table["reading"] == ("epoch" if experiment == "epoch" else "best")
     return table[belongs].reset_index(drop=True)

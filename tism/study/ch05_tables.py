@@ -121,7 +121,7 @@ def example_maps(
     """Mean effects of ISM and of TISM of one (1, 4, length) sequence: (networks, 4, length)."""
     device, exact, taylor = default_device(), [], []
     for name in runs.values():
-        ((_, model),) = find_run(profile, name).networks()
+        model, _ = find_run(profile, name).network.trained(progress=False)
         exact.append(mean_effect(ism(model, one_hot, task, device=device), one_hot)[0, 0])
         taylor.append(mean_effect(tism(model, one_hot, task, device=device), one_hot)[0, 0])
     return torch.stack(exact), torch.stack(taylor)

@@ -7,6 +7,7 @@ Use it as ``python -m tism.study.compendium COMMAND``, where COMMAND is one of::
     book PROFILE                  build the book from results/PROFILE
     stale                         list committed records that no longer belong to their source
     runs PROFILE                  list the trainings of a profile
+    missing PROFILE               list those that models.csv lacks
     train PROFILE RUN             train one of them by executing chapter 03
     model PROFILE RUN             score one of them, trained first if need be
     summarise PROFILE             write models.csv from the networks scored so far
@@ -29,6 +30,7 @@ from typing import Any
 from tism.score.files import replacing, write_text
 from tism.study import ch05_runs, explorer
 from tism.study.cache import read_csv, read_json
+from tism.study.machine import start_as
 from tism.study.networks import Experiment, committed_network, find_run, list_runs, tables_key
 from tism.study.profiles import (
     Profile,
@@ -248,6 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(stale_records()) or "every record belongs to its source")
         return
     profile, progress = load_profile(options.profile), sys.stderr.isatty()
+    start_as(profile.machine)
     match options.command:
         case "run" | "record":
             _run_chapters(profile, options)
@@ -255,6 +258,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"open {os.path.relpath(build_book(stage_book(profile.name)) / 'index.html')}")
         case "runs":
             print("\n".join(run.name for run in list_runs(profile)))
+        case "missing":
+            print("\n".join(ch05_runs.missing_runs(profile)))
         case "train":
             ch05_runs.check_tables(profile)
             train_run(options.run, profile.name)
@@ -278,11 +283,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("stale")
-    for command in ("runs", "train", "model", "summarise", "initialisations", "explorer", "book"):
+    for command in ("runs", "missing", "summarise", "initialisations", "explorer", "book"):
+        commands.add_parser(command).add_argument("profile", choices=profile_names())
+    for command in ("train", "model"):
         sub = commands.add_parser(command)
         sub.add_argument("profile", choices=profile_names())
-        if command in ("train", "model"):
-            sub.add_argument("run")
+        sub.add_argument("run")
     for command in ("run", "record"):
         sub = commands.add_parser(command)
         sub.set_defaults(executed=False)

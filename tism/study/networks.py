@@ -14,6 +14,7 @@ from torch import nn
 from tism import versions
 from tism.model import AITAC, build_model, get_variant
 from tism.study.data.download import data_root
+from tism.study.machine import check_machine
 from tism.study.profiles import (
     Profile,
     dataset_checksum,
@@ -60,7 +61,7 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """What the weights depend on."""
         checksum = dataset_checksum(self.profile, self.dataset)
-        own = {"data": checksum, "variant": self.variant}
+        own = {"data": checksum, "variant": self.variant, **_machine(self.profile)}
         return {**training_identity(self.untrained(), self.dataset, self.training), **own}
 
     @property
@@ -86,6 +87,8 @@ class Experiment:
                 model, metadata = load_model(stem)
                 if metadata["identity"] == self.identity():
                     return model, metadata
+            if not (folder / "model.json").exists():
+                check_machine(self.profile.machine)
             model = self.untrained()
             metadata = train(
                 model,
@@ -99,10 +102,20 @@ class Experiment:
         return model.cpu().eval(), metadata
 
 
+def _machine(profile: Profile) -> dict[str, Any]:
+    """What the machine adds to an identity: nothing where the profile does not fix it."""
+    return {"machine": profile.machine} if profile.machine else {}
+
+
 def committed_network(experiment: Experiment) -> Path:
-    """Where the repository keeps a recorded network, without the ending."""
-    name = f"{experiment.dataset}_{experiment.variant}_{experiment.seed}"
-    return data_root() / "models" / name
+    """Where the repository keeps a recorded network, without the ending.
+
+    A profile that fixes the machine has a folder of its own.
+    """
+    folder = data_root() / "models"
+    if experiment.profile.machine:
+        folder /= experiment.profile.name
+    return folder / f"{experiment.dataset}_{experiment.variant}_{experiment.seed}"
 
 
 EXPERIMENTS = ("initialisation", "fraction", "epoch", "ablation")
@@ -117,6 +130,8 @@ class Series:
     fractions : shares of the training regions
     epochs : score the weights after these epochs of one training that is as long as the last and
         neither stops early nor is fine-tuned, not the best weights; 0 is before the training
+    best : score the best weights as well; the training then stops early, though not before the last
+        of `epochs`, and is fine-tuned
     warmup_epochs : another length of the warm-up, which ends at the same learning rate
     changes : settings of `TrainingConfig`, over those of the profile and the variant
     control : names what the last two change, for a series that is to stand apart
@@ -128,6 +143,7 @@ class Series:
     seeds: int = 1
     fractions: list[float] = field(default_factory=lambda: [1.0])
     epochs: list[int] = field(default_factory=list)
+    best: bool = False
     warmup_epochs: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     control: str = ""
@@ -153,13 +169,15 @@ class Series:
             if fraction != 1:
                 changes["fraction"] = fraction
             network = Experiment(profile, self.dataset, variant, seed, changes)
-            name = self._name(variant, seed, fraction)
-            yield Run(name, (self.experiment,), self.control, tuple(self.epochs), network)
+            name, epochs = self._name(variant, seed, fraction), tuple(self.epochs)
+            best = self.best or not epochs
+            yield Run(name, (self.experiment,), self.control, epochs, best, network)
 
     def _training(self, config: TrainingConfig) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         if self.epochs:
             changes["snapshots"] = self.epochs
+        if self.epochs and not self.best:
             changes["max_epochs"] = changes["patience"] = max(self.epochs)
             changes["fine_tune_rounds"] = 0
         if self.warmup_epochs is not None:
@@ -169,7 +187,7 @@ class Series:
 
     def _name(self, variant: str, seed: int, fraction: float) -> str:
         share = f"{100 * fraction:g}percent" if fraction != 1 else ""
-        parts = [self.dataset, variant, str(seed), "epochs" if self.epochs else ""]
+        parts = [self.dataset, variant, str(seed), "" if self.best or not self.epochs else "epochs"]
         return "_".join(part for part in [*parts, self.control, share] if part)
 
 
@@ -180,13 +198,15 @@ class Run:
     name : <dataset>_<variant>_<seed>, then what else sets it apart
     experiments : those that it belongs to
     control : see `Series`
-    epochs : snapshots that are scored; none means the network itself
+    epochs : snapshots that are scored
+    best : True if the best weights of the training are scored
     """
 
     name: str
     experiments: tuple[str, ...]
     control: str
     epochs: tuple[int, ...]
+    best: bool
     network: Experiment
 
     @property
@@ -205,18 +225,23 @@ class Run:
                 "model": profile.model[dataset],
                 "training": asdict(self.network.training),
                 "epochs": self.epochs,
+                **({"best": True} if self.best and self.epochs else {}),
+                **_machine(profile),
                 "regions": profile.regions_a_model,
                 "versions": [versions.MODEL, versions.TRAINING, versions.SCORING],
             }
         )
 
-    def networks(self, *, progress: bool = False) -> Iterator[tuple[int, nn.Module]]:
-        """Epoch and weights of everything that is scored, trained first where they are not."""
+    def networks(self, *, progress: bool = False) -> Iterator[tuple[str, int, nn.Module]]:
+        """Everything that is scored: reading, epoch and weights, trained first where they are not.
+
+        The reading is "epoch" for a snapshot and "best" for the best weights.
+        """
         model, metadata = self.network.trained(progress=progress)
-        if not self.epochs:
-            yield metadata["best_epoch"], model
         for epoch in self.epochs:
-            yield epoch, self.network.snapshot(epoch)
+            yield "epoch", epoch, self.network.snapshot(epoch)
+        if self.best:
+            yield "best", metadata["best_epoch"], model
 
 
 def list_runs(profile: Profile) -> list[Run]:
@@ -235,10 +260,14 @@ def list_runs(profile: Profile) -> list[Run]:
 
 def _add(runs: dict[str, Run], run: Run) -> None:
     same = runs.setdefault(run.name, run)
-    if (same.epochs, same.network.training) != (run.epochs, run.network.training):
+    if (same.epochs, same.best, same.network.training) != (
+        run.epochs,
+        run.best,
+        run.network.training,
+    ):
         raise ValueError(f"{run.name} is the name of another run too: give this one a control")
     experiments = tuple(dict.fromkeys((*same.experiments, *run.experiments)))
-    runs[run.name] = Run(run.name, experiments, run.control, run.epochs, run.network)
+    runs[run.name] = replace(run, experiments=experiments)
 
 
 def find_run(profile: Profile, name: str) -> Run:

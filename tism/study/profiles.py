@@ -38,6 +38,8 @@ class Profile:
     regions_a_model : the same for each of the many networks of `tism.study.ch05_runs`
     experiments : series of networks, see `tism.study.networks.Series`
     chapters : for each chapter its own settings
+    machine : threads and kernels with which networks are trained and scored, see
+        `tism.study.machine`; empty where any will do
     """
 
     name: str
@@ -50,6 +52,7 @@ class Profile:
     regions_a_model: int = 100
     experiments: list[dict[str, Any]] = field(default_factory=list)
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = set(self.datasets) - set(DATASETS)

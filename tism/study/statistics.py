@@ -9,13 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor
 
 
@@ -84,6 +85,136 @@ def compare_with(
             row |= {"low": float(low), "high": float(high), "p": float(p)}
         rows.append(row)
     return pd.DataFrame(rows, columns=["name", "value", "low", "high", "p", "n"])
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Variance within groups of networks, pooled over all of them, and its degrees of freedom."""
+    arrays = [np.asarray(values, dtype=float) for values in groups]
+    freedom = sum(len(values) - 1 for values in arrays)
+    if freedom < 1:
+        raise ValueError("no group has two networks: the variance between networks is unknown")
+    squares = sum(((values - values.mean()) ** 2).sum() for values in arrays)
+    return float(squares) / freedom, freedom
+
+
+def compare_all_with(
+    reference: Sequence[float], groups: Mapping[str, Sequence[float]], *, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Difference of the mean of each group of networks from that of the reference, by Dunnett.
+
+    One variance is pooled over all groups, and the intervals hold together: with the probability
+    `confidence` all of them have their true difference (Dunnett 1955,
+    https://doi.org/10.1080/01621459.1955.10501294; `scipy.stats.dunnett`).
+
+    Columns: name, value, low, high, p (corrected), n.
+    """
+    test = stats.dunnett(*groups.values(), control=reference, rng=np.random.default_rng(0))
+    interval = test.confidence_interval(confidence)
+    return pd.DataFrame(
+        {
+            "name": [*groups],
+            "value": [float(np.mean(v) - np.mean(reference)) for v in groups.values()],
+            "low": interval.low,
+            "high": interval.high,
+            "p": test.pvalue,
+            "n": [len(values) for values in groups.values()],
+        }
+    )
+
+
+def equivalence(
+    reference: Sequence[float],
+    groups: Mapping[str, Sequence[float]],
+    margin: float,
+    *,
+    alpha: float = 0.05,
+) -> pd.DataFrame:
+    """Whether each group of networks has the mean of the reference, give or take a margin.
+
+    Two one-sided t tests (Schuirmann 1987, https://doi.org/10.1007/BF01068419) with the variance
+    pooled over all groups. Each group is a claim of its own, so that p is not corrected.
+
+    Columns: name, value (the difference), low, high (its interval at 1 - 2 alpha, which lies within
+    the margin exactly where p < alpha), p (the larger of the two), n.
+    """
+    variance, freedom = _pooled([reference, *groups.values()])
+    rows = []
+    for name, values in groups.items():
+        value = float(np.mean(values) - np.mean(reference))
+        error = np.sqrt(variance * (1 / len(values) + 1 / len(reference)))
+        reach = float(stats.t.ppf(1 - alpha, freedom) * error)
+        p = float(stats.t.sf((margin - abs(value)) / error, freedom))
+        row = {"name": name, "value": value, "low": value - reach, "high": value + reach}
+        rows.append(row | {"p": p, "n": len(values)})
+    return pd.DataFrame(rows)
+
+
+def p_lowest(groups: Mapping[str, Sequence[float]], name: str) -> float:
+    """p of the claim that a group of networks has a lower mean than every other group.
+
+    The largest of the one-sided p against each other group, with the variance pooled over all: the
+    claim is that all of the differences exist, so that nothing is to be corrected (Berger 1982,
+    https://doi.org/10.1080/00401706.1982.10487790).
+    """
+    variance, freedom = _pooled([*groups.values()])
+    least = np.mean(groups[name])
+    distances = [
+        (np.mean(values) - least) / np.sqrt(variance * (1 / len(groups[name]) + 1 / len(values)))
+        for other, values in groups.items()
+        if other != name
+    ]
+    return float(stats.t.sf(min(distances), freedom))
+
+
+def bounds_of_lowest(
+    groups: Mapping[str, Sequence[float]], *, alpha: float = 0.05
+) -> tuple[float, float]:
+    """Bounds for the lowest of the groups' true means, each with an error of at most alpha.
+
+    Lower: the lowest of the one-sided bounds of the groups. If it lies above a number, every mean
+    does. Upper: the lowest of their one-sided bounds, corrected for the number of groups. If it
+    lies below a number, one of the means does. The variance is pooled over all groups.
+    """
+    variance, freedom = _pooled([*groups.values()])
+    errors = {name: np.sqrt(variance / len(values)) for name, values in groups.items()}
+    plain, corrected = stats.t.ppf([1 - alpha, 1 - alpha / len(groups)], freedom)
+    low = min(np.mean(values) - plain * errors[name] for name, values in groups.items())
+    high = min(np.mean(values) + corrected * errors[name] for name, values in groups.items())
+    return float(low), float(high)
+
+
+def mean_correlation(correlations: Any, *, confidence: float = 0.95) -> Estimate:
+    """Mean of the correlations of independent networks with its t interval, by Fisher's z."""
+    mean = mean_of(np.arctanh(np.asarray(correlations, dtype=float)), confidence=confidence)
+    return Estimate(*(float(np.tanh(z)) for z in mean[:3]), n=mean.n)
+
+
+def correlation_interval(r: float, n: int, *, confidence: float = 0.95) -> Estimate:
+    """A correlation over n independent units with the interval of Fisher's z."""
+    if n < 4:
+        return Estimate(r, float("nan"), float("nan"), n)
+    reach = stats.norm.ppf((1 + confidence) / 2) / np.sqrt(n - 3)
+    low, high = np.tanh(np.arctanh(r) + np.array([-reach, reach]))
+    return Estimate(r, float(low), float(high), n)
+
+
+def at_equal(
+    table: pd.DataFrame, measure: str, covariate: str, *, kind: str, network: str
+) -> pd.Series:
+    """A measure of each network, moved along one line to the mean of a covariate.
+
+    table : one row a reading; `kind` and `network` are the names of columns. The slope is that
+        within networks of several readings, else within kinds, common to all.
+
+    Returns one value a network, the mean of its readings, with `kind` and `network` as its index.
+    """
+    by = network if table[network].duplicated().any() else kind
+    centred = table[[measure, covariate]] - table.groupby(by)[[measure, covariate]].transform(
+        "mean"
+    )
+    slope = (centred[measure] * centred[covariate]).sum() / (centred[covariate] ** 2).sum()
+    moved = table[measure] - slope * (table[covariate] - table[covariate].mean())
+    return moved.groupby([table[kind], table[network]], sort=False).mean()
 
 
 def jackknife_pairs(
@@ -251,3 +382,91 @@ def _resampled(
             n_resamples=n_resamples,
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A design of ablations: networks of the baseline, kinds beside it, degrees of freedom."""
+
+    n_reference: int
+    n_groups: int
+    freedom: int
+    n: tuple[int, ...]
+
+
+PLANNED = {  # book/design.md
+    "yeast": Planned(n_reference=5, n_groups=13, freedom=6 * 4 + 8 * 2, n=(3, 5)),
+    "simulated": Planned(n_reference=3, n_groups=6, freedom=7 * 2, n=(3,)),
+}
+
+
+def power_table(models: pd.DataFrame) -> pd.DataFrame:
+    """What differences of r the planned networks can see, from the variance of networks there are.
+
+    models : rows of models.csv. The variance between networks of one kind is that of the ablations
+        as they were trained; of the same at equal gap between training and test performance; and of
+        the snapshots after single epochs beyond the warm-up.
+
+    Columns: dataset, reading, n (networks of a kind), sd (between networks of one kind), networks
+    (that it is from), difference (from the baseline, that Dunnett's test finds 80 times in 100),
+    margin (of equivalence, that is proved as often where nothing differs).
+    """
+    rows = []
+    for dataset, part in models.groupby("dataset", sort=False):
+        plan = PLANNED[dataset]
+        for reading, groups in _replicates(part).items():
+            variance, _ = _pooled(groups)
+            about = {"sd": np.sqrt(variance), "networks": sum(map(len, groups))}
+            for n in plan.n:
+                difference, margin = detectable(variance, n, plan)
+                found = {"difference": difference, "margin": margin}
+                rows.append({"dataset": dataset, "reading": reading, "n": n, **about, **found})
+    return pd.DataFrame(rows)
+
+
+def detectable(
+    variance: float, n: int, plan: Planned, *, power: float = 0.8
+) -> tuple[float, float]:
+    """The difference from the baseline that Dunnett's test finds, and the margin that TOST proves.
+
+    variance : between networks of one kind; n : networks of the kind in question
+
+    Both at 5 % and with the given power; the margin where the true difference is zero.
+    """
+    error = np.sqrt(variance * (1 / n + 1 / plan.n_reference))
+    critical = _dunnett_quantile(plan.n_groups, plan.freedom)
+    difference = critical + stats.t.ppf(power, plan.freedom)
+    margin = stats.t.ppf(0.95, plan.freedom) + stats.t.ppf((1 + power) / 2, plan.freedom)
+    return float(difference * error), float(margin * error)
+
+
+@cache
+def _dunnett_quantile(n_groups: int, freedom: int) -> float:
+    """Two-sided 5 % point of the largest of the t statistics of groups of equal size."""
+    correlation = np.full((n_groups, n_groups), 0.5) + 0.5 * np.eye(n_groups)
+    distribution = stats.multivariate_t(shape=correlation, df=freedom)
+
+    def excess(q: float) -> float:
+        high = np.full(n_groups, q)
+        inside = distribution.cdf(high, lower_limit=-high, random_state=np.random.default_rng(0))
+        return float(inside) - 0.95
+
+    return float(optimize.brentq(excess, 1.5, 8, xtol=1e-3))
+
+
+def _replicates(models: pd.DataFrame) -> dict[str, list[np.ndarray]]:
+    """r of the networks of each kind, by how they are read."""
+    models = models.assign(
+        kind=models["variant"] + models["control"], gap=models.train_region_r - models.test_region_r
+    )
+    snapshot = models["experiment"].str.contains("epoch")
+    ablations = models[~snapshot & (models["fraction"] == 1)]
+    groups = {"as trained": ablations.groupby("kind")["tism_all"]}
+    equal = at_equal(ablations, "tism_all", "gap", kind="kind", network="run")
+    groups["at equal gap"] = equal.groupby(level=0)
+    for epoch in (11, 14, 20):
+        reached = (models["epoch"] == epoch) & (models["warmup_epochs"] < epoch)
+        rows = models[snapshot & reached]
+        if len(rows):
+            groups[f"epoch {epoch}"] = rows.groupby("kind")["tism_all"]
+    return {name: [values.to_numpy() for _, values in group] for name, group in groups.items()}

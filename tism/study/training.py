@@ -42,7 +42,8 @@ class TrainingConfig:
     l1_kernels : weight of the mean absolute first-layer weight
     max_shift : bp a region may move into its flanks, either way
     fraction : share of the training regions used
-    snapshots : epochs after which the weights are kept; 0 is before the training
+    snapshots : epochs after which the weights are kept; 0 is before the training. The first phase
+        does not stop early before the last of them
     """
 
     optimizer: str = "sgd"
@@ -83,12 +84,13 @@ class TrainingConfig:
                     f"snapshots must lie in 0 to max_epochs ({self.max_epochs}), got {epoch}"
                 )
 
-    def rate(self, epoch: int, fine_tune_round: int) -> float:
-        """Learning rate of an epoch (from 1) of the first phase, or of a fine-tuning round."""
-        if fine_tune_round:
-            peak = self.learning_rate * self.warmup_factor**self.warmup_epochs
-            return peak * self.fine_tune_factor**fine_tune_round
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch (from 1) of the first phase."""
         return self.learning_rate * self.warmup_factor ** min(epoch - 1, self.warmup_epochs)
+
+    def fine_tuning_rate(self, fine_tune_round: int, first_phase: int) -> float:
+        """Learning rate of a round (from 1) after a first phase of so many epochs."""
+        return self.rate(first_phase) * self.fine_tune_factor**fine_tune_round
 
 
 def training_config(variant: str, **settings: Any) -> TrainingConfig:
@@ -148,7 +150,16 @@ class _Run:
     def ends_phase(self, config: TrainingConfig) -> bool:
         if self.fine_tune_round:
             return self.epochs_without_gain >= config.fine_tune_patience
+        if self.epoch < max(config.snapshots, default=0):
+            return False
         return self.epoch >= config.max_epochs or self.epochs_without_gain >= config.patience
+
+    def rate(self, config: TrainingConfig) -> float:
+        """Learning rate of the next epoch."""
+        if not self.fine_tune_round:
+            return config.rate(self.epoch + 1)
+        first_phase = sum(not entry["fine_tune_round"] for entry in self.log)
+        return config.fine_tuning_rate(self.fine_tune_round, first_phase)
 
 
 def train(
@@ -169,8 +180,9 @@ def train(
     identity : what else tells this training from others (data checksum); kept in model.json
     device : where to train; the model is there afterwards
 
-    Returns the metadata of model.json, with the log. Deterministic by `config.seed` on one kind of
-    machine with one number of threads. Raises ValueError where `folder` holds another training.
+    Returns the metadata of model.json, with the log. Deterministic by `config.seed` with one number
+    of threads and one family of kernels (`tism.study.machine`). Raises ValueError where `folder`
+    holds another training.
     """
     _check_fit(model, dataset, config)
     identity = {**training_identity(model, dataset.name, config), **(identity or {})}
@@ -272,7 +284,7 @@ class _Trainer:
         reach = self.config.max_shift
         shifts = generator.integers(-reach, reach + 1, len(rows))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(epoch, self.state.fine_tune_round)
+            group["lr"] = self.state.rate(self.config)
         self.model.train()
         total = 0.0
         with random_state_kept(torch.device(self.device or "cpu")):
