@@ -14,16 +14,8 @@ from tism.correlations import profile_correlation
 from tism.engine.replay import Plan
 from tism.exact import plan_of_engine
 from tism.first_order import tism
-from tism.running import (
-    OutputFn,
-    Predictor,
-    Tasks,
-    checked_seed,
-    evaluating,
-    in_batches,
-    progress_bar,
-    whole_number,
-)
+from tism.predictor import OutputFn, Predictor, evaluating
+from tism.running import Tasks, checked_seed, in_batches, progress_bar, whole_number
 from tism.sequence import validate_one_hot
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types

@@ -14,12 +14,10 @@ from torch.nn import functional as F
 from tism.engine.replay import Plan, WindowedModel
 from tism.exact import by_position, ism, plan_of_engine
 from tism.first_order import tism
+from tism.predictor import OutputFn, Predictor, evaluating
 from tism.running import (
-    OutputFn,
-    Predictor,
     Tasks,
     choose_batch_size,
-    evaluating,
     in_batches,
     progress_bar,
     select_tasks,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tism.budgeted import exact_effects, sequences_at_once
 from tism.engine.replay import Plan
 from tism.exact import ism, plan_of_engine
-from tism.running import OutputFn, Predictor, Tasks, evaluating, progress_bar
+from tism.predictor import OutputFn, Predictor, evaluating
+from tism.running import Tasks, progress_bar
 from tism.sequence import put_bases, validate_one_hot
 
 

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from tism.engine.replay import Plan, WindowedModel, make_plan
 from tism.engine.window import Untraceable
+from tism.predictor import OutputFn, Predictor, evaluating
 from tism.running import (
-    OutputFn,
-    Predictor,
     Tasks,
     choose_batch_size,
-    evaluating,
     in_batches,
     in_one_tensor,
     is_out_of_memory,

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tism.engine.cheap_gradients import CheapBackward
+from tism.predictor import ModelError, OutputFn, Predictor, evaluating
 from tism.running import (
-    ModelError,
-    OutputFn,
-    Predictor,
     Tasks,
     choose_batch_size,
-    evaluating,
     in_one_tensor,
     is_out_of_memory,
     progress_bar,

@@ -17,15 +17,8 @@ from tism.engine.rules import leaves
 from tism.engine.window import Reference, Untraceable, Windowed
 from tism.exact import by_position, ism, plan_windows, scores_of_effects, substitutions_on_host
 from tism.first_order import gradient_by_task, output_with_graph, tism
-from tism.running import (
-    OutputFn,
-    Predictor,
-    Tasks,
-    choose_batch_size,
-    evaluating,
-    in_one_tensor,
-    progress_bar,
-)
+from tism.predictor import OutputFn, Predictor, evaluating
+from tism.running import Tasks, choose_batch_size, in_one_tensor, progress_bar
 from tism.sequence import validate_one_hot
 
 _GRAPH = 2  # a graph that keeps every activation takes so many times the memory

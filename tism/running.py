@@ -1,4 +1,4 @@
-"""How a model is run: device, evaluation mode, validated outputs, batches that fit into memory."""
+"""How work is run: batches that fit into memory, tasks, devices, progress bars."""
 
 from __future__ import annotations
 
@@ -6,143 +6,17 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Tasks = int | slice | Sequence[int] | None
-OutputFn = Callable[[Any], Tensor]
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{remaining}]"
 # Bases in a batch: enough to fill a GPU; on a CPU activations stay below 32 MB, which the
 # allocator reuses (with 300 channels, half the batch takes 3/4 of the time a sequence).
 _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
-_TOO_LARGE = (
-    "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
-    "fewer tasks, a narrower window (start, stop), shorter sequences or another device"
-)
-
-
-class ModelError(ValueError, RuntimeError):
-    """A model failed at the sequences it was given, often because of their length."""
-
-
-class Predictor:
-    """A model in evaluation mode on one device, from (rows, 4, length) to checked (rows, tasks).
-
-    `evaluating` makes it. It holds what every engine needs to know about the model.
-    """
-
-    def __init__(self, model: nn.Module, output_fn: OutputFn | None, device: torch.device):
-        self.model = model
-        self.output_fn = output_fn
-        self.device = device
-        self.dtype = _floating_dtype(model)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        output = self._run(rows)
-        if self.output_fn is not None:
-            output = self.output_fn(output)
-        _check_output(output, len(rows), self.output_fn)
-        return output
-
-    def _run(self, rows: Tensor) -> Any:
-        try:
-            return self.model(rows)
-        except (RuntimeError, LookupError, AssertionError) as error:
-            bare = type(error) in (RuntimeError, IndexError, KeyError, AssertionError)
-            if not bare or type(rows) is not Tensor or is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"model raised {type(error).__name__} for one_hot of shape (n, "
-                f"{', '.join(map(str, rows.shape[1:]))}): {error}; check the length that it takes"
-            ) from error
-
-    def prepare(self, one_hot: Tensor) -> Tensor:
-        """Move sequences to the model's device and dtype."""
-        dtype = self.dtype or (one_hot.dtype if one_hot.is_floating_point() else torch.float32)
-        return one_hot.to(device=self.device, dtype=dtype)
-
-
-@contextmanager
-def evaluating(
-    model: nn.Module,
-    output_fn: OutputFn | None = None,
-    device: str | torch.device | None = None,
-) -> Iterator[Predictor]:
-    """Lend `model` to a computation and restore it afterwards, also when the computation raises.
-
-    Meanwhile every submodule is in evaluation mode and no parameter requires a gradient. Training
-    flags, requires_grad flags, device, buffers and random state come back as they were. An error
-    raised because memory ran out where no smaller batch helps gets a note saying what to reduce.
-
-    device : where to run; None stays where the model is
-    """
-    _check_model(model, output_fn)
-    home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
-    target = _resolve_device(device, home)
-    moves = device is not None and any(place != target for place in home)
-    with random_state_kept(target), torch.inference_mode(False), _state_kept(model, moves):
-        try:
-            if moves:
-                model.to(target)
-            for module in model.modules():
-                module.training = False
-            for parameter in model.parameters():
-                parameter.requires_grad_(False)
-            yield Predictor(model, output_fn, target)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
-                error.add_note(_TOO_LARGE)
-            raise
-
-
-def _check_model(model: Any, output_fn: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a "
-            "Module whose forward calls it"
-        )
-    if output_fn is not None and not callable(output_fn):
-        raise TypeError(f"output_fn must be callable, got {type(output_fn).__name__}")
-    if any(p.is_inference() for p in chain(model.parameters(), model.buffers())):
-        raise ValueError(
-            "model was made under torch.inference_mode(), where autograd cannot use it: "
-            "make or load it outside"
-        )
-
-
-@contextmanager
-def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
-    """Restore training and requires_grad flags, and where the model `moves`, its tensors."""
-    training = {module: module.training for module in model.modules()}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    tensors = _named_tensors(model) if moves else []
-    try:
-        yield
-    finally:
-        for table, name, tensor, data, grad_data in tensors:
-            tensor.data = data
-            if grad_data is not None:
-                tensor.grad.data = grad_data
-            table[name] = tensor
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module, flag in training.items():
-            module.training = flag
-
-
-def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Tensor | None]]:
-    """Table, name, tensor, its data and its gradient's data of every parameter and buffer."""
-    return [
-        (table, name, tensor, tensor.data, None if tensor.grad is None else tensor.grad.data)
-        for module in model.modules()
-        for table in (module._parameters, module._buffers)
-        for name, tensor in table.items()
-        if tensor is not None
-    ]
 
 
 def in_batches(
@@ -283,9 +157,8 @@ def progress_bar(total: int, shown: bool, label: str) -> Iterator[Callable[[int]
         yield lambda done: bar.update(min(done, total - bar.n))
 
 
-def _resolve_device(
-    device: str | torch.device | None, home: Sequence[torch.device]
-) -> torch.device:
+def resolve_device(device: str | torch.device | None, home: Sequence[torch.device]) -> torch.device:
+    """The device to run on; None is the first of `home`, where the model's tensors are."""
     if device is None:
         return home[0] if home else torch.device("cpu")
     device = _known_device(device)
@@ -335,26 +208,3 @@ def threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _floating_dtype(model: nn.Module) -> torch.dtype | None:
-    for tensor in chain(model.parameters(), model.buffers()):
-        if tensor.is_floating_point():
-            return tensor.dtype
-    return None
-
-
-def _check_output(output: Any, rows: int, output_fn: OutputFn | None) -> None:
-    source = "output_fn" if output_fn is not None else "model"
-    hint = "" if output_fn is not None else "; map it with output_fn"
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"{source} must return a tensor of shape (n, tasks), got {type(output).__name__}{hint}"
-        )
-    if not output.is_floating_point():
-        raise TypeError(f"{source} must return a floating-point tensor, got {output.dtype}")
-    if output.ndim != 2 or output.shape[0] != rows or output.shape[1] == 0:
-        raise ValueError(
-            f"{source} must return shape (n, tasks), here ({rows}, tasks), "
-            f"got {tuple(output.shape)}{hint}"
-        )

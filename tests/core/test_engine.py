@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tism import build_model, ism
 from tism.model import VARIANTS
-from tism.running import ModelError, evaluating
+from tism.predictor import ModelError, evaluating
 
 LENGTH = 44
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tism import input_gradient, ism, tism
 from tism.exact import predict
-from tism.running import Predictor
+from tism.predictor import Predictor
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 

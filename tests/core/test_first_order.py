@@ -8,7 +8,7 @@ from torch import nn
 
 from tism import centre, input_gradient, ism, tism, tism_from_gradient
 from tism.first_order import along_substitutions, gradient_anywhere
-from tism.running import evaluating
+from tism.predictor import evaluating
 
 
 def jacobian(model: nn.Module, points: torch.Tensor) -> torch.Tensor:

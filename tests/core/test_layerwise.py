@@ -98,7 +98,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_equals_brute_force_at_every_depth(name):
     from tism.layerwise import stages
-    from tism.running import evaluating
+    from tism.predictor import evaluating
 
     model, sequences = MODELS[name](), draw()
     with evaluating(model) as predict:

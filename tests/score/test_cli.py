@@ -218,7 +218,7 @@ def test_lack_of_memory_says_what_to_ask_less_of(files, capsys, monkeypatch):
     def allocate(*_):
         raise RuntimeError("DefaultCPUAllocator: not enough memory")
 
-    monkeypatch.setattr("tism.running.Predictor.__call__", allocate)
+    monkeypatch.setattr("tism.predictor.Predictor.__call__", allocate)
     error = error_of(f"{SCORE} --bed peaks.bed --out s.zarr", capsys)
     assert "tism: error: DefaultCPUAllocator: not enough memory" in error
     assert "take fewer tasks" in error

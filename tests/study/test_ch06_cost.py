@@ -6,7 +6,7 @@ import torch
 
 from tism.engine.replay import Windows, Work
 from tism.model import AITACConfig
-from tism.running import evaluating
+from tism.predictor import evaluating
 from tism.study.ch06_cost import cost_map, effective_window, forward_equivalents, window_table
 from tism.study.ch06_measure import Job
 

@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tism.engine.rules import Call, leaves, mapped, windows_in
 from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed
-from tism.running import Predictor, in_batches, is_out_of_memory
+from tism.predictor import Predictor
+from tism.running import in_batches, is_out_of_memory
 from tism.sequence import put_bases
 
 # Metadata queries are not recorded; everything else is, and is replayed in the same order.

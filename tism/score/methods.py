@@ -16,7 +16,8 @@ from tism import versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
-from tism.running import OutputFn, Tasks, select_tasks
+from tism.predictor import OutputFn
+from tism.running import Tasks, select_tasks
 from tism.score.store import ScoreStore, Sequences, StoreError, create_store
 
 if TYPE_CHECKING:

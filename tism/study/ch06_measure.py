@@ -24,7 +24,8 @@ from tism import versions
 from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
-from tism.running import evaluating, progress_bar
+from tism.predictor import evaluating
+from tism.running import progress_bar
 from tism.study import ch06_peers as peers
 from tism.study.cache import cached_table
 from tism.study.ch06_timing import Timing, compare, peak_memory, seconds

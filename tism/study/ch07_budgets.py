@@ -16,7 +16,8 @@ from tism.budgeted import Budgeted, estimate_all
 from tism.engine.replay import Plan
 from tism.exact import ism, plan_of_engine
 from tism.first_order import tism
-from tism.running import Predictor, evaluating, select_tasks
+from tism.predictor import Predictor, evaluating
+from tism.running import select_tasks
 
 # Costs in forward passes, measured on a CPU with networks of 64 kernels: a gradient and what it
 # adds for each task; a reference sequence, and one whose activations are kept for windows. Then

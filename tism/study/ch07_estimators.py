@@ -23,7 +23,8 @@ from tism.correlations import pearson, profile_correlation
 from tism.exact import ism, predict
 from tism.first_order import gradient_anywhere, tism
 from tism.layerwise import depths, layerwise_tism
-from tism.running import choose_batch_size, evaluating
+from tism.predictor import evaluating
+from tism.running import choose_batch_size
 from tism.study.cache import cached_table
 from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.data.dataset import Dataset

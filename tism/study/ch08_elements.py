@@ -19,7 +19,8 @@ from tism.exact import ism
 from tism.first_order import input_gradient, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.model import BothStrandsConv, SoftmaxPool
-from tism.running import evaluating, progress_bar
+from tism.predictor import evaluating
+from tism.running import progress_bar
 from tism.sequence import validate_one_hot
 from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import call_motifs, smooth_profile

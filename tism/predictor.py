@@ -1,0 +1,294 @@
+"""How a model is lent to a computation, what is checked of it, and what it is warned about."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tism.running import is_out_of_memory, random_state_kept, resolve_device
+
+OutputFn = Callable[[Any], Tensor]
+_TOO_LARGE = (
+    "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
+    "fewer tasks, a narrower window (start, stop), shorter sequences or another device"
+)
+_ABOUT_SHAPES = re.compile(
+    r"shape|size|dimension|length|channels|out of (range|bounds)|index", re.I
+)
+
+
+class ModelError(ValueError, RuntimeError):
+    """A model failed at the sequences it was given."""
+
+
+class UnstableModelWarning(UserWarning):
+    """A model's predictions differ from call to call or depend on the rest of their batch."""
+
+
+class NotFiniteWarning(UserWarning):
+    """Scores that are infinite or not a number."""
+
+
+class Predictor:
+    """A model in evaluation mode on one device, from (rows, 4, length) to checked (rows, tasks).
+
+    `evaluating` makes it. It holds what every engine needs to know about the model.
+
+    args : what else the model's forward takes; tensors have one row for each sequence, or one for
+        all of them
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        output_fn: OutputFn | None,
+        device: torch.device,
+        args: tuple[Any, ...] = (),
+        autocast: torch.dtype | None = None,
+    ):
+        self.model, self.output_fn, self.device = model, output_fn, device
+        self.args, self.autocast = args, autocast
+        self.dtype = _floating_dtype(model)
+
+    def of(self, sequences: Any) -> Predictor:
+        """The predictor of rows that belong to these sequences: a slice or (rows,) numbers."""
+        if not any(isinstance(value, Tensor) and value.ndim for value in self.args):
+            return self
+        if isinstance(sequences, np.ndarray):
+            sequences = torch.from_numpy(sequences).to(self.device)
+        chosen = copy(self)
+        chosen.args = tuple(
+            value[sequences] if isinstance(value, Tensor) and value.ndim else value
+            for value in self.args
+        )
+        return chosen
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        with self._precision():
+            output = self._run(rows)
+            if self.output_fn is not None:
+                output = self.output_fn(output)
+        _check_output(output, len(rows), self.output_fn)
+        return output
+
+    def _precision(self) -> Any:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def _run(self, rows: Tensor) -> Any:
+        try:
+            return self.model(rows, *self.args)
+        except (RuntimeError, LookupError, AssertionError) as error:
+            bare = type(error) in (RuntimeError, IndexError, KeyError, AssertionError)
+            if not bare or type(rows) is not Tensor or is_out_of_memory(error):
+                raise
+            hint = "; check the length that it takes" if _ABOUT_SHAPES.search(str(error)) else ""
+            raise ModelError(
+                f"model raised {type(error).__name__} for one_hot of shape (n, "
+                f"{', '.join(map(str, rows.shape[1:]))}): {error}{hint}"
+            ) from error
+
+    def prepare(self, one_hot: Tensor) -> Tensor:
+        """Move sequences to the model's device and dtype."""
+        dtype = self.dtype or (one_hot.dtype if one_hot.is_floating_point() else torch.float32)
+        return one_hot.to(device=self.device, dtype=dtype)
+
+    def tolerance(self, output: Tensor) -> float:
+        """Largest difference of two predictions that rounding explains."""
+        precision = self.autocast or output.dtype
+        return torch.finfo(precision).eps ** 0.5 * float(
+            output.detach().abs().nan_to_num(0, 0).max()
+        )
+
+
+@contextmanager
+def evaluating(
+    model: nn.Module,
+    output_fn: OutputFn | None = None,
+    device: str | torch.device | None = None,
+    *,
+    args: Sequence[Any] = (),
+    n: int = 1,
+    autocast: torch.dtype | None = None,
+) -> Iterator[Predictor]:
+    """Lend `model` to a computation and restore it afterwards, also when the computation raises.
+
+    Meanwhile every submodule is in evaluation mode and no parameter requires a gradient. Training
+    flags, requires_grad flags, device, buffers and random state come back as they were. An error
+    raised because memory ran out where no smaller batch helps gets a note saying what to reduce.
+
+    device : where to run; None stays where the model is
+    args, autocast : as in `tism.input_gradient`, for n sequences
+    """
+    _check_model(model, output_fn, autocast)
+    home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
+    target = resolve_device(device, home)
+    moves = device is not None and any(place != target for place in home)
+    with random_state_kept(target), torch.inference_mode(False), _state_kept(model, moves):
+        try:
+            if moves:
+                model.to(target)
+            for module in model.modules():
+                module.training = False
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            predictor = Predictor(model, output_fn, target, autocast=autocast)
+            predictor.args = tuple(_checked_args(args, n, predictor))
+            yield predictor
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
+                error.add_note(_TOO_LARGE)
+            raise
+
+
+def _check_model(model: Any, output_fn: Any, autocast: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a "
+            "Module whose forward calls it"
+        )
+    if output_fn is not None and not callable(output_fn):
+        raise TypeError(f"output_fn must be callable, got {type(output_fn).__name__}")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}"
+        )
+    if any(p.is_inference() for p in chain(model.parameters(), model.buffers())):
+        raise ValueError(
+            "model was made under torch.inference_mode(), where autograd cannot use it: "
+            "make or load it outside"
+        )
+
+
+def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
+    """What else forward takes, on the model's device: tensors of n rows, the rest as it is."""
+    if not isinstance(args, tuple | list):
+        raise TypeError(f"args must be a tuple of arguments of forward, got {type(args).__name__}")
+    for number, value in enumerate(args):
+        value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(value, Tensor) or not value.ndim:
+            yield value
+            continue
+        if len(value) not in (1, n):
+            raise ValueError(
+                f"args[{number}] must have one row a sequence ({n}) or one for all, "
+                f"got shape {tuple(value.shape)}"
+            )
+        floating = predictor.dtype if value.is_floating_point() else value.dtype
+        value = value.detach().to(device=predictor.device, dtype=floating)
+        yield value.expand(n, *value.shape[1:])
+
+
+@contextmanager
+def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
+    """Restore training and requires_grad flags, buffers and, if the model `moves`, its tensors."""
+    training = {module: module.training for module in model.modules()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    tensors = _named_tensors(model) if moves else []
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for table, name, tensor, data, grad_data in tensors:
+            tensor.data = data
+            if grad_data is not None:
+                tensor.grad.data = grad_data
+            table[name] = tensor
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Tensor | None]]:
+    """Table, name, tensor, its data and its gradient's data of every parameter and buffer."""
+    return [
+        (table, name, tensor, tensor.data, None if tensor.grad is None else tensor.grad.data)
+        for module in model.modules()
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+
+
+def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> None:
+    """Warn if the first of some rows is predicted otherwise alone, or when it is run again.
+
+    predict : of these rows; output : (rows, tasks), what it predicted for them
+    """
+    with torch.no_grad():
+        alone = _again(predict, rows)
+        if _same(predict, alone, output[:1]):
+            return
+        again = _again(predict, rows)
+    if _same(predict, alone, again):
+        what, why = "depend on the other sequences of their batch", "batch statistics"
+        effect = "every score mixes the effects of several sequences"
+    else:
+        what, why = "differ from call to call", "dropout that stays on or other randomness"
+        effect = "scores are noise of at least this size"
+        output = again
+    gap = float((alone - output[:1]).abs().max())
+    message = f"the model's predictions {what}, here by {gap:.2g} ({why}?): {effect}"
+    warnings.warn(message, UnstableModelWarning, stacklevel=2)
+
+
+def _again(predict: Predictor, rows: Tensor) -> Tensor:
+    return predict.of(slice(0, 1))(rows[:1].detach().clone())
+
+
+def _same(predict: Predictor, first: Tensor, second: Tensor) -> bool:
+    tolerance = predict.tolerance(second)
+    return torch.allclose(first, second, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:
+    """The scores, (n, tasks, ...), after a warning if some of them are infinite or no number."""
+    if not scores.sum(dtype=torch.float64).isfinite():
+        finite = scores.isfinite()
+        if not finite.all():
+            count = int((~finite).sum())
+            sequence, task = (~finite).flatten(2).any(2).nonzero()[0].tolist()
+            message = (
+                f"{count:,} of {scores.numel():,} {name} scores are not finite, first those of "
+                f"one_hot[{sequence}], task {task} of the chosen ones"
+            )
+            warnings.warn(message, NotFiniteWarning, stacklevel=2)
+    return scores
+
+
+def _floating_dtype(model: nn.Module) -> torch.dtype | None:
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return None
+
+
+def _check_output(output: Any, rows: int, output_fn: OutputFn | None) -> None:
+    source = "output_fn" if output_fn is not None else "model"
+    hint = "" if output_fn is not None else "; map it with output_fn"
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{source} must return a tensor of shape (n, tasks), got {type(output).__name__}{hint}"
+        )
+    if not output.is_floating_point():
+        raise TypeError(f"{source} must return a floating-point tensor, got {output.dtype}")
+    if output.ndim != 2 or output.shape[0] != rows or output.shape[1] == 0:
+        raise ValueError(
+            f"{source} must return shape (n, tasks), here ({rows}, tasks), "
+            f"got {tuple(output.shape)}{hint}"
+        )
