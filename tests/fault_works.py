@@ -150,7 +150,7 @@ def get_file(folder: Path, done: Done) -> bytes:
         patch.object(requests.Response, "iter_content", slow),
         patch.object(download, "sources", lambda prefix: listed),
     ):
-        return download.fetch(PATH, progress=False).read_bytes()
+        return download.fetch(PATH).read_bytes()
 
 
 def finished_bytes(folder: Path) -> int:

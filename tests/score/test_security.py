@@ -256,7 +256,7 @@ def test_a_wrong_file_in_a_mirror_is_not_used(tmp_path, monkeypatch):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     asked = []
 
-    def no_connection(source, target, progress):
+    def no_connection(source, target):
         asked.append(source.path)
         raise download.DownloadError("no connection")
 
@@ -265,7 +265,7 @@ def test_a_wrong_file_in_a_mirror_is_not_used(tmp_path, monkeypatch):
         pytest.warns(UserWarning, match="is not used: sha256"),
         pytest.raises(download.DownloadError, match="no connection"),
     ):
-        download.fetch(path, progress=False)
+        download.fetch(path)
     assert asked == [path]
 
 
@@ -281,11 +281,11 @@ def test_the_first_copy_of_an_unpublished_checksum_holds(tmp_path, monkeypatch):
     path = next(row.path for row in download.sources() if not row.sha256)
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text("first")
-    assert download.fetch(path, progress=False).read_text() == "first"
+    assert download.fetch(path).read_text() == "first"
     (tmp_path / path).write_text("second")
     monkeypatch.setattr(download, "_retrieve", lambda *_: pytest.fail("as it should"))
     with pytest.warns(UserWarning, match="is not used"), pytest.raises(pytest.fail.Exception):
-        download.fetch(path, progress=False)
+        download.fetch(path)
 
 
 # --- names in files ---------------------------------------------------------------------------

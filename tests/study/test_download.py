@@ -20,6 +20,7 @@ from tism.study.data.download import DownloadError, checksum_of, data_root, fetc
 CONTENT = bytes(range(256)) * 400
 GOOD = hashlib.sha256(CONTENT).hexdigest()
 PATH = "set/file.bin"
+NO_SERVER = "http://127.0.0.1:9/file.bin"
 
 
 @dataclass
@@ -108,8 +109,16 @@ def listed(tmp_path, monkeypatch, cache):
     return write
 
 
-def get(path: str = PATH):
-    return fetch(path, progress=False)
+@pytest.fixture
+def put(cache):
+    """Writes a file of the cache: called with its path and content."""
+
+    def write(path: str, content: bytes | str) -> None:
+        target = cache / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return write
 
 
 def leftovers(cache) -> list[str]:
@@ -118,24 +127,19 @@ def leftovers(cache) -> list[str]:
     return sorted(name for name in names if not name.endswith((".lock", "file.bin")))
 
 
-def test_downloads_once(server, listed, cache):
+def test_downloads_once_and_shows_it(server, listed, cache, capsys):
     listed((PATH, GOOD, server.url))
-    assert get() == cache / PATH
-    assert get().read_bytes() == CONTENT
+    assert fetch(PATH) == cache / PATH
+    assert "file.bin" in capsys.readouterr().err
+    assert fetch(PATH).read_bytes() == CONTENT
     assert len(server.ranges_asked) == 1
     assert leftovers(cache) == []
-
-
-def test_progress_bar_goes_to_stderr(server, listed, capsys):
-    listed((PATH, GOOD, server.url))
-    fetch(PATH)
-    assert "file.bin" in capsys.readouterr().err
 
 
 def test_broken_connection_is_continued(server, listed):
     listed((PATH, GOOD, server.url))
     server.break_after = [1000, 5000]
-    assert get().read_bytes() == CONTENT
+    assert fetch(PATH).read_bytes() == CONTENT
     assert server.ranges_asked == [None, "bytes=1000-", "bytes=6000-"]
 
 
@@ -144,9 +148,9 @@ def test_killed_download_is_continued(server, listed, cache, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.break_after = [1000]
     with pytest.raises(DownloadError, match="try again"):
-        get()
+        fetch(PATH)
     assert leftovers(cache) == ["file.bin.part", "file.bin.part.validator"]
-    assert get().read_bytes() == CONTENT
+    assert fetch(PATH).read_bytes() == CONTENT
     assert server.ranges_asked[-1] == "bytes=1000-"
 
 
@@ -159,109 +163,83 @@ def test_download_starts_again_where_it_cannot_continue(server, listed, monkeypa
     if change == {"etag": None}:
         server.etag = None
     with pytest.raises(DownloadError):
-        get()
+        fetch(PATH)
     server.content = CONTENT
     for name, value in change.items():
         setattr(server, name, value)
-    assert get().read_bytes() == CONTENT
+    assert fetch(PATH).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
     ("published", "asked"), [(GOOD, []), ("", [f"bytes={len(CONTENT)}-", None])]
 )
-def test_part_that_is_already_complete(server, listed, cache, published, asked):
+def test_part_that_is_already_complete(server, listed, put, published, asked):
     listed((PATH, published, server.url))
-    (cache / "set").mkdir(parents=True)
-    (cache / "set/file.bin.part").write_bytes(CONTENT)
-    (cache / "set/file.bin.part.validator").write_text(server.etag)
-    assert get().read_bytes() == CONTENT
+    put(f"{PATH}.part", CONTENT)
+    put(f"{PATH}.part.validator", server.etag)
+    assert fetch(PATH).read_bytes() == CONTENT
     assert server.ranges_asked == asked
 
 
-def test_damaged_download_is_refused(server, listed, cache):
+def test_damaged_download_is_refused_and_the_old_file_stays(server, listed, cache, put):
     listed((PATH, GOOD, server.url))
-    server.content = b"damaged"
-    got = hashlib.sha256(b"damaged").hexdigest()
-    with pytest.raises(DownloadError) as error:
-        get()
-    for word in (PATH, server.url, GOOD, got, "try again"):
-        assert word in str(error.value)
-    assert not (cache / PATH).exists()
-    assert leftovers(cache) == []
-
-
-def test_old_file_outlives_a_damaged_download(server, listed, cache):
-    listed((PATH, GOOD, server.url))
-    (cache / "set").mkdir(parents=True)
-    (cache / PATH).write_bytes(b"old version")
+    put(PATH, b"old version")
     server.content = b"damaged"
     with (
         pytest.warns(UserWarning, match="file.bin is not used"),
-        pytest.raises(DownloadError, match="cached before is kept"),
+        pytest.raises(DownloadError, match="cached before is kept; try again") as error,
     ):
-        get()
+        fetch(PATH)
+    for word in (PATH, server.url, GOOD, hashlib.sha256(b"damaged").hexdigest()):
+        assert word in str(error.value)
     assert (cache / PATH).read_bytes() == b"old version"
+    assert leftovers(cache) == []
     server.content = CONTENT
     with pytest.warns(UserWarning, match=GOOD):
-        assert get().read_bytes() == CONTENT
+        assert fetch(PATH).read_bytes() == CONTENT
 
 
-def test_mirror_is_used_in_place(server, listed, cache, tmp_path, monkeypatch):
+def test_mirror_is_used_in_place_but_not_a_damaged_file(server, listed, cache, put, monkeypatch):
     listed((PATH, GOOD, server.url))
-    mirror = tmp_path / "mirror"
-    (mirror / "set").mkdir(parents=True)
-    (mirror / PATH).write_bytes(CONTENT)
+    put(f"../mirror/{PATH}", CONTENT)
+    mirror = cache.parent / "mirror"
     monkeypatch.setenv("TISM_DATA_MIRROR", str(mirror))
-    assert get() == mirror / PATH
+    assert fetch(PATH) == mirror / PATH
     assert server.ranges_asked == []
-    assert not cache.exists()
-
-
-def test_damaged_file_of_the_mirror_is_passed_over(server, listed, cache, tmp_path, monkeypatch):
-    listed((PATH, GOOD, server.url))
-    mirror = tmp_path / "mirror"
-    (mirror / "set").mkdir(parents=True)
-    (mirror / PATH).write_bytes(b"damaged")
-    monkeypatch.setenv("TISM_DATA_MIRROR", str(mirror))
+    put(f"../mirror/{PATH}", b"damaged")
     with pytest.warns(UserWarning, match="mirror"):
-        assert get() == cache / PATH
+        assert fetch(PATH) == cache / PATH
     assert (mirror / PATH).read_bytes() == b"damaged"
 
 
 def test_first_checksum_holds_where_none_is_published(server, listed, cache):
     listed((PATH, "", server.url))
-    get()
+    fetch(PATH)
     record = cache / f"{PATH}.json"
     assert json.loads(record.read_text())["sha256"] == GOOD
     (cache / PATH).unlink()
     server.content = b"replaced"
     with pytest.raises(DownloadError, match=re.escape(str(record))):
-        get()
+        fetch(PATH)
     record.unlink()
-    assert get().read_bytes() == b"replaced"
+    assert fetch(PATH).read_bytes() == b"replaced"
 
 
-def test_file_laid_into_the_cache_by_hand_is_recorded(listed, cache):
-    listed((PATH, "", "http://127.0.0.1:9/none"))
-    (cache / "set").mkdir(parents=True)
-    (cache / PATH).write_bytes(CONTENT)
-    assert get() == cache / PATH
+def test_file_laid_into_the_cache_by_hand_is_recorded(listed, cache, put):
+    listed((PATH, "", NO_SERVER))
+    put(PATH, CONTENT)
+    assert fetch(PATH) == cache / PATH
     assert json.loads((cache / f"{PATH}.json").read_text())["sha256"] == GOOD
-
-
-def test_damaged_record_is_named(listed, cache):
-    listed((PATH, "", "http://127.0.0.1:9/none"))
-    (cache / "set").mkdir(parents=True)
-    (cache / f"{PATH}.json").write_text("{")
+    put(f"{PATH}.json", "{")
     with pytest.raises(DownloadError, match=r"file\.bin\.json is damaged; delete it"):
-        get()
+        fetch(PATH)
 
 
 def test_web_page_instead_of_the_file_is_refused(server, listed, cache):
     listed((PATH, "", server.url))
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(DownloadError, match="web page"):
-        get()
+        fetch(PATH)
     assert not (cache / PATH).exists()
 
 
@@ -269,32 +247,32 @@ def test_busy_server_is_asked_again_but_a_missing_file_is_not(server, listed):
     listed((PATH, GOOD, server.url))
     server.status = [404]
     with pytest.raises(DownloadError, match="404"):
-        get()
+        fetch(PATH)
     assert len(server.ranges_asked) == 1
     server.status = [503]
-    assert get().read_bytes() == CONTENT
+    assert fetch(PATH).read_bytes() == CONTENT
 
 
 def test_offline(listed, cache):
-    listed((PATH, GOOD, "http://127.0.0.1:9/file.bin"))
+    listed((PATH, GOOD, NO_SERVER))
     with pytest.raises(DownloadError, match="TISM_DATA_MIRROR") as error:
-        get()
+        fetch(PATH)
     assert PATH in str(error.value)
     assert not (cache / PATH).exists()
 
 
 def test_cache_that_cannot_be_written(listed, cache):
-    listed((PATH, GOOD, "http://127.0.0.1:9/file.bin"))
+    listed((PATH, GOOD, NO_SERVER))
     cache.write_text("a file where the folder should be")
     with pytest.raises(DownloadError, match="set TISM_DATA_DIR"):
-        get()
+        fetch(PATH)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the server is a thread
 def test_two_processes_share_a_cache(server, listed, cache):
     listed((PATH, GOOD, server.url))
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=get) for _ in range(4)]
+    processes = [context.Process(target=fetch, args=[PATH]) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -317,7 +295,7 @@ def test_checksum_of_needs_no_data_and_ignores_the_order(listed):
     listed(("a/1", "1", ""), ("a/2", "2", ""), ("b/1", "3", ""))
     both = checksum_of(["a/", "b/"])
     assert both == checksum_of(["b/", "a/", "a/1"])
-    assert len({both, checksum_of("a/"), checksum_of("b/")}) == 3
+    assert len({both, checksum_of(["a/"]), checksum_of(["b/"])}) == 3
     listed(("a/1", "1", ""), ("a/2", "9", ""), ("b/1", "3", ""))
     assert checksum_of(["a/", "b/"]) != both
 

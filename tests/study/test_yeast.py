@@ -166,7 +166,7 @@ def real():
             pytest.skip("the yeast files are neither in TISM_DATA_DIR nor in TISM_DATA_MIRROR")
 
 
-def _absent(source, progress):
+def _absent(source):
     raise DownloadError(source.path)
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folder of the cache."""
 
 from __future__ import annotations
 
@@ -59,6 +59,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file; a reader sees the old text or the new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def data_folder(otherwise: Path | None = None) -> Path:
+    """Return the folder TISM_DATA_DIR, else `otherwise`, else `tism` in the user's cache folder."""
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "tism"
+    return Path(os.environ.get("TISM_DATA_DIR") or otherwise or user_cache).expanduser()
 
 
 def file_sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from torch import Tensor
 
 from tism.running import whole_number
-from tism.score.files import replacing
+from tism.score.files import data_folder, replacing
 from tism.score.readers import InputFileError, decoded, numbered_lines, open_text, read_bed
 from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_hot_from_indices
 
@@ -327,12 +327,10 @@ def _pyfaidx() -> Any:
 
 def _cache_file(path: Path, ending: str) -> Path:
     """Return the name in the cache of a file made from this version of the file at `path`."""
-    named = os.environ.get("TISM_DATA_DIR")
-    user = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tism"
-    folder = (Path(named).expanduser() if named else user) / "cache" / "genome"
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
-    return folder / f"{path.name}.{key.hexdigest()[:16]}{ending}"
+    name = f"{path.name}.{key.hexdigest()[:16]}{ending}"
+    return data_folder() / "cache" / "genome" / name
 
 
 def _plain_file(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Data sets, trained networks and scores of a profile, computed once and then read from disk."""
+"""Profiles: their settings and data sets, and the folders that they use."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from tism import versions
+from tism.score.files import data_folder, file_sha256
 from tism.study.data.dataset import Dataset
 from tism.study.data.download import checksum_of, data_root
 
@@ -29,12 +30,12 @@ _TABLES = {"yeast": "yeast_tasks.csv", "simulated": "motifs.csv"}
 class Profile:
     """One scale at which the compendium runs: `book/profiles/<name>.yml`.
 
-    datasets : names; the first is the one that the chapters are about
+    datasets : names of data sets; the chapters are about the first
     data : for each data set the arguments of its loader
     model : for each data set the arguments of `build_model` (width, pool)
     training : for each data set the settings of `TrainingConfig`
-    variants : settings of training that one variant needs otherwise
-    regions : test regions that are scored, spread evenly over the test set
+    variants : for each variant that needs them, settings that override those of `training`
+    regions : number of test regions that are scored, spread evenly over the test set
     regions_a_model : the same for each of the many networks of `tism.study.ch05_runs`
     experiments : series of networks, see `tism.study.networks.Series`
     chapters : for each chapter its own settings
@@ -92,11 +93,10 @@ def load_profile(name: str) -> Profile:
 
 
 def dataset_checksum(profile: Profile, name: str) -> str:
-    """What identifies a data set without having it: its sources, its table and its settings."""
-    table = data_root() / _TABLES[name] if name in _TABLES else None
+    """Digest of what makes a data set: sources, table, settings, version. Reads no data."""
     content = {
         "sources": checksum_of(_SOURCES[name]) if name in _SOURCES else None,
-        "table": hashlib.sha256(table.read_bytes()).hexdigest() if table else None,
+        "table": file_sha256(data_root() / _TABLES[name]) if name in _TABLES else None,
         "settings": profile.data[name],
         "version": versions.DATA,
     }
@@ -104,13 +104,13 @@ def dataset_checksum(profile: Profile, name: str) -> str:
 
 
 def digest(content: Any) -> str:
-    """sha256 of anything JSON can hold."""
+    """sha256 of anything that JSON can hold."""
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_dataset(profile: Profile, name: str | None = None) -> Dataset:
-    """A data set of the profile, by default its first."""
+    """A data set of the profile, by default its first; loaded once a process."""
     name = name or profile.datasets[0]
     if name not in profile.datasets:
         raise ValueError(
@@ -136,19 +136,18 @@ def _load(name: str, settings: str) -> Dataset:
 
 
 def work_folder(kind: str) -> Path:
-    """Where checkpoints and caches live: below TISM_DATA_DIR if that is set, else below `data`."""
-    base = os.environ.get("TISM_DATA_DIR")
-    return (Path(base).expanduser() if base else data_root()) / kind
+    """The folder "checkpoints" or "cache": below TISM_DATA_DIR if that is set, else in `data`."""
+    return data_folder(data_root()) / kind
 
 
 def results_folder(profile: str) -> Path:
-    """Where fresh tables and executed chapters go: below TISM_RESULTS_DIR, by default `results`."""
+    """The folder of fresh tables and executed chapters, below TISM_RESULTS_DIR or `results`."""
     base = os.environ.get("TISM_RESULTS_DIR")
     return (Path(base) if base else repository() / "results") / profile
 
 
 def default_device() -> str:
-    """TISM_DEVICE if set, else cuda, mps or cpu, whichever is there first."""
+    """TISM_DEVICE if that is set, else the first of cuda, mps and cpu that is available."""
     if "TISM_DEVICE" in os.environ:
         return os.environ["TISM_DEVICE"]
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """Files of the data sets: from the cache, a mirror or their publisher, checked by sha256.
 
 `data/sources.csv` lists them. A file is looked for in the writable cache (environment variable
-TISM_DATA_DIR, by default the operating system's cache folder), then in the read-only mirror
+TISM_DATA_DIR, by default `tism` in the user's cache folder), then in the read-only mirror
 TISM_DATA_MIRROR, which has the same relative paths, and is otherwise downloaded into the cache.
 """
 
@@ -18,21 +18,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
 import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tism.score.files import file_sha256, is_full_disk, write_text
+from tism.score.files import data_folder, file_sha256, full_disk_named, write_text
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0
 TIMEOUT_SECONDS = (10, 60)
-CHUNK_BYTES = 1 << 16  # at most so much is lost where a connection breaks
+CHUNK_BYTES = 1 << 16  # a broken connection loses at most this much
 
 
 class DownloadError(OSError):
-    """A file that could not be had, or not in the form that its checksum demands."""
+    """A file cannot be downloaded, or has another checksum than the expected one."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ class Source:
 def data_root() -> Path:
     """The `data` folder of the repository that the package was installed from.
 
-    Raises
-    ------
-    FileNotFoundError
-        When the package was installed without its repository.
+    Raises FileNotFoundError if the package was installed without its repository.
     """
     import tism
 
@@ -64,12 +60,6 @@ def data_root() -> Path:
             "package; clone it and install it there with `pip install -e .`"
         )
     return root
-
-
-def cache_root() -> Path:
-    """The writable cache: TISM_DATA_DIR, or the operating system's cache folder for tism."""
-    named = os.environ.get("TISM_DATA_DIR")
-    return Path(named).expanduser() if named else Path(pooch.os_cache("tism"))
 
 
 def sources(prefix: str = "") -> list[Source]:
@@ -84,45 +74,45 @@ def sources(prefix: str = "") -> list[Source]:
     return chosen
 
 
-def checksum_of(prefixes: str | Iterable[str]) -> str:
+def checksum_of(prefixes: Iterable[str]) -> str:
     """sha256 over the paths and published checksums of the files that start with any prefix.
 
-    It says which data a result stands on without having them.
+    It identifies the data of a result without reading them.
     """
-    prefixes = [prefixes] if isinstance(prefixes, str) else prefixes
     rows = {(row.path, row.sha256) for prefix in prefixes for row in sources(prefix)}
     lines = "".join(f"{path}\t{sha256}\n" for path, sha256 in sorted(rows))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def fetch(path: str | Path, *, progress: bool = True) -> Path:
+def fetch(path: str | Path) -> Path:
     """Local path of a file listed in `data/sources.csv`, downloaded if it is not there yet.
 
-    A file with the right checksum is not downloaded again. An interrupted download is continued.
+    A file with the right checksum is not downloaded again, and an interrupted download continues.
     Where the publisher gives no checksum, that of the first copy is recorded in a JSON file beside
     the cached one and holds from then on.
 
     path : relative, as in `data/sources.csv`
-    progress : show a bar for a download
 
     Raises
     ------
     ValueError
         The path is not listed.
     DownloadError
-        No connection, a refusal of the server, or a download whose checksum is wrong; what was in
-        the cache before stays as it was.
+        There is no connection, the server refuses, or the checksum of the download is wrong; what
+        was in the cache before stays as it was.
     """
     source = next((row for row in sources(Path(path).as_posix()) if row.path == str(path)), None)
     if source is None:
         raise ValueError(f"data/sources.csv lists no file {str(path)!r}, only paths that start so")
-    return _local_copy(source) or _download(source, progress)
+    return _local_copy(source) or _download(source)
 
 
 def _local_copy(source: Source) -> Path | None:
     """The file in the cache or the mirror, if it is there with the right checksum."""
     expected = _expected_sha256(source)
-    for path in _places(source):
+    mirror = os.environ.get("TISM_DATA_MIRROR")
+    for root in [data_folder(), Path(mirror).expanduser()] if mirror else [data_folder()]:
+        path = root / source.path
         if not path.is_file():
             continue
         got = file_sha256(path)
@@ -137,23 +127,15 @@ def _local_copy(source: Source) -> Path | None:
     return None
 
 
-def _places(source: Source) -> list[Path]:
-    mirror = os.environ.get("TISM_DATA_MIRROR")
-    roots = [cache_root(), Path(mirror).expanduser()] if mirror else [cache_root()]
-    return [root / source.path for root in roots]
-
-
 def _record_path(source: Source) -> Path:
-    return cache_root() / f"{source.path}.json"
+    return data_folder() / f"{source.path}.json"
 
 
 def _expected_sha256(source: Source) -> str | None:
     """The published checksum, else that of the first copy, else None."""
-    if source.sha256:
-        return source.sha256
     record = _record_path(source)
-    if not record.is_file():
-        return None
+    if source.sha256 or not record.is_file():
+        return source.sha256 or None
     try:
         return json.loads(record.read_text())["sha256"]
     except (ValueError, KeyError, TypeError):
@@ -169,147 +151,99 @@ def _record_sha256(source: Source, sha256: str) -> None:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK) else "no permission"
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("no permission")
     except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
         raise DownloadError(
-            f"cannot write to {folder} ({reason}); set TISM_DATA_DIR to a writable folder"
-        )
+            f"cannot write to {folder} ({error}); set TISM_DATA_DIR to a writable folder"
+        ) from None
 
 
-def _download(source: Source, progress: bool) -> Path:
+def _download(source: Source) -> Path:
     """Download into the cache, one process at a time for each file."""
-    target = cache_root() / source.path
+    target = data_folder() / source.path
     _make_folder(target.parent)
     with FileLock(f"{target}.lock"):
-        return _local_copy(source) or _retrieve(source, target, progress)
+        return _local_copy(source) or _retrieve(source, target)
 
 
-def _retrieve(source: Source, target: Path, progress: bool) -> Path:
-    """Download beside the target and move it there once its checksum is right."""
-    expected, download = _expected_sha256(source), ResumableDownload(target, progress=progress)
+def _retrieve(source: Source, target: Path) -> Path:
+    """Download to `target`.part, then move it to `target` if its checksum is right."""
+    part, expected = Path(f"{target}.part"), _expected_sha256(source)
     try:
-        if not download.holds(expected):
-            download.run(source.url)
+        with full_disk_named(target, lambda: "what has arrived is kept"):
+            if not part.exists() or file_sha256(part) != expected:  # it is whole after some kills
+                _complete(part, source.url)
     except requests.RequestException as error:
         raise DownloadError(
             f"{source.path}: cannot be downloaded from {source.url}: {error}; try again, set "
             f"TISM_DATA_MIRROR to a folder that holds it, or put the file at {target}"
         ) from error
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        raise DownloadError(
-            f"{source.path}: no space left for {target}; free some, or set TISM_DATA_DIR to a "
-            "folder on another disk, and run again: it goes on with what arrived"
-        ) from error
-    got = file_sha256(download.part)
-    if expected not in (None, got):
-        download.discard()
-        raise DownloadError(_damage(source, got, expected))
+    got = file_sha256(part)
+    _validator(part).unlink(missing_ok=True)
     if expected is None:
         _record_sha256(source, got)
-    download.move()
+    elif got != expected:
+        part.unlink()
+        replaced = f", or delete {_record_path(source)} if the publisher has replaced the file"
+        raise DownloadError(
+            f"{source.path} from {source.url}: sha256 {got}, expected {expected}. What was cached "
+            f"before is kept; try again{'' if source.sha256 else replaced}."
+        )
+    os.replace(part, target)
     return target
 
 
-def _damage(source: Source, got: str, expected: str) -> str:
-    remedy = "try again"
-    if not source.sha256:
-        remedy += f", or delete {_record_path(source)} if the publisher has replaced the file"
-    return (
-        f"{source.path} from {source.url}: sha256 {got}, expected {expected}. What was cached "
-        f"before is kept; {remedy}."
-    )
-
-
-class ResumableDownload:
-    """A download that keeps what arrived, also when it is killed, and continues there.
-
-    target : what the file is called in the end. Until then the bytes are in <target>.part, beside
-        which stands the validator (ETag or date) of the version begun, so that a file which changed
-        at the publisher, or a server without ranges, is downloaded from its start.
-    """
-
-    def __init__(self, target: Path, *, progress: bool) -> None:
-        self.target = target
-        self.part = Path(f"{target}.part")
-        self.validator = Path(f"{self.part}.validator")
-        self.progress = progress
-
-    def holds(self, sha256: str | None) -> bool:
-        """Whether all of the file arrived before; False where its checksum is not known."""
-        return self.part.is_file() and sha256 == file_sha256(self.part)
-
-    def discard(self) -> None:
-        """Delete what arrived."""
-        self.part.unlink(missing_ok=True)
-        self.validator.unlink(missing_ok=True)
-
-    def move(self) -> None:
-        """Give the complete file its name; killed midway, it is known by its checksum (`holds`)."""
-        self.validator.unlink(missing_ok=True)
-        os.replace(self.part, self.target)
-
-    def run(self, url: str) -> None:
-        """Download what is missing, again where that may help; requests' errors otherwise."""
-        for attempt in range(ATTEMPTS):
-            try:
-                self._continue(url)
-                break
-            except requests.RequestException as error:
-                if attempt == ATTEMPTS - 1 or not _may_pass(error):
-                    raise
-                time.sleep(WAIT_SECONDS * 2**attempt)
-
-    def _continue(self, url: str) -> None:
-        headers = {"Accept-Encoding": "identity"}
-        if self.part.exists() and self.validator.exists():
-            headers["Range"] = f"bytes={self.part.stat().st_size}-"
-            headers["If-Range"] = self.validator.read_text()
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self.validator.unlink()
-            response.raise_for_status()
-            if "text/html" in response.headers.get("Content-Type", ""):
-                raise requests.RequestException("the server sent a web page instead of the file")
-            self._append(response)
-
-    def _append(self, response: requests.Response) -> None:
-        resumed = response.status_code == requests.codes.partial_content
-        if not resumed:
-            self._begin(response)
-        done = self.part.stat().st_size
-        total = done + int(response.headers.get("Content-Length", 0)) or None
-        with (
-            open(self.part, "ab") as file,
-            tqdm(
-                desc=self.part.stem,
-                initial=done,
-                total=total,
-                unit="B",
-                unit_scale=True,
-                leave=False,
-                disable=not self.progress,
-            ) as bar,
-        ):
-            for chunk in response.iter_content(CHUNK_BYTES):
-                file.write(chunk)
-                bar.update(len(chunk))
-
-    def _begin(self, response: requests.Response) -> None:
-        """Empty the part file; a validator must never stand beside the bytes of another version."""
-        self.validator.unlink(missing_ok=True)
-        self.part.write_bytes(b"")
-        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if validator:
-            self.validator.write_text(validator)
+def _complete(part: Path, url: str) -> None:
+    """Download what `part` lacks of a file; try again after errors that may pass."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return _continue(part, url)
+        except requests.RequestException as error:
+            if attempt == ATTEMPTS - 1 or not _may_pass(error):
+                raise
+            time.sleep(WAIT_SECONDS * 2**attempt)
 
 
 def _may_pass(error: requests.RequestException) -> bool:
-    """Whether trying again may help: a broken connection, a busy server, a range out of date."""
-    if error.response is not None:
-        return error.response.status_code in (408, 416, 429) or error.response.status_code >= 500
-    broken = requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError
-    return isinstance(error, broken)
+    """True if trying again may help: no answer, a busy server, a range that is out of date."""
+    code = getattr(error.response, "status_code", None)
+    return code is None or code in (408, 416, 429) or code >= 500
+
+
+def _validator(part: Path) -> Path:
+    """The file that holds the ETag, or the date, of the version of which `part` is the start."""
+    return Path(f"{part}.validator")
+
+
+def _continue(part: Path, url: str) -> None:
+    """Append the rest of a file to `part`; begin anew if the server has another version by now."""
+    validator = _validator(part)
+    headers = {"Accept-Encoding": "identity"}
+    if part.exists() and validator.exists():
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+        headers["If-Range"] = validator.read_text()
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            validator.unlink()  # the next attempt begins anew
+        response.raise_for_status()
+        if "text/html" in response.headers.get("Content-Type", ""):
+            message = "the server sent a web page instead of the file"
+            raise requests.RequestException(message, response=response)
+        if response.status_code != requests.codes.partial_content:
+            validator.unlink(missing_ok=True)  # it must never stand beside another version
+            part.write_bytes(b"")
+            tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            if tag:
+                validator.write_text(tag)
+        _append(part, response)
+
+
+def _append(part: Path, response: requests.Response) -> None:
+    """Write the body of a response behind the bytes of `part`, with a bar."""
+    done = part.stat().st_size
+    total = done + int(response.headers.get("Content-Length", 0)) or None
+    bar = {"desc": part.stem, "initial": done, "total": total, "leave": False}
+    with part.open("ab") as file, tqdm.wrapattr(file, "write", **bar) as output:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            output.write(chunk)
