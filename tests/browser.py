@@ -1,4 +1,4 @@
-"""A headless Chromium that opens files and remembers what a page asked for and complained of."""
+"""A headless Chromium that opens files and records the requests and complaints of a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 FLAGS = (
     "--headless",
-    "--no-sandbox",  # which Chromium wants of root, as in a container
+    "--no-sandbox",  # Chromium refuses to run as root, as in a container, without it
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -22,7 +22,7 @@ FLAGS = (
 )
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}  # CSS pixels
 DRAWN = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done));"
-# a change of size or colours then shows at once
+# without transitions, a change of size or colours shows at once
 STILL = """
 const style = document.createElement("style");
 style.textContent = "*, ::before, ::after { transition: none !important; }";
@@ -32,35 +32,35 @@ document.fonts.ready.then(arguments[0]);
 
 
 def chromium() -> str | None:
-    """Where Chromium, or Chrome, is; None if nowhere."""
+    """Path of Chromium or Chrome; None if neither is installed."""
     return next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 
 
 def missing() -> str:
-    """What of a Chromium and its driver this machine lacks; empty if nothing."""
+    """Names of what this machine lacks, of Chromium and its driver; empty if it has both."""
     found = {"chromium": chromium(), "chromedriver": shutil.which("chromedriver")}
     return " and ".join(name for name, path in found.items() if not path)
 
 
 @dataclass
 class Log:
-    """What happened since the page was opened or the log last read."""
+    """Requests and complaints of a page since it was opened or its log was last read."""
 
     requests: list[str]  # addresses, in order
-    messages: list[str]  # errors and warnings of the console, uncaught exceptions among them
+    messages: list[str]  # errors and warnings of the console, with uncaught exceptions
 
     def files(self) -> list[Path]:
-        """The files on disk behind the requests, each once."""
+        """The files on disk that were requested, each once."""
         addresses = (urlsplit(request) for request in self.requests)
         return list(dict.fromkeys(Path(unquote(a.path)) for a in addresses if a.scheme == "file"))
 
     def outside(self) -> list[str]:
-        """The requests for anything but a file or data within the page."""
+        """The requests for anything but a file on disk or data within the page."""
         return [r for r in self.requests if urlsplit(r).scheme not in {"file", "data", "blob"}]
 
 
 class Browser:
-    """One window of Chromium; `driver` is selenium's, for keys, clicks and elements."""
+    """A window of Chromium; `driver` is selenium's, for keys, clicks and elements."""
 
     def __init__(self, profile: Path) -> None:
         from selenium import webdriver
@@ -72,19 +72,19 @@ class Browser:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-        self.driver.set_script_timeout(300)  # other work on the machine makes it slow
+        self.driver.set_script_timeout(300)  # a busy machine is slow
         self.command("Performance.enable", timeDomain="threadTicks")
         self.show("desktop", "light")
 
     def open(self, path: Path, suffix: str = "") -> None:
-        """Load a file and wait until it is drawn; `suffix` is a query or an anchor."""
+        """Load a file with a query or an anchor as `suffix`, and wait until it is drawn."""
         self.log()
         self.driver.get(path.resolve().as_uri() + suffix)
         self.driver.execute_async_script(STILL)
         self.driver.execute_async_script(DRAWN)
 
     def show(self, size: str, theme: str) -> None:
-        """Change the window to one of `SIZES` and the system's colours to light or dark."""
+        """Set the window to one of `SIZES`, and the system's theme to "light" or "dark"."""
         width, height = SIZES[size]
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
         self.command("Emulation.setDeviceMetricsOverride", mobile=size == "phone", **metrics)
@@ -93,25 +93,25 @@ class Browser:
         self.driver.execute_async_script(DRAWN)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What JavaScript returns; `arguments` are its `arguments`."""
+        """Run JavaScript, which finds `arguments` under that name, and return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
     def log(self) -> Log:
-        """Requests, errors and warnings since the last call."""
+        """Requests and complaints since the last call."""
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         sent = (e["params"] for e in events if e["method"] == "Network.requestWillBeSent")
         levels = {"SEVERE", "WARNING"}
-        said = [e["message"] for e in self.driver.get_log("browser") if e["level"] in levels]
-        return Log([parameters["request"]["url"] for parameters in sent], said)
+        complaints = [e["message"] for e in self.driver.get_log("browser") if e["level"] in levels]
+        return Log([parameters["request"]["url"] for parameters in sent], complaints)
 
     def processor_time(self, since: float = 0) -> float:
-        """Seconds that the page's thread has been at work, beyond `since`."""
+        """Seconds of processor time of the page's thread, after the first `since` seconds."""
         metrics = self.command("Performance.getMetrics")["metrics"]
         time = next(m["value"] for m in metrics if m["name"] == "TaskDuration")
         return time - since if time >= since else time  # a new process begins at zero
 
     def screenshot(self, path: Path) -> None:
-        """The page at half its size, as WebP; of one longer than 8,000 pixels the beginning."""
+        """Save the first 8,000 pixels of the page at half its size, as WebP."""
         root = "document.documentElement"
         width, height = self.run(f"return [{root}.clientWidth, {root}.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": min(height, 8_000), "scale": 0.5}

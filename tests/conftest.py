@@ -21,13 +21,13 @@ torch.set_num_threads(1)
 
 LENGTH, N_TASKS = 20, 3
 ROOT = Path(__file__).parents[1]
-LONGEST = ("test_notebooks", "test_workflow", "test_browser", "test_fuzz", "test_motifs")
+LONGEST = ("test_notebooks", "test_workflow", "test_browser", "test_fuzz", "test_ch09_motifs")
 BOOK = ("_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data", "tism")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For those who look at the book while they change it."""
-    parser.addoption("--site", metavar="FOLDER", help="test this built book, build none")
+    """Options for looking at the book while it is changed."""
+    parser.addoption("--site", metavar="FOLDER", help="test this built book and build none")
     parser.addoption("--screenshots", metavar="FOLDER", help="save a picture of every page")
 
 
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ResidualNet(nn.Module):
-    """Residual, dilated, several outputs; batch norm and dropout tell whether it is evaluated."""
+    """A residual, dilated network whose batch norm and dropout show if it is in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def net() -> ResidualNet:
 
 
 def ready(model: nn.Module, seed: int = 0) -> nn.Module:
-    """In float64, with batch norms far from the identity and weights that let effects through."""
+    """The model in float64; its batch norms are far from the identity, its weights large."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -108,8 +108,8 @@ def sequences(bases: Tensor) -> Tensor:
 def tiny_dataset():
     """40 training, 12 validation and 4 test regions of 24 bp with flanks of 6 bp, 4 tasks.
 
-    Task t is the number of bases t in the region, so there is something to learn. Shared by all
-    tests: one that changes it takes `dataset`.
+    Task t is the number of bases t in the region, so that there is something to learn. All tests
+    share it; a test that changes it takes `dataset`.
     """
     import pandas as pd
 
@@ -153,14 +153,14 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 def committed_files() -> list[Path]:
-    """The book's sources as a clone has them, with what is not yet committed."""
+    """The book's sources as a clone has them, and new files that are not committed yet."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *BOOK]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [Path(name) for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
 def build_book(folder: Path) -> None:
-    """Build the committed record into a new folder; a warning fails."""
+    """Build the book of the committed record in a new folder; a warning is an error."""
     source, output = folder / "source", folder / "output"
     for name in committed_files():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def build_book(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The folder of the built book, which the first worker that wants it builds for all."""
+    """The folder of the built book; the first worker that needs it builds it for all."""
     from filelock import FileLock
 
     if built := request.config.getoption("site"):
@@ -198,7 +198,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One headless Chromium for all tests; a test that uses it is skipped where there is none."""
+    """One headless Chromium for all tests; without Chromium the tests that use it are skipped."""
     if absent := missing():
         pytest.skip(f"no {absent} here (Debian: apt-get install chromium chromium-driver)")
     browser = Browser(tmp_path_factory.mktemp("chromium"))
