@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tism.score.cli import main
 from tism.score.genome import Genome, read_variants
 from tism.score.readers import read_bed
-from tism.study.data.tables import read_fasta, read_targets
+from tism.study.data.tables import read_targets
 
 SIZES = {"chr1": 40, "chr2": 25}
 IUPAC = {**dict.fromkeys("RYSWKMBDHVN", 4), "A": 0, "C": 1, "G": 2, "T": 3}
@@ -147,21 +147,6 @@ def plain_fasta(text: bytes, codes: dict[str, int]) -> dict[str, list[int]] | No
                 return None
             sequences[name] += [codes[letter] for letter in letters]
     return sequences if sequences and all(sequences.values()) else None
-
-
-@inputs(quick=50, nightly=900)
-@given(data=st.data())
-def test_read_fasta(data):
-    text = data.draw(fasta_texts())
-    content, meant, same = data.draw(damaged(text))
-    with saved(content, "genome.fa") as path:
-        found = outcome("FASTA (read_fasta)", lambda: read_fasta(path), f"{path}")
-    expected = plain_fasta(meant, {base: IUPAC[base] for base in "ACGTN"})
-    assert isinstance(found, Refused) == (expected is None)
-    if expected is not None:
-        assert {name: codes.tolist() for name, codes in found.items()} == expected
-    elif not same and b"\n" in content[:-1] and "holds no" not in found and "damaged" not in found:
-        assert ", line " in found
 
 
 @inputs(quick=40, nightly=600)

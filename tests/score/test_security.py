@@ -22,12 +22,10 @@ import tism
 from tism.score.cli import load_model, main
 from tism.score.genome import Genome, read_variants, read_windows
 from tism.score.methods import score_to_store, variant_table
-from tism.score.readers import InputFileError
 from tism.score.store import StoreError, create_store, open_store
 from tism.study.cache import DamagedFileError, load_checkpoint, save_checkpoint
 from tism.study.ch08_networks import WeightFileError, read_keras_layers, read_torch_arrays
 from tism.study.data import download
-from tism.study.data.immgen import read_object_strings
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 11
@@ -195,18 +193,6 @@ def test_arrays_are_taken_from_a_zip_but_its_pickle_is_not_read(tmp_path, bomb):
     assert [array.tolist() for array in arrays] == [[1, 1, 1], [0, 0]]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["weights.pth"]
     assert not (tmp_path.parent.parent / "escaped").exists()
-
-
-def test_objects_in_an_array_are_not_made(tmp_path, bomb):
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|O", "fortran_order": False, "shape": (1, 1)}
-    )
-    (tmp_path / "names.npy").write_bytes(header.getvalue() + bomb)
-    with pytest.raises(InputFileError, match="holds more than strings"):
-        read_object_strings(tmp_path / "names.npy")
-    with pytest.raises(ValueError, match="allow_pickle"):
-        np.load(tmp_path / "names.npy", allow_pickle=False)
 
 
 def one_hot() -> torch.Tensor:

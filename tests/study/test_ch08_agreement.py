@@ -38,7 +38,7 @@ def sample(monkeypatch):
     """Four regions in the place of AI-TAC's."""
     rng = np.random.default_rng(1)
     one_hot = one_hot_encode(["".join(row) for row in rng.choice(list("ACGT"), (4, 20))])
-    monkeypatch.setattr(concordance, "load_aitac_sample", lambda: (one_hot.numpy(), None, [], []))
+    monkeypatch.setattr(concordance, "load_aitac_sample", lambda: (one_hot.numpy(), None))
     return one_hot
 
 

@@ -1,4 +1,4 @@
-"""FASTA files and tables of targets are read exactly; bad ones are refused by file and line."""
+"""Tables of targets are read exactly; bad ones are refused by file and line."""
 
 from __future__ import annotations
 
@@ -9,58 +9,17 @@ import numpy as np
 import pytest
 
 from tism.score.readers import InputFileError
-from tism.study.data.tables import iterate_fasta, read_fasta, read_targets
-
-READERS = pytest.mark.parametrize("reader", [read_fasta, read_targets])
+from tism.study.data.tables import read_targets
 
 
 @pytest.fixture
 def write(tmp_path):
-    def write_file(text: str, name: str = "file.txt") -> Path:
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    def write_file(text: str) -> Path:
+        path = tmp_path / "heights.csv"
+        path.write_bytes(text.encode())
         return path
 
     return write_file
-
-
-def refused(reader, path: Path, line: int | None, words: str) -> None:
-    with pytest.raises(InputFileError) as error:
-        reader(path)
-    assert str(error.value).startswith(f"{path}, line {line}:" if line else f"{path}:")
-    assert words in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["genome.fa", "genome.fa.gz"])
-def test_fasta_joins_lines_and_ignores_case(write, name):
-    sequences = read_fasta(write(">one first\nACgt\nNn\n\n>two\r\nttTT\r\n", name))
-    assert list(sequences) == ["one", "two"]
-    np.testing.assert_array_equal(sequences["one"], [0, 1, 2, 3, 4, 4])
-    np.testing.assert_array_equal(sequences["two"], [3, 3, 3, 3])
-    assert sequences["one"].dtype == np.uint8
-
-
-def test_iterate_fasta_gives_the_line_of_each_header(write):
-    records = [(name, line) for name, line, _ in iterate_fasta(write(">a\nAC\nGT\n>b\nA\n"))]
-    assert records == [("a", 1), ("b", 4)]
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "words"),
-    [
-        ("", None, "holds no sequence"),
-        ("\n\n", None, "holds no sequence"),
-        ("ACGT\n>a\nACGT\n", 1, "before the first header"),
-        (">\nACGT\n", 1, "without a name"),
-        (">a\nAC\n>b\nGT\n>a\nTT\n", 5, "'a' occurs twice"),
-        (">a\n>b\nACGT\n", 1, "'a' has no sequence"),
-        (">a\nACGT\n>b\n", 3, "'b' has no sequence"),
-        (">Roy\nAC\n>b\nACGT\nACRT\n", 5, "letter 'R'"),
-        (">a\nAC GT\n", 2, "letter ' '"),
-    ],
-)
-def test_fasta_is_refused(write, text, line, words):
-    refused(read_fasta, write(text, "genome.fa"), line, words)
 
 
 def test_targets(write):
@@ -93,7 +52,11 @@ def test_targets(write):
     ],
 )
 def test_targets_are_refused(write, text, line, words):
-    refused(read_targets, write(text, "heights.csv"), line, words)
+    path = write(text)
+    with pytest.raises(InputFileError) as error:
+        read_targets(path)
+    assert str(error.value).startswith(f"{path}, line {line}:" if line else f"{path}:")
+    assert words in str(error.value)
 
 
 def test_names_of_regions_stay_as_they_are_written(write):
@@ -102,18 +65,15 @@ def test_names_of_regions_stay_as_they_are_written(write):
     assert read_targets(write("name,A\n" + rows)).index.tolist() == names
 
 
-@READERS
-def test_other_bytes_and_damaged_archives_are_named_by_line(tmp_path, reader):
+def test_other_bytes_and_damaged_archives_are_named(tmp_path):
     path = tmp_path / "file.txt"
-    first = {read_fasta: b">first\nA\n", read_targets: b"name,A\n"}[reader]
-    path.write_bytes(first + b">a\xff\nACGT\n")
+    path.write_bytes(b"name,A\n>a\xff\nACGT\n")
     with pytest.raises(InputFileError, match=r"file\.txt, line [23]: "):
-        reader(path)
-    path.write_bytes(gzip.compress(first + b">a\n")[:-12])
+        read_targets(path)
+    path.write_bytes(gzip.compress(b"name,A\n>a\n")[:-12])
     with pytest.raises(InputFileError, match=r"file\.txt.*damaged"):
-        reader(path)
+        read_targets(path)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(write):
-    assert list(read_fasta(write("\ufeff>a\nAC\n"))) == ["a"]
     assert read_targets(write("\ufeffname,A\np,1\n")).columns.tolist() == ["A"]

@@ -29,8 +29,6 @@ NOTES = {
     "heights_without_peak": "rows of heights dropped: no coordinates",
     "window_beyond_chromosome": "peaks dropped: window reaches beyond the chromosome",
     "window_with_n": "peaks dropped: window holds an N",
-    "peaks_end_mark": "end marks (^Z) skipped in the file of peaks",
-    "heights_end_mark": "end marks (^Z) skipped in the file of heights",
     "sites": "sites of all motifs found in the finished sequences",
     "sites_arisen_by_chance": "of these, not planted: they arose by chance",
     "decoys": "planted sites that came out too weak, or were overwritten",

@@ -307,7 +307,7 @@ def port_checks(external: ExternalModel) -> pd.DataFrame:
         name = "average task: lowest r with the mean of its replicate tasks"
         rows.append((name, "1: trained on that mean", f"{r:.4f}", r, r > 0.99))
     if external.name == "calderon":
-        one_hot, heights, _, _ = load_aitac_sample()
+        one_hot, heights = load_aitac_sample()
         window = _centred(torch.from_numpy(one_hot), external.length, np.arange(100), "")
         level = predict(external.model, window.one_hot).mean(1)
         r = pearson(level, torch.from_numpy(heights).mean(1))

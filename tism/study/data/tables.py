@@ -1,10 +1,9 @@
-"""Readers of FASTA files and tables of targets; their errors name the file, line and remedy."""
+"""Readers of tables; their errors name the file, the line and the remedy."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,83 +11,15 @@ import numpy as np
 import pandas as pd
 
 from tism.score.readers import InputFileError, decoded, numbered_lines, open_text
-from tism.sequence import INDEX_OF_LETTER, INVALID
 
-
-def read_fasta(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the sequences of a FASTA file by name, (length,) uint8: 0 1 2 3 = A C G T, 4 = N.
-
-    A name is the header up to the first blank. Upper and lower case mean the same.
-
-    Raises InputFileError for no sequence, a sequence before the first header, an empty or repeated
-    name, a header without sequence, or a letter other than A, C, G, T and N.
-    """
-    sequences: dict[str, np.ndarray] = {}
-    for name, line, codes in iterate_fasta(path):
-        if name in sequences:
-            raise InputFileError(
-                path, line, f"{name!r} occurs twice", "give every sequence its own name"
-            )
-        sequences[name] = codes
-    return sequences
-
-
-def iterate_fasta(path: str | Path) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Yield the name, the line of the header and the base indices of one sequence after another.
-
-    Only one chromosome of a genome needs to be in memory at a time; see `read_fasta`.
-    """
-    name, header, letters = None, 0, bytearray()
-    for number, line in numbered_lines(path):
-        if line.startswith(b">"):
-            if name is not None:
-                yield name, header, _base_indices(path, name, header, letters)
-            name, header, letters = _header_name(path, number, line), number, bytearray()
-        elif name is None and line.strip():
-            raise InputFileError(
-                path, number, "sequence before the first header", "start the file with '>name'"
-            )
-        else:
-            letters += line.strip()
-    if name is None:
-        raise InputFileError(
-            path, None, "holds no sequence", "give a FASTA file with '>name' headers"
-        )
-    yield name, header, _base_indices(path, name, header, letters)
-
-
-def _header_name(path: str | Path, number: int, line: bytes) -> str:
-    words = line[1:].split()
-    if not words:
-        raise InputFileError(path, number, "header without a name", "write '>name'")
-    return decoded(path, number, words[0])
-
-
-def _base_indices(path: str | Path, name: str, header: int, letters: bytearray) -> np.ndarray:
-    if not letters:
-        raise InputFileError(path, header, f"{name!r} has no sequence", "add it or drop the header")
-    codes = INDEX_OF_LETTER[np.frombuffer(letters, np.uint8)]
-    if codes.max() == INVALID:
-        raise _strange_letter(path, header)
-    return codes
-
-
-def _strange_letter(path: str | Path, header: int) -> InputFileError:
-    """Return the error for the first letter other than ACGTN below the header in line `header`."""
-    for number, line in numbered_lines(path):
-        strange = line.strip().translate(None, b"ACGTNacgtn")
-        if number > header and strange:
-            letter = strange[:1].decode(errors="replace")
-            return InputFileError(
-                path, number, f"letter {letter!r}", "use A, C, G, T or N (either case) only"
-            )
-    raise AssertionError("called for a sequence of ACGTN")
+END_MARK = "\x1a"  # of a file that was made under DOS
 
 
 def read_targets(path: str | Path) -> pd.DataFrame:
     """Return a table of finite targets, read from lines of a region's name and one number a task.
 
-    path : separated by commas, with a header line; plain or gzipped
+    path : separated by commas, with a header line; plain or gzipped. A last line that is an end
+        mark of DOS is ignored
 
     Returns a float64 frame (n, n_tasks) with the names as index and the tasks as columns.
 
@@ -110,8 +41,10 @@ def read_targets(path: str | Path) -> pd.DataFrame:
             ) from None
     if not isinstance(frame.index, pd.RangeIndex):
         raise InputFileError(path, 2, "too many columns", _wanted_columns(tasks))
-    numbers = np.arange(len(frame)) + 2
     frame.columns = ["name", *tasks]
+    if frame["name"].iloc[-1] == END_MARK:
+        frame = frame.iloc[:-1]
+    numbers = np.arange(len(frame)) + 2
     _check_names(path, numbers, frame)
     values = _finite_values(path, numbers, frame[tasks])
     return values.set_axis(frame["name"].astype(str), axis=0)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from tism.score.genome import Genome
 from tism.score.readers import read_bed
 from tism.study.data.dataset import Dataset, standardisation
 from tism.study.data.download import data_root, fetch
-from tism.study.data.tables import read_fasta
 
 GENOME = "yeast/Saccharomyces_cerevisiae.R64-1-1.dna.toplevel.fa.gz"
 _NUMERALS = "I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI"
@@ -58,8 +58,9 @@ def task_table() -> pd.DataFrame:
 
 def load_genome() -> dict[str, np.ndarray]:
     """Base indices (uint8) of chr1 to chr16 of R64-1-1."""
-    sequences = read_fasta(fetch(GENOME))
-    return {name: sequences[numeral] for name, numeral in CHROMOSOMES.items()}
+    with Genome(fetch(GENOME)) as genome:
+        whole = {name: (numeral, 0, genome.sizes[numeral]) for name, numeral in CHROMOSOMES.items()}
+        return {name: genome.codes(*place)[0] for name, place in whole.items()}
 
 
 def load_summits(tasks: list[str], sizes: dict[str, int]) -> pd.DataFrame:
@@ -152,12 +153,16 @@ def _with_locus_and_split(regions: pd.DataFrame) -> pd.DataFrame:
 def number_loci(regions: pd.DataFrame) -> np.ndarray:
     """(n,) locus numbers: regions that overlap, also by way of others, get the same one.
 
-    regions : grouped by chrom, sorted by start, all of one length
+    regions : chrom, start and end, all of one length
     """
-    chrom, start = regions["chrom"].to_numpy(), regions["start"].to_numpy()
+    chrom = pd.factorize(regions["chrom"])[0]
+    order = np.lexsort((regions["start"], chrom))
+    chrom, start, end = (x[order] for x in (chrom, *regions[["start", "end"]].to_numpy().T))
     opens = np.ones(len(regions), bool)
-    opens[1:] = (chrom[1:] != chrom[:-1]) | (start[1:] >= regions["end"].to_numpy()[:-1])
-    return np.cumsum(opens) - 1
+    opens[1:] = (chrom[1:] != chrom[:-1]) | (start[1:] >= end[:-1])
+    loci = np.empty(len(regions), np.int64)
+    loci[order] = np.cumsum(opens) - 1
+    return loci
 
 
 def cut_windows(genome: dict[str, np.ndarray], regions: pd.DataFrame, flank: int) -> np.ndarray:
