@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from tism.correlations import profile_correlation
+from tism.correlations import pearson, profile_correlation
 from tism.study import ch05_runs as robustness
+from tism.study.ch03_training import predict_rows
 from tism.study.ch04_agreement import correlations
 from tism.study.ch05_runs import (
     check_tables,
     compare_initialisations,
     compare_maps,
+    missing_runs,
     of_experiment,
     read_table,
     rows_of_run,
@@ -26,6 +28,7 @@ from tism.study.networks import EXPERIMENTS, Experiment, Series, find_run, list_
 from tism.study.profiles import load_dataset, load_profile, profile_names
 from tism.study.scores import score_regions, scored_rows
 from tism.study.statistics import summarise
+from tism.study.training import training_rows
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,26 @@ def test_a_run_of_epochs_has_a_row_a_snapshot_and_begins_before_the_training(smo
     assert table["tism_all"][0] == pytest.approx(start["tism_all"].nanmean().item(), abs=1e-5)
 
 
+def test_best_weights_and_snapshots_are_rows_of_one_run(smoke):
+    entry = {**PLAIN, "variants": ["cnn0"], "epochs": [1, 2], "best": True, "fractions": [0.03]}
+    (run,) = list_runs(with_series(smoke, entry))
+
+    table = score_run(run)
+
+    assert table["reading"].tolist() == ["epoch", "epoch", "best"]
+    assert table["epoch"].tolist()[:2] == [1, 2]
+    model, metadata = run.network.trained(progress=False)
+    assert table["epoch"].tolist()[2] == metadata["best_epoch"]
+    assert of_experiment(table, "ablation")["reading"].tolist() == ["best"]
+    data = load_dataset(smoke)
+    rows = training_rows(data, run.network.training)
+    assert len(rows) < len(data.indices("test"))
+    predicted, target = predict_rows(model, data, rows), data.standardised[rows]
+    r = pearson(predicted, target, 1).nanmean().item()
+    assert table["learned_region_r"].iloc[2] == pytest.approx(r, abs=1e-5)
+    assert table["learned_region_r"].iloc[2] != table["train_region_r"].iloc[2]
+
+
 def test_a_killed_run_does_not_measure_again_what_it_has(smoke, monkeypatch):
     run = find_run(smoke, "simulated_baseline_0_epochs")
     first = score_run(run)
@@ -282,6 +305,8 @@ def test_models_csv_holds_what_is_done_in_the_order_of_the_profile(smoke):
     assert table["run"].tolist() == ["simulated_baseline_1", "simulated_relu_0"]
     assert table["control"].tolist() == ["", ""]
     assert write_models(smoke).read_text() == text
+    assert {first.name, second.name}.isdisjoint(missing_runs(smoke))
+    assert len(missing_runs(smoke)) == len(list_runs(smoke)) - 2
     assert of_experiment(table, "ablation")["run"].tolist() == ["simulated_relu_0"]
     shared = {"experiment": "fraction", "dataset": "simulated", "variants": ["relu"]}
     write_models(with_series(smoke, *smoke.experiments, shared))
@@ -316,6 +341,16 @@ def test_a_file_that_is_no_table_of_networks_is_refused(smoke, tmp_path):
 
     with pytest.raises(ValueError, match=r"models\.csv has no columns run and key"):
         check_tables(smoke)
+
+
+def test_tables_without_readings_get_them():
+    """The record as it was written has snapshots under one experiment only."""
+    table = read_table("yeast")
+
+    assert set(of_experiment(table, "epoch")["reading"]) == {"epoch"}
+    others = table[~table["experiment"].str.contains("epoch")]
+    assert set(others["reading"]) == {"best"}
+    assert len(of_experiment(table, "ablation")) == 3 * 13 + 3 + 3 * 7
 
 
 def test_a_profile_without_a_table_is_named(smoke):

@@ -6,7 +6,8 @@ import pytest
 
 from tism.model import VARIANTS
 from tism.study import ch10_scorecard as scorecard
-from tism.study.profiles import load_profile
+from tism.study.profiles import load_profile, repository
+from tism.study.records import paper_numbers
 from tism.study.statistics import Estimate, compare_with, mean_of
 
 NAN = float("nan")
@@ -53,6 +54,30 @@ def test_paper_numbers_of_comparisons_are_combined():
     assert claims["fig3d_relu"] == pytest.approx(0.61 - 0.70)
     assert claims["table2_growth"] == pytest.approx(8000 / 25)
     assert np.isnan(claims["fig3d_exponential"])
+
+
+def test_rules_of_the_new_networks_are_complete():
+    """book/design.md says what every entry means."""
+    path = repository() / "data" / "claims_evidence.csv"
+    claims = pd.read_csv(path, dtype={"paper_number": str})
+    bounds = claims["at_least"].fillna(-np.inf), claims["at_most"].fillna(np.inf)
+    tests = {"mean", "difference", "equivalence", "correlation", "correlation equivalence"}
+    tests |= {"lowest", "highest", "every"}
+    page = (repository() / "book" / "design.md").read_text()
+
+    assert claims["claim_id"].is_unique
+    assert set(claims["source"]) == {"paper", "own"}
+    assert set(claims["reading"].dropna()) == {"best", "epochs", "gap", "epoch"}
+    assert set(claims["unit"]) == {"network", "pair", "locus", "repeat"}
+    assert set(claims["test"]) == tests
+    assert all(f"{test}" in page for test in tests)
+    assert (bounds[0] < bounds[1]).all()
+    assert np.isfinite(bounds).any(axis=0).all()
+    for text in claims["paper_number"]:
+        scorecard._paper_value(text, paper_numbers())  # KeyError for an unknown one
+    kinds = {claim.removeprefix("fig3d_") for claim in claims["claim_id"]}
+    for variant in set(VARIANTS) - {"baseline", "relu_max"}:
+        assert {variant, f"{variant}_epochs", f"{variant}_gap"} <= kinds
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Profiles are checked; networks and scores are computed once."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +12,9 @@ import torch
 import yaml
 
 from tism.study import networks, profiles, scores, training
-from tism.study.networks import Experiment
+from tism.study.ch05_runs import score_run
+from tism.study.machine import check_machine, variables
+from tism.study.networks import Experiment, Series, committed_network, find_run
 from tism.study.profiles import dataset_checksum, load_dataset, load_profile, profile_names
 from tism.study.scores import score_regions, scored_rows
 
@@ -117,3 +122,112 @@ def test_scored_rows_are_spread_over_the_test_set(smoke):
     assert rows[0] == test[0]
     assert rows[-1] == test[-1]
     assert len(scored_rows(data, 10**6)) == len(test)
+
+
+# --- threads and kernels -----------------------------------------------------------------------
+
+FIXED = {"threads": 1, "kernels": "avx2"}
+
+TRAINING = """
+import dataclasses, hashlib, sys
+from tism.study.machine import start_as
+start_as({"threads": 1, "kernels": "avx2"})
+from tism.study.networks import Experiment
+from tism.study.profiles import load_profile
+profile = dataclasses.replace(load_profile("smoke"), machine={"threads": 1, "kernels": "avx2"})
+model, _ = Experiment(profile, "simulated").trained(progress=False)
+weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+print(hashlib.sha256(weights).hexdigest())
+"""
+
+
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="needs AVX2"
+)
+def test_fixed_kernels_win_over_those_of_the_environment(tmp_path):
+    """What a process finds, other kernels and more threads here, does not reach the weights."""
+    program = tmp_path / "training.py"
+    program.write_text(TRAINING)
+    plain = {k: v for k, v in os.environ.items() if k not in variables(FIXED)}
+    other = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_NUM_THREADS": "2",
+    }
+    digests = []
+    for number, environment in enumerate([plain, plain | other]):
+        environment |= {"TISM_DATA_DIR": str(tmp_path / str(number))}
+        environment |= {"PYTHONPATH": str(profiles.repository())}
+        done = subprocess.run(
+            [sys.executable, program], env=environment, capture_output=True, text=True, check=True
+        )
+        digests.append(done.stdout)
+
+    assert len(digests[0].strip()) == 64
+    assert digests[0] == digests[1]
+
+
+def test_another_machine_refuses_to_train_and_to_score(smoke, monkeypatch):
+    for name in variables(FIXED):
+        monkeypatch.delenv(name, raising=False)
+    profile = dataclasses.replace(smoke, machine=FIXED)
+
+    for compute in (
+        lambda: Experiment(profile, "simulated").trained(progress=False),
+        lambda: score_run(find_run(profile, "simulated_baseline_0")),
+    ):
+        with pytest.raises(RuntimeError, match=r"start Python with .*ATEN_CPU_CAPABILITY=avx2"):
+            compute()
+
+
+def test_variables_that_came_too_late_are_noticed(monkeypatch):
+    other = {"threads": torch.get_num_threads() + 1, "kernels": "avx2"}
+    for name, value in variables(other).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(RuntimeError, match="before Python starts"):
+        check_machine(other)
+
+
+@pytest.mark.parametrize("machine", [{"threads": 1}, {"threads": 1, "kernels": "neon"}])
+def test_a_machine_that_cannot_be_fixed_is_refused(machine):
+    with pytest.raises(
+        ValueError, match=r"machine must have threads and kernels \(one of avx2, sse"
+    ):
+        check_machine(machine)
+
+
+def test_the_machine_is_part_of_what_it_is_fixed_for_and_of_nothing_else(smoke):
+    fixed = dataclasses.replace(smoke, machine=FIXED)
+    plain, other = (Experiment(p, "simulated") for p in (smoke, fixed))
+
+    assert "machine" not in plain.identity()
+    assert other.identity() == {**plain.identity(), "machine": FIXED}
+    keys = {find_run(p, "simulated_baseline_0").key for p in (smoke, fixed)}
+    assert len(keys) == 2
+    assert committed_network(plain).parent.name == "models"
+    assert committed_network(other).parent.name == "smoke"
+
+
+def test_recorded_networks_are_those_of_their_profile():
+    profile = load_profile("yeast")
+    for dataset in profile.datasets:
+        experiment = Experiment(profile, dataset)
+        _, metadata = training.load_model(committed_network(experiment))
+        known = {key: metadata["identity"][key] for key in ("training", "versions", "data")}
+        config = experiment.training
+        settings = {**dataclasses.asdict(config), "snapshots": list(config.snapshots)}
+        assert known["training"] == settings
+        assert known["data"] == dataset_checksum(profile, dataset)
+
+
+def test_best_and_fixed_epochs_are_read_from_one_training(smoke):
+    entry = {"experiment": "ablation", "dataset": "simulated", "epochs": [1, 2]}
+    (both,) = Series(**entry, best=True).runs(smoke)
+    (epochs,) = Series(**entry).runs(smoke)
+    (best,) = Series("ablation", "simulated").runs(smoke)
+
+    assert (both.name, epochs.name) == (best.name, f"{best.name}_epochs")
+    assert (both.epochs, both.best) == ((1, 2), True)
+    assert both.network.training == dataclasses.replace(best.network.training, snapshots=(1, 2))
+    assert len({both.key, epochs.key, best.key}) == 3

@@ -5,7 +5,24 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tism.study.statistics import compare_with, jackknife_pairs, mean_of, means
+from tism.study import statistics
+from tism.study.profiles import repository
+from tism.study.statistics import (
+    Planned,
+    at_equal,
+    bounds_of_lowest,
+    compare_all_with,
+    compare_with,
+    correlation_interval,
+    detectable,
+    equivalence,
+    jackknife_pairs,
+    mean_correlation,
+    mean_of,
+    means,
+    p_lowest,
+    power_table,
+)
 
 
 def test_a_mean_has_the_t_interval_of_scipy():
@@ -102,3 +119,145 @@ def test_the_jackknife_of_two_networks_has_no_interval():
 def test_a_missing_pair_is_named():
     with pytest.raises(ValueError, match=r"each pair of the networks \[0, 1, 2\] once"):
         jackknife_pairs({(0, 1): 0.5, (1, 2): 0.4})
+
+
+# Dunnett 1955: breaking strength of cloth by the standard process and by three others. The variance
+# is 19; the two-sided 5 % point of three comparisons with 8 degrees of freedom is 2.88.
+CLOTH = {"1": [55, 64, 64], "2": [55, 49, 52], "3": [50, 44, 41]}
+STANDARD = [55, 47, 48]
+
+
+def test_comparison_with_the_reference_is_dunnetts():
+    found = compare_all_with(STANDARD, CLOTH).set_index("name")
+
+    assert found["value"].tolist() == pytest.approx([11, 2, -5])
+    reach = 2.88 * np.sqrt(19 * 2 / 3)
+    assert found["high"].sub(found["value"]).tolist() == pytest.approx([reach] * 3, abs=0.03)
+    assert found["value"].sub(found["low"]).tolist() == pytest.approx([reach] * 3, abs=0.03)
+    assert (found["p"] < 0.05).tolist() == [True, False, False]
+
+
+def test_interval_of_dunnett_leaves_out_zero_exactly_where_it_rejects():
+    rng = np.random.default_rng(1)
+    groups = {str(k): rng.normal(k / 3, 0.3, 3) for k in range(8)}
+
+    found = compare_all_with(rng.normal(0, 0.3, 5), groups)
+
+    outside = (found["low"] > 0) | (found["high"] < 0)
+    assert outside.tolist() == (found["p"] < 0.05).tolist()
+    assert 0 < outside.sum() < len(groups)
+
+
+def test_quantile_of_dunnett_is_that_of_his_table():
+    for n_groups, freedom, quantile in [(1, 10, 2.23), (4, 20, 2.65), (9, 40, 2.81)]:
+        assert statistics._dunnett_quantile(n_groups, freedom) == pytest.approx(quantile, abs=0.015)
+
+
+def test_equivalence_is_two_one_sided_tests():
+    rng = np.random.default_rng(2)
+    a, b, margin = rng.normal(0, 1, 20), rng.normal(0.1, 1, 25), 0.8
+    upper = stats.ttest_ind(b, a + margin, alternative="less").pvalue
+    lower = stats.ttest_ind(b, a - margin, alternative="greater").pvalue
+
+    (row,) = equivalence(a, {"b": b}, margin).to_dict("records")
+
+    assert row["p"] == pytest.approx(max(upper, lower))
+    interval = stats.ttest_ind(b, a).confidence_interval(0.90)
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize("margin", np.linspace(0.1, 1.5, 8))
+def test_equivalence_is_proved_exactly_where_the_interval_lies_within_the_margin(margin: float):
+    rng = np.random.default_rng(3)
+    groups = {str(k): rng.normal(k / 5, 0.5, 3) for k in range(6)}
+
+    found = equivalence(rng.normal(0, 0.5, 5), groups, margin)
+
+    within = (-margin < found["low"]) & (found["high"] < margin)
+    assert within.tolist() == (found["p"] < 0.05).tolist()
+
+
+def test_lowest_is_tested_against_every_other_group():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0, 1, 6), rng.normal(1.5, 1, 7)
+
+    assert p_lowest({"a": a, "b": b}, "a") == pytest.approx(
+        stats.ttest_ind(a, b, alternative="less").pvalue
+    )
+    assert p_lowest({"a": a, "b": b, "like a": a + 0.01}, "a") > 0.4
+    assert p_lowest({"a": a, "b": b}, "b") > 0.5
+
+
+def test_bounds_of_the_lowest_mean_rarely_miss_it():
+    rng, true = np.random.default_rng(5), [0.0, 0.1, 2.0]
+    low, high = np.transpose(
+        [
+            bounds_of_lowest({str(m): rng.normal(m, 0.3, 4) for m in true}, alpha=0.1)
+            for _ in range(400)
+        ]
+    )
+
+    assert (low > 0).mean() <= 0.1 + 0.04
+    assert (high < 0).mean() <= 0.1 + 0.04
+    assert (low < high).all()
+
+
+def test_correlations_are_averaged_by_fishers_z():
+    r = [0.2, 0.5, 0.8]
+    test = stats.ttest_1samp(np.arctanh(r), 0).confidence_interval()
+
+    found = mean_correlation(r)
+
+    assert found == pytest.approx((*np.tanh([np.mean(np.arctanh(r)), test.low, test.high]), 3))
+
+
+def test_interval_of_a_correlation_is_that_of_scipy():
+    x, y = np.random.default_rng(6).normal(size=(2, 30))
+    test = stats.pearsonr(x, y)
+    interval = test.confidence_interval()
+
+    found = correlation_interval(test.statistic, 30)
+
+    assert found == pytest.approx((test.statistic, interval.low, interval.high, 30))
+    assert np.isnan(correlation_interval(0.5, 3).low)
+
+
+def test_networks_on_one_line_are_equal_at_equal_covariate():
+    rng = np.random.default_rng(7)
+    gap = rng.uniform(0, 0.2, 12)
+    table = pd.DataFrame({"run": np.repeat(list("abcd"), 3), "gap": gap})
+    table["kind"] = table["run"].map({"a": "x", "b": "x", "c": "y", "d": "y"})
+    table["r"] = 0.9 - 2 * gap - 0.1 * (table["kind"] == "y")
+
+    found = at_equal(table, "r", "gap", kind="kind", network="run")
+
+    expected = 0.9 - 2 * gap.mean() - np.array([0, 0, 0.1, 0.1])
+    assert found.tolist() == pytest.approx(expected.tolist())
+    assert found.index.get_level_values("run").tolist() == list("abcd")
+
+
+def test_power_is_what_simulated_designs_have():
+    plan = Planned(n_reference=5, n_groups=3, freedom=4 * 4, n=(5,))
+    difference, margin = detectable(0.04**2, 5, plan)
+    quantile = statistics._dunnett_quantile(3, 16)
+    rng, found, proved = np.random.default_rng(8), [], []
+    for _ in range(1000):
+        reference, *others = rng.normal(0.8, 0.04, (4, 5))
+        groups = {"other": others[0] + difference, "b": others[1], "c": others[2]}
+        variance, _ = statistics._pooled([reference, *groups.values()])
+        t = (groups["other"].mean() - reference.mean()) / np.sqrt(variance * 2 / 5)
+        found.append(abs(t) > quantile)
+        proved.append(equivalence(reference, groups, margin)["p"][1] < 0.05)
+
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)
+    assert np.mean(proved) == pytest.approx(0.8, abs=0.04)
+
+
+def test_power_of_the_page_is_computed_from_the_record():
+    results = repository() / "data" / "results"
+    models = pd.read_csv(results / "yeast" / "models.csv", dtype={"control": str})
+
+    found = power_table(models.fillna({"control": ""}))
+
+    shown = pd.read_csv(results / "evidence" / "power.csv")
+    pd.testing.assert_frame_equal(found.round(3), shown)

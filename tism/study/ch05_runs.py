@@ -403,7 +403,7 @@ def read_table(profile: str, name: str = MODELS) -> pd.DataFrame:
     table = read_csv(path, dtype={"control": str})
     if name == MODELS and "reading" not in table:
         snapshot = table["experiment"].str.split(";").map(lambda names: "epoch" in names)
-        table.insert(7, "reading", np.where(snapshot, "epoch", "best"))
+        table["reading"] = np.where(snapshot, "epoch", "best")
     return table.fillna({"control": ""} if "control" in table else {})
 
 
