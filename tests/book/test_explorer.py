@@ -21,7 +21,7 @@ from tism.score.readers import InputFileError
 from tism.study.cache import write_csv
 from tism.study.ch08_elements import METHODS, MeanTask
 from tism.study.ch08_networks import ExternalModel
-from tism.study.data.simulate import simulate
+from tism.study.data.simulation import simulate
 from tism.study.explorer import (
     COMPUTED,
     MAPS,

@@ -170,7 +170,7 @@ def test_location_table():
 
 
 def test_paired_regions():
-    from tism.study.data.simulate import simulate
+    from tism.study.data.simulation import simulate
 
     data = simulate(200, 4, seed=1)
     rows, tasks = paired_regions(data.truth, np.arange(200), 15)

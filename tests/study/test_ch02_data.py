@@ -9,7 +9,7 @@ import pytest
 from tism.sequence import ALPHABET
 from tism.study import ch02_data as summary
 from tism.study.data.dataset import Dataset, standardisation
-from tism.study.data.simulate import simulate
+from tism.study.data.simulation import simulate
 
 LENGTH, FLANK = 41, 3
 WORD = "ACGTTAC"

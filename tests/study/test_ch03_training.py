@@ -10,7 +10,7 @@ import torch
 from tism.correlations import pearson
 from tism.model import VARIANTS, build_model
 from tism.study import ch03_training as performance
-from tism.study.data.simulate import simulate
+from tism.study.data.simulation import simulate
 
 QUICK = {"n_resamples": 40}
 

@@ -11,7 +11,7 @@ from tism import build_model, ism, tism
 from tism.double_mutants import interaction_map, strongest
 from tism.study import ch07_epistasis as beyond
 from tism.study.ch07_estimators import trained
-from tism.study.data.simulate import simulate
+from tism.study.data.simulation import simulate
 from tism.study.profiles import load_profile
 from tism.study.scores import Scores
 

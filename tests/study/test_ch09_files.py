@@ -8,7 +8,7 @@ import torch
 
 from tism.score.genome import Genome, read_variants, read_windows
 from tism.study.ch09_files import genome_file, write_peaks, write_variants
-from tism.study.data.simulate import simulate
+from tism.study.data.simulation import simulate
 
 ROWS = np.array([7, 3, 150, 8])
 

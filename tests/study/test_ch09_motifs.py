@@ -191,7 +191,7 @@ def test_trimming():
 
 
 def test_expected_motifs(known):
-    from tism.study.data.simulate import simulate
+    from tism.study.data.simulation import simulate
 
     data = simulate(n_regions=200, n_tasks=6, seed=0)
     chosen = expected_motifs(data, [0, 5])

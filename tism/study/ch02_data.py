@@ -16,7 +16,7 @@ from tism.study.data.dataset import SPLITS, Dataset, evenly
 from tism.study.data.yeast import NO_WORD, canonical_words, task_table
 
 if TYPE_CHECKING:
-    from tism.study.data.simulate import Truth
+    from tism.study.data.simulation import Truth
 
 NOTES = {
     "summits": "peak summits of all tasks",
@@ -93,7 +93,7 @@ def task_groups(dataset: Dataset) -> list[str]:
         table = task_table().set_index("factor")["sequence_specific"]
         names = {True: "sequence-specific factor", False: "other protein"}
         return [names[table[task]] for task in dataset.tasks]
-    from tism.study.data.simulate import CELL_TYPES
+    from tism.study.data.simulation import CELL_TYPES
 
     branches = [CELL_TYPES.get(task, "cell type").split("/")[:2] for task in dataset.tasks]
     return [branch[-1] if branch[0] == "lymphoid" else branch[0] for branch in branches]

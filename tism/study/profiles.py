@@ -123,7 +123,7 @@ def load_dataset(profile: Profile, name: str | None = None) -> Dataset:
 def _load(name: str, settings: str) -> Dataset:
     arguments = json.loads(settings)
     if name == "simulated":
-        from tism.study.data.simulate import simulate
+        from tism.study.data.simulation import simulate
 
         return simulate(**arguments)
     if name == "yeast":

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tism.study.data.simulate import (
+from tism.study.data.simulation import (
     CELL_TYPES,
     COMPETING,
     COOPERATIVE,
@@ -234,7 +234,7 @@ def test_important_bases_lie_in_sites_and_matter(windows, truth):
 def test_effect_of_a_site_is_what_its_removal_changes(truth):
     chosen = set(truth.pairs.iloc[:40][["first", "second"]].to_numpy().ravel()) | set(range(40))
     names, config = truth.motif_names, truth.config
-    from tism.study.data.simulate import _Inputs, _target
+    from tism.study.data.simulation import _Inputs, _target
 
     for site in sorted(chosen):
         rows = truth.sites[truth.sites["region"] == truth.sites.at[site, "region"]]

@@ -9,6 +9,7 @@ function of the sequence (`Truth.response`) and can be asked about any mutant.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,71 +24,41 @@ from tism.study.data.immgen import HELD_OUT
 # Cell types of ImmGen (Yoshida et al. 2019) and their place in a lineage tree. A data set of n
 # tasks takes the first n; the first eight are those of the paper's Fig. 1B.
 CELL_TYPES = {
-    "B.Sp": "lymphoid/B/mature",
-    "DC.4+.Sp": "myeloid/DC/conventional",
-    "GN.Thio.PC": "myeloid/granulocyte",
-    "MF.PC": "myeloid/macrophage",
-    "NKT.Sp": "lymphoid/T/innate-like",
-    "T.4.Nve.Sp": "lymphoid/T/CD4",
-    "T.8.Nve.Sp": "lymphoid/T/CD8",
-    "Tgd.Sp": "lymphoid/T/gamma-delta",
-    "LTHSC.34-.BM": "stem",
-    "proB.CLP.BM": "lymphoid/B/progenitor",
-    "NK.27+11b+.Sp": "lymphoid/innate/NK",
-    "ILC2.SI": "lymphoid/innate/helper",
-    "preT.DN1.Th": "lymphoid/T/thymus",
-    "Mo.6C+II-.Bl": "myeloid/monocyte",
-    "B.GC.CB.Sp": "lymphoid/B/activated",
-    "DC.pDC.Sp": "myeloid/DC/plasmacytoid",
-    "T8.TE.LCMV.d7.Sp": "lymphoid/T/CD8",
-    "Treg.4.25hi.Sp": "lymphoid/T/CD4",
-    "MF.microglia.CNS": "myeloid/macrophage",
-    "GN.BM": "myeloid/granulocyte",
-    "DC.8+.Sp": "myeloid/DC/conventional",
-    "ILC3.NKp46+.SI": "lymphoid/innate/helper",
-    "NK.27-11b+.BM": "lymphoid/innate/NK",
-    "proB.FrBC.BM": "lymphoid/B/progenitor",
-    "B.PC.Sp": "lymphoid/B/activated",
-    "T.DP.Th": "lymphoid/T/thymus",
-    "Mo.6C-II-.Bl": "myeloid/monocyte",
-    "STHSC.150-.BM": "stem",
-    "Tgd.g2+d17.LN": "lymphoid/T/gamma-delta",
-    "MF.Alv.Lu": "myeloid/macrophage",
-    "B.MZ.Sp": "lymphoid/B/mature",
-    "T8.Tcm.LCMV.d180.Sp": "lymphoid/T/CD8",
-    "NKT.Sp.LPS.3d": "lymphoid/T/innate-like",
-    "preT.DN3.Th": "lymphoid/T/thymus",
-    "MMP4.135+.BM": "stem",
-    "T.4.Th": "lymphoid/T/CD4",
-    "T.8.Th": "lymphoid/T/CD8",
-    "MF.RP.Sp": "myeloid/macrophage",
-    "B1b.PC": "lymphoid/B/mature",
+    "B.Sp": "lymphoid/B/mature", "DC.4+.Sp": "myeloid/DC/conventional",
+    "GN.Thio.PC": "myeloid/granulocyte", "MF.PC": "myeloid/macrophage",
+    "NKT.Sp": "lymphoid/T/innate-like", "T.4.Nve.Sp": "lymphoid/T/CD4",
+    "T.8.Nve.Sp": "lymphoid/T/CD8", "Tgd.Sp": "lymphoid/T/gamma-delta", "LTHSC.34-.BM": "stem",
+    "proB.CLP.BM": "lymphoid/B/progenitor", "NK.27+11b+.Sp": "lymphoid/innate/NK",
+    "ILC2.SI": "lymphoid/innate/helper", "preT.DN1.Th": "lymphoid/T/thymus",
+    "Mo.6C+II-.Bl": "myeloid/monocyte", "B.GC.CB.Sp": "lymphoid/B/activated",
+    "DC.pDC.Sp": "myeloid/DC/plasmacytoid", "T8.TE.LCMV.d7.Sp": "lymphoid/T/CD8",
+    "Treg.4.25hi.Sp": "lymphoid/T/CD4", "MF.microglia.CNS": "myeloid/macrophage",
+    "GN.BM": "myeloid/granulocyte", "DC.8+.Sp": "myeloid/DC/conventional",
+    "ILC3.NKp46+.SI": "lymphoid/innate/helper", "NK.27-11b+.BM": "lymphoid/innate/NK",
+    "proB.FrBC.BM": "lymphoid/B/progenitor", "B.PC.Sp": "lymphoid/B/activated",
+    "T.DP.Th": "lymphoid/T/thymus", "Mo.6C-II-.Bl": "myeloid/monocyte", "STHSC.150-.BM": "stem",
+    "Tgd.g2+d17.LN": "lymphoid/T/gamma-delta", "MF.Alv.Lu": "myeloid/macrophage",
+    "B.MZ.Sp": "lymphoid/B/mature", "T8.Tcm.LCMV.d180.Sp": "lymphoid/T/CD8",
+    "NKT.Sp.LPS.3d": "lymphoid/T/innate-like", "preT.DN3.Th": "lymphoid/T/thymus",
+    "MMP4.135+.BM": "stem", "T.4.Th": "lymphoid/T/CD4", "T.8.Th": "lymphoid/T/CD8",
+    "MF.RP.Sp": "myeloid/macrophage", "B1b.PC": "lymphoid/B/mature",
     "ILC3.CCR6+.SI": "lymphoid/innate/helper",
-}
+}  # fmt: skip
 # Where in the tree a factor is switched on ("" is the root: everywhere). A rough sketch of
 # immune biology, so that the logos read as an immunologist expects.
 ACTIVE_IN = {
-    "Spi1": ("myeloid", "lymphoid/B", "stem"),
-    "Runx1": ("",),
+    "Spi1": ("myeloid", "lymphoid/B", "stem"), "Runx1": ("",),
     "CEBPA": ("myeloid/granulocyte", "myeloid/macrophage", "myeloid/monocyte"),
-    "EBF1": ("lymphoid/B",),
-    "PAX5": ("lymphoid/B",),
+    "EBF1": ("lymphoid/B",), "PAX5": ("lymphoid/B",),
     "TBX21": ("lymphoid/innate/NK", "lymphoid/T/CD8", "lymphoid/T/innate-like"),
     "Gata3": ("lymphoid/T", "lymphoid/innate/helper", "stem"),
     "IRF8": ("myeloid/DC", "myeloid/monocyte", "lymphoid/B"),
-    "FOS::JUN": ("myeloid", "lymphoid/innate"),
-    "TCF7": ("lymphoid/T",),
-    "CTCF": ("",),
-    "RORA": ("lymphoid/innate/helper", "lymphoid/T/gamma-delta"),
-    "ETS1": ("lymphoid",),
-    "TCF3": ("lymphoid/B", "lymphoid/T/thymus", "stem"),
-    "KLF4": ("myeloid", "stem"),
-    "NFKB1": ("",),
-    "Stat5a": ("lymphoid/innate", "lymphoid/T"),
-    "POU2F2": ("lymphoid/B",),
-    "GFI1": ("myeloid/granulocyte", "lymphoid", "stem"),
-    "BCL6": ("",),
-}
+    "FOS::JUN": ("myeloid", "lymphoid/innate"), "TCF7": ("lymphoid/T",), "CTCF": ("",),
+    "RORA": ("lymphoid/innate/helper", "lymphoid/T/gamma-delta"), "ETS1": ("lymphoid",),
+    "TCF3": ("lymphoid/B", "lymphoid/T/thymus", "stem"), "KLF4": ("myeloid", "stem"),
+    "NFKB1": ("",), "Stat5a": ("lymphoid/innate", "lymphoid/T"), "POU2F2": ("lymphoid/B",),
+    "GFI1": ("myeloid/granulocyte", "lymphoid", "stem"), "BCL6": ("",),
+}  # fmt: skip
 REPRESSORS = ("GFI1", "BCL6")
 COOPERATIVE = (
     ("Spi1", "IRF8"),
@@ -161,18 +132,12 @@ class SimulationConfig:
     noise_task: float = 0.6
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("n_regions", 50),
-            ("n_tasks", 1),
-            ("length", 1),
-            ("flank", 0),
-            ("seed", 0),
-        ):
+        least = {"n_regions": 50, "n_tasks": 1, "length": 1, "flank": 0, "seed": 0}
+        for name, low in least.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
-        if self.n_tasks > len(CELL_TYPES):
-            raise ValueError(f"n_tasks must be at most {len(CELL_TYPES)}; got {self.n_tasks}")
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            self._check(name, whole and value >= low, f"an integer of at least {low}")
+        self._check("n_tasks", self.n_tasks <= len(CELL_TYPES), f"at most {len(CELL_TYPES)}")
         for name in ("empty", "pairs", "p_value", "weakest", "elsewhere", "switch"):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("sites", "drift", "noise_shared", "noise_task", "boost", "competing_gap"):
@@ -303,27 +268,21 @@ class Truth:
         return _target(inputs.total(len(sequences)), self.config)
 
 
-def simulate(
-    n_regions: int = 20_000,
-    n_tasks: int = 30,
-    *,
-    length: int = 251,
-    flank: int = 10,
-    seed: int = 0,
-    **options,
-) -> Dataset:
+def simulate(n_regions: int = 20_000, n_tasks: int = 30, **options: Any) -> Dataset:
     """Regions, their targets in log2(x + 2) of accessibility, and the truth behind them.
 
-    The options are those of `SimulationConfig`. Regions lie on pseudo-chromosomes in ImmGen's
-    proportions: chr19 is the test set, chr8 and chr11 are the validation set, and no two overlap.
-    Deterministic by seed. Raises ValueError for sizes or rates that make no sense.
+    Regions lie on pseudo-chromosomes in ImmGen's proportions: chr19 is the test set, chr8 and chr11
+    are the validation set, and no two regions overlap. The same arguments give the same data set.
+
+    options : further settings of `SimulationConfig`, which raises ValueError for senseless ones
     """
-    config = SimulationConfig(n_regions, n_tasks, length, flank, seed, **options)
+    config = SimulationConfig(n_regions, n_tasks, **options)
     motifs = read_motifs(config.p_value)
     _check_room(motifs, config)
     tasks = sorted(list(CELL_TYPES)[:n_tasks], key=lambda task: (CELL_TYPES[task], task))
     sequences, plants = _sequences(motifs, config)
-    truth = _truth(sequences[:, flank : flank + length], plants, motifs, tasks, config)
+    window = sequences[:, config.flank : config.flank + config.length]
+    truth = _truth(window, plants, motifs, tasks, config)
     targets = _measure(truth.noiseless, config)
     regions = _regions(config)
     center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
@@ -333,7 +292,7 @@ def simulate(
         targets=targets,
         tasks=tasks,
         regions=regions,
-        flank=flank,
+        flank=config.flank,
         center=center,
         scale=scale,
         notes=_notes(truth),
