@@ -13,10 +13,9 @@ from tism.study.data.simulation import (
     COOPERATIVE,
     REPRESSORS,
     find_pairs,
-    find_sites,
-    read_motifs,
     simulate,
 )
+from tism.study.data.sites import find_sites, read_motifs
 
 N_REGIONS, N_TASKS = 600, 8
 

@@ -24,7 +24,8 @@ from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import auroc
 from tism.study.ch07_estimators import experiment_of, kept, networks_of  # noqa: F401, for chapter 07
 from tism.study.data.dataset import Dataset, evenly
-from tism.study.data.simulation import Truth, find_sites, read_motifs
+from tism.study.data.simulation import Truth
+from tism.study.data.sites import find_sites, read_motifs
 from tism.study.profiles import Profile, default_device, digest, load_dataset
 from tism.study.scores import Scores, fingerprint, score_regions, scored_rows
 from tism.study.statistics import summarise

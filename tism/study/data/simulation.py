@@ -1,9 +1,9 @@
 """A simulated data set in the shape of ImmGen, whose truth is known for every sequence.
 
 Known transcription-factor motifs (JASPAR CORE vertebrates, `data/motifs.csv`) are planted into a
-random background. What a region does is then computed from the finished sequence alone: it is
-scanned with every motif, and every site found counts, planted or not. The truth is therefore a
-function of the sequence (`Truth.response`) and can be asked about any mutant.
+random background. The targets of a region are then computed from the finished sequence alone: it
+is scanned with every motif, and every site found counts, planted or not. The truth is therefore a
+function of the sequence, `Truth.response`, which can be evaluated for any mutant.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.special import expit
 
-from tism.sequence import NOT_A_BASE, one_hot_from_indices
+from tism.sequence import NOT_A_BASE
 from tism.study.data.dataset import Dataset, standardisation
-from tism.study.data.download import data_root
 from tism.study.data.immgen import HELD_OUT
+from tism.study.data.sites import Motif, find_sites, neighbours, read_motifs
 
 # Cell types of ImmGen (Yoshida et al. 2019) and their place in a lineage tree. A data set of n
 # tasks takes the first n; the first eight are those of the paper's Fig. 1B.
@@ -44,8 +43,8 @@ CELL_TYPES = {
     "MF.RP.Sp": "myeloid/macrophage", "B1b.PC": "lymphoid/B/mature",
     "ILC3.CCR6+.SI": "lymphoid/innate/helper",
 }  # fmt: skip
-# Where in the tree a factor is switched on ("" is the root: everywhere). A rough sketch of
-# immune biology, so that the logos read as an immunologist expects.
+# Where in the tree a factor is switched on ("" is the root: everywhere). A rough sketch of immune
+# biology, so that the logos are those that an immunologist expects.
 ACTIVE_IN = {
     "Spi1": ("myeloid", "lymphoid/B", "stem"), "Runx1": ("",),
     "CEBPA": ("myeloid/granulocyte", "myeloid/macrophage", "myeloid/monocyte"),
@@ -61,16 +60,10 @@ ACTIVE_IN = {
 }  # fmt: skip
 REPRESSORS = ("GFI1", "BCL6")
 COOPERATIVE = (
-    ("Spi1", "IRF8"),
-    ("Runx1", "ETS1"),
-    ("Gata3", "TCF7"),
-    ("EBF1", "TCF3"),
-    ("CEBPA", "FOS::JUN"),
-    ("Stat5a", "TBX21"),
-)
+    ("Spi1", "IRF8"), ("Runx1", "ETS1"), ("Gata3", "TCF7"), ("EBF1", "TCF3"),
+    ("CEBPA", "FOS::JUN"), ("Stat5a", "TBX21"),
+)  # fmt: skip
 COMPETING = (("Spi1", "ETS1"), ("Stat5a", "BCL6"), ("CEBPA", "POU2F2"), ("Gata3", "GFI1"))
-SCORE_OF_N = -100_000  # no window with an N is a site
-NO_PAIR, COOPERATES, COMPETES = 0, 1, 2
 # Regions a chromosome: the paper's numbers of held-out regions of chr8, chr11 and chr19, and the
 # other 244,103 of 286,000 in proportion to the lengths of mm10's chromosomes (in Mb).
 _HELD_OUT_REGIONS = {"chr8": 16_619, "chr11": 16_120, "chr19": 9_158}
@@ -83,7 +76,7 @@ _MEGABASES = {
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Everything that determines a simulated data set, beside `data/motifs.csv`.
+    """The settings of a simulated data set, which determine it together with `data/motifs.csv`.
 
     n_regions, n_tasks, length, flank : the shape
     seed : of every random choice; a task's effects are the same for any n_regions and n_tasks
@@ -94,16 +87,17 @@ class SimulationConfig:
     p_value : chance that a window of uniform random bases is a site, for every motif
     weakest : affinity of a site at that threshold; the consensus has 1
     effect : (low, high) of a factor's effect at affinity 1 where it is switched on, in logits
-    elsewhere : share of that effect at the root of the tree, and so wherever it is not
+    elsewhere : share of that effect where the factor is not switched on
     drift, switch : on every branch of the tree a factor's effect is multiplied by a log-normal of
         this standard deviation, and redrawn between 0 and its full size with this probability
     cooperative_gap : (fewest, most) bases between two cooperating sites
     boost : their extra effect, as a share of the mean of their effects
     competing_gap : most bases between two competing sites; overlap is negative
     mask : share of its effect that the weaker of two competing sites loses
-    baseline, ceiling : logit of the accessibility of a region without sites; its upper limit
-    noise_shared, noise_task : standard deviations of log2 accessibility that all tasks of a
-        region share, and that each has for itself
+    baseline : logit of the accessibility of a region without sites
+    ceiling : upper limit of accessibility
+    noise_shared, noise_task : standard deviations of the noise in log2 accessibility that all tasks
+        of a region share, and of the noise that each task has for itself
     """
 
     n_regions: int = 20_000
@@ -157,68 +151,8 @@ class SimulationConfig:
 
 
 @dataclass(frozen=True)
-class Motif:
-    """A position frequency matrix and the integer score that finds its sites.
-
-    probabilities : (4, width), rows A C G T
-    scores : (4, width) int, log2 odds against uniform bases in hundredths of a bit. Integers are
-        summed exactly in any order, so that every machine finds the same sites
-    threshold : least score of a site
-    """
-
-    name: str
-    matrix_id: str
-    probabilities: np.ndarray
-    scores: np.ndarray
-    threshold: int
-
-    @property
-    def width(self) -> int:
-        """Bases of a site."""
-        return self.scores.shape[1]
-
-    @property
-    def best(self) -> int:
-        """Score of the consensus."""
-        return int(self.scores.max(0).sum())
-
-    @property
-    def information(self) -> np.ndarray:
-        """(width,) bits a position."""
-        return (self.probabilities * np.log2(4 * self.probabilities)).sum(0)
-
-
-def read_motifs(p_value: float = 1e-4, file: str = "motifs.csv") -> list[Motif]:
-    """The matrices of a table in `data`, with a pseudocount of 0.2 a base."""
-    table = pd.read_csv(data_root() / file)
-    motifs = []
-    for (matrix_id, name), rows in table.groupby(["matrix_id", "name"], sort=False):
-        counts = rows.sort_values("position")[list("ACGT")].to_numpy(float).T + 0.2
-        probabilities = counts / counts.sum(0)
-        scores = np.round(100 * np.log2(4 * probabilities)).astype(np.int64)
-        motifs.append(Motif(name, matrix_id, probabilities, scores, _threshold(scores, p_value)))
-    return motifs
-
-
-def _threshold(scores: np.ndarray, p_value: float) -> int:
-    """Least score that uniform random bases reach with at most `p_value` (the best one if none)."""
-    lowest = scores.min(0)
-    chance = np.ones(1)
-    for column, low in zip(scores.T, lowest, strict=True):
-        wider = np.zeros(len(chance) + column.max() - low)
-        for score in column - low:
-            wider[score : score + len(chance)] += chance / 4
-        chance = wider
-    reached = chance[::-1].cumsum()[::-1]
-    # A rounding error in a sum of probabilities must not move the threshold.
-    first = np.flatnonzero(reached <= p_value * (1 + 1e-9))
-    top = len(chance) - 1
-    return int(lowest.sum() + min(first[0] if len(first) else top, top))
-
-
-@dataclass(frozen=True)
 class Truth:
-    """What determines the targets, and what that means for every region.
+    """What determines the targets: the effects of motifs, and the sites and pairs of every region.
 
     sites : one row a site: region, motif (name), start, end (0-based, half-open, in the window),
         strand, score (bits), affinity (0 to 1), planted (False: arisen by chance)
@@ -338,105 +272,22 @@ def _check_room(motifs: list[Motif], config: SimulationConfig) -> None:
         )
 
 
-def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd.DataFrame:
-    """Sites of every motif on both strands, the best of those of one motif that overlap.
-
-    Of two equally good ones the one nearer to the middle stays, so that both strands of a sequence
-    have the same sites.
-
-    sequences : (n, length) base indices
-    Returns region, motif, start, end, strand, score and affinity, sorted by region and start.
-    """
-    n, length = sequences.shape
-    widths = np.array([motif.width for motif in motifs])
-    thresholds = np.array([motif.threshold for motif in motifs])
-    best = np.array([motif.best for motif in motifs])
-    region, motif, strand, start, score = _scan(sequences, motifs)
-    inside = start + widths[motif] <= length
-    order = np.lexsort((-score, start, region, motif))
-    order = order[inside[order]]
-    region, motif, strand, start, score = (x[order] for x in (region, motif, strand, start, score))
-    first, second = _neighbours(motif * n + region, start, (widths - 1)[motif])
-    from_middle = np.abs(2 * start + widths[motif] - length)
-    strength = score * (length + 1) - from_middle
-    worse = np.where(strength[first] >= strength[second], second, first)
-    keep = np.setdiff1d(np.arange(len(start)), worse)
-    keep = keep[np.lexsort((motif[keep], start[keep], region[keep]))]
-    room = np.maximum(best - thresholds, 1)
-    affinity = 1 - (1 - weakest) * (best[motif] - score) / room[motif]
-    return pd.DataFrame(
-        {
-            "region": region[keep],
-            "motif": np.array([m.name for m in motifs])[motif[keep]],
-            "start": start[keep],
-            "end": (start + widths[motif])[keep],
-            "strand": np.where(strand, "-", "+")[keep],
-            "score": score[keep] / 100,
-            "affinity": affinity[keep],
-        }
-    )
-
-
-@torch.no_grad()
-def _scan(sequences: np.ndarray, motifs: list[Motif]) -> tuple[np.ndarray, ...]:
-    """Region, motif, strand (1 is reverse), start and score of every window at its threshold.
-
-    A motif's columns beyond its width are zeros, and so is the sequence beyond its end.
-    """
-    widest = max(motif.width for motif in motifs)
-    kernels = torch.zeros(len(motifs), 2, NOT_A_BASE + 1, widest)
-    for kernel, motif in zip(kernels, motifs, strict=True):
-        scores = torch.from_numpy(motif.scores)
-        kernel[0, :NOT_A_BASE, : motif.width] = scores
-        kernel[1, :NOT_A_BASE, : motif.width] = scores.flip(0, 1)
-        kernel[:, NOT_A_BASE, : motif.width] = SCORE_OF_N
-    thresholds = torch.tensor([motif.threshold for motif in motifs]).repeat_interleave(2)
-    hits = []
-    chunk = max(1, 2**17 // sequences.shape[1])
-    for begin in range(0, len(sequences), chunk):
-        one_hot = one_hot_from_indices(sequences[begin : begin + chunk])
-        n = 1 - one_hot.sum(1, keepdim=True)
-        padded = torch.nn.functional.pad(torch.cat([one_hot, n], 1), (0, widest - 1))
-        scores = torch.nn.functional.conv1d(padded, kernels.flatten(0, 1))
-        region, kernel, start = (scores >= thresholds[:, None]).nonzero(as_tuple=True)
-        score = scores[region, kernel, start].round().long()
-        hits.append(torch.stack([region + begin, kernel // 2, kernel % 2, start, score]))
-    return tuple(torch.cat(hits, 1).numpy())
-
-
-def _neighbours(
-    group: np.ndarray, position: np.ndarray, reach: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Index pairs (i < j) of one group, j at most reach[i] behind i; positions are sorted in it."""
-    first, second = [], []
-    for step in range(1, len(position)):
-        same = group[step:] == group[:-step]
-        near = same & (position[step:] - position[:-step] <= reach[:-step])
-        if not near.any():
-            break
-        first.append(np.flatnonzero(near))
-        second.append(first[-1] + step)
-    if not first:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate(first), np.concatenate(second)
-
-
 def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) -> pd.DataFrame:
     """The pairs of `Truth.pairs` among sites sorted by region and start."""
-    kinds = np.full((len(names), len(names)), NO_PAIR)
-    for kind, couples in ((COOPERATES, COOPERATIVE), (COMPETES, COMPETING)):
+    kinds = np.full((len(names), len(names)), "", dtype="<U11")
+    for kind, couples in (("cooperative", COOPERATIVE), ("competing", COMPETING)):
         for a, b in couples:
             kinds[names.index(a), names.index(b)] = kinds[names.index(b), names.index(a)] = kind
     motif = pd.Index(names).get_indexer(sites["motif"])
     start, end, affinity = (sites[c].to_numpy() for c in ("start", "end", "affinity"))
     reach = max(config.cooperative_gap[1], config.competing_gap)
-    first, second = _neighbours(sites["region"].to_numpy(), start, end - start + reach)
+    first, second = neighbours(sites["region"].to_numpy(), start, end - start + reach)
     spacing = start[second] - end[first]
     kind = kinds[motif[first], motif[second]]
     low, high = config.cooperative_gap
-    cooperate = (kind == COOPERATES) & (spacing >= low) & (spacing <= high)
-    keep = cooperate | ((kind == COMPETES) & (spacing <= config.competing_gap))
-    first, second, spacing, cooperate = (x[keep] for x in (first, second, spacing, cooperate))
+    cooperate = (kind == "cooperative") & (spacing >= low) & (spacing <= high)
+    keep = cooperate | ((kind == "competing") & (spacing <= config.competing_gap))
+    first, second, spacing, kind = (x[keep] for x in (first, second, spacing, kind))
     tie = affinity[first] == affinity[second]
     stronger = np.where(tie, motif[first] < motif[second], affinity[first] > affinity[second])
     pairs = pd.DataFrame(
@@ -444,16 +295,16 @@ def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) 
             "region": sites["region"].to_numpy()[first],
             "first": first,
             "second": second,
-            "kind": np.where(cooperate, "cooperative", "competing"),
+            "kind": kind,
             "spacing": spacing,
-            "masked": np.where(cooperate, -1, np.where(stronger, second, first)),
+            "masked": np.where(kind == "cooperative", -1, np.where(stronger, second, first)),
         }
     )
     return pairs.sort_values(["first", "second"], ignore_index=True)
 
 
 class _Inputs:
-    """What sites and pairs add to the logit of accessibility, in every task."""
+    """The contributions of sites and pairs to the logit of accessibility, in every task."""
 
     def __init__(self, sites, pairs, names, effects, config):
         self.config, self.region = config, sites["region"].to_numpy()
@@ -494,12 +345,12 @@ def _target(logit: np.ndarray, config: SimulationConfig) -> np.ndarray:
 
 
 def _measure(noiseless: np.ndarray, config: SimulationConfig) -> np.ndarray:
-    """The same with log-normal noise on x, some of it shared by all tasks of a region."""
+    """The targets with log-normal noise on x, part of it shared by all tasks of a region."""
     rng = np.random.default_rng([config.seed, 2])
-    shared = rng.normal(0, config.noise_shared, (len(noiseless), 1))
-    own = rng.normal(0, config.noise_task, noiseless.shape)
+    noise = rng.normal(0, config.noise_shared, (len(noiseless), 1))
+    noise = noise + rng.normal(0, config.noise_task, noiseless.shape)
     accessibility = np.maximum(2.0 ** noiseless.astype(np.float64) - 2, 0)
-    return np.log2(accessibility * 2.0 ** (shared + own) + 2).astype(np.float32)
+    return np.log2(accessibility * 2.0**noise + 2).astype(np.float32)
 
 
 def _effects(names: list[str], tasks: list[str], config: SimulationConfig) -> np.ndarray:
@@ -601,7 +452,7 @@ def _plant(sequences, plants, motifs, rng, flank) -> None:
 
 
 def _keys(sites: pd.DataFrame) -> pd.MultiIndex:
-    """What identifies a site; the strand does not, as a palindrome may be found on either."""
+    """Region, motif and start of each site, which identify it (a palindrome has no one strand)."""
     return pd.MultiIndex.from_frame(sites[["region", "motif", "start"]])
 
 
