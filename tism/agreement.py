@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tism.budgeted import exact_effects, expected_size, refine, sequences_at_once
+from tism.budgeted import ExactEffects, expected_size, refine
 from tism.correlations import profile_correlation
-from tism.engine.replay import Plan
-from tism.exact import plan_of_engine
+from tism.engine.choice import plan_of_engine
 from tism.first_order import tism
-from tism.predictor import OutputFn, Predictor, evaluating
-from tism.running import Tasks, checked_seed, in_batches, progress_bar, whole_number
+from tism.predictor import OutputFn, evaluating
+from tism.running import (
+    Tasks,
+    checked_seed,
+    in_batches,
+    progress_bar,
+    select_positions,
+    whole_number,
+)
 from tism.sequence import validate_one_hot
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
@@ -49,7 +55,7 @@ _DRAWN, _SUBSTITUTIONS = 60, 753  # at which the sampling factor is 1
 class Reliability(NamedTuple):
     """Result of `reliability`, with a value for each sequence and task.
 
-    r : (n, n_tasks) estimated Pearson correlation of TISM with ISM over all 4 * length entries
+    r : (n, n_tasks) estimated Pearson correlation of TISM with ISM over all entries
     low, high : (n, n_tasks) interval that holds the true correlation of 90 % of profiles
     word : n lists of n_tasks words: "reliable" if the interval is above 0.7, "unreliable" if it is
         below, "unclear" if it contains 0.7, "undefined" if TISM or ISM is constant
@@ -69,12 +75,16 @@ def reliability(
     m: int = 60,
     seed: int = 0,
     engine: str = "auto",
+    start: int = 0,
+    stop: int | None = None,
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Reliability:
-    """Correlation of TISM with ISM, estimated from m exact substitutions: can TISM be trusted here?
+    """Correlation of TISM with ISM, estimated from m exact substitutions.
 
     A fifth of them are chosen as in `budgeted_ism`. The rest are drawn with probabilities that grow
     with the expected effects, for a difference estimator (Särndal, Swensson and Wretman 1992,
@@ -84,7 +94,7 @@ def reliability(
     m : exact substitutions of a sequence, for all tasks; with all of them r is exact
     seed : seed of the draw
 
-    Other arguments and errors as in `tism.ism`. Costs TISM and m substitutions a sequence.
+    Other arguments, warnings and errors as in `tism.ism`. Costs TISM and m exact substitutions.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -92,37 +102,31 @@ def reliability(
     torch.Size([1, 2])
     """
     one_hot = validate_one_hot(one_hot)
-    m = _checked_m(m, one_hot)
-    generator = torch.Generator().manual_seed(checked_seed(seed))
-    base = tism(model, one_hot, tasks, output_fn=output_fn, batch_size=batch_size, device=device)
-    with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
-        r = _assess_all(predict, one_hot, tasks, base, m, generator, plan, batch_size, progress)
-    factor = sampling_factor(one_hot.cpu() == 0, m)
-    return calibrated(r, effective_number(base), factor)
+    window = select_positions(start, stop, one_hot.shape[2])
+    stretch = one_hot[..., start:stop].cpu()
+    m, generator = _checked_m(m, stretch), torch.Generator().manual_seed(checked_seed(seed))
+    lent = {"args": args, "autocast": autocast}
+    same = {"start": start, "stop": stop, "output_fn": output_fn, "device": device, **lent}
+    base = tism(model, one_hot, tasks, **same, batch_size=batch_size)
+    with evaluating(model, output_fn, device, n=len(one_hot), **lent) as predict, torch.no_grad():
+        plan = plan_of_engine(engine, predict, one_hot, window, len(one_hot) * m, batch_size)
+        exact = ExactEffects(predict, one_hot, tasks, window, plan, batch_size)
+        r = _assess_all(exact, base, m, generator, progress)
+    return calibrated(r, effective_number(base), sampling_factor(stretch == 0, m))
 
 
 def _assess_all(
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    base: Tensor,
-    m: int,
-    generator: torch.Generator,
-    plan: Plan | None,
-    batch_size: int | None,
-    progress: bool,
+    exact: ExactEffects, base: Tensor, m: int, generator: torch.Generator, progress: bool
 ) -> Tensor:
     """`assess` of all sequences, as many at a time as fit into memory."""
     parts: list[Tensor] = []
 
-    def step(start: int, stop: int) -> None:
-        sequences = one_hot[start:stop].cpu()
-        effects = exact_effects(predict, sequences, tasks, plan, batch_size)
-        parts.append(assess(base[start:stop], sequences, effects, m, generator))
+    def step(first: int, last: int) -> None:
+        effects = exact.of(first, last)
+        parts.append(assess(base[first:last], exact.stretch(first, last), effects, m, generator))
 
-    with progress_bar(len(one_hot), progress, "reliability") as report:
-        in_batches(len(one_hot), sequences_at_once(plan, predict, one_hot), step, report=report)
+    with progress_bar(len(base), progress, "reliability") as report:
+        in_batches(len(base), exact.at_once, step, report=report)
     return torch.cat(parts)
 
 

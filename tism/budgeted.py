@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism.engine.replay import Plan, WindowedModel
-from tism.exact import by_position, ism, plan_of_engine
+from tism.engine.choice import Plan, plan_of_engine
+from tism.engine.replay import WindowedModel
+from tism.exact import by_position, ism
 from tism.first_order import tism
 from tism.predictor import OutputFn, Predictor, evaluating
 from tism.running import (
@@ -20,6 +22,7 @@ from tism.running import (
     choose_batch_size,
     in_batches,
     progress_bar,
+    select_positions,
     select_tasks,
     whole_number,
 )
@@ -70,7 +73,11 @@ def budgeted_ism(
     m: int,
     base: Any = "tism",
     engine: str = "auto",
+    start: int = 0,
+    stop: int | None = None,
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -85,8 +92,8 @@ def budgeted_ism(
     base : "tism", or any first estimate, (n, n_tasks, 4, length), such as that of `layerwise_tism`,
         or of a cheaper model where this one has no gradient
 
-    Other arguments as in `tism.ism`. Costs the base and m substitutions a sequence.
-    Raises TypeError or ValueError naming the argument that is wrong.
+    Other arguments, warnings and errors as in `tism.ism`. Costs the base and m substitutions a
+    sequence.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -95,17 +102,20 @@ def budgeted_ism(
     (torch.Size([1, 1, 4, 8]), 3)
     """
     one_hot = validate_one_hot(one_hot)
-    same = {"output_fn": output_fn, "batch_size": batch_size, "device": device}
-    if _is_everything(m, one_hot):
+    window = select_positions(start, stop, one_hot.shape[2])
+    lent = {"args": args, "autocast": autocast}
+    same = {"start": start, "stop": stop, "output_fn": output_fn, "device": device, **lent}
+    same["batch_size"] = batch_size
+    if _is_everything(m, one_hot[..., start:stop]):
         return _as_budgeted(ism(model, one_hot, tasks, engine=engine, **same, progress=progress))
     from_tism = isinstance(base, str) and base == "tism"
     if from_tism:
         base = tism(model, one_hot, tasks, **same)
-    with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        if not from_tism:
-            base = _checked_base(base, predict, one_hot, tasks)
-        plan = plan_of_engine(engine, predict, one_hot, len(one_hot) * m, batch_size)
-        return estimate_all(predict, one_hot, tasks, base, m, plan, batch_size, progress=progress)
+    with evaluating(model, output_fn, device, n=len(one_hot), **lent) as predict, torch.no_grad():
+        plan = plan_of_engine(engine, predict, one_hot, window, len(one_hot) * m, batch_size)
+        exact = ExactEffects(predict, one_hot, tasks, window, plan, batch_size)
+        base = base if from_tism else _checked_base(base, exact)
+        return estimate_all(exact, base, m, progress=progress)
 
 
 def _as_budgeted(scores: Tensor) -> Budgeted:
@@ -122,9 +132,11 @@ def _is_everything(m: Any, one_hot: Tensor) -> bool:
     return m == most
 
 
-def _checked_base(base: Any, predict: Predictor, one_hot: Tensor, tasks: Tasks) -> Tensor:
-    n_tasks = len(select_tasks(tasks, predict(predict.prepare(one_hot[:1]).clone()).shape[1]))
-    shape = (len(one_hot), n_tasks, *one_hot.shape[1:])
+def _checked_base(base: Any, exact: ExactEffects) -> Tensor:
+    predict, one_hot = exact.predict, exact.one_hot
+    rows = predict.prepare(one_hot[:1])
+    n_tasks = len(select_tasks(exact.tasks, predict.of(slice(0, 1))(rows.clone()).shape[1]))
+    shape = (len(one_hot), n_tasks, 4, len(exact.window))
     if isinstance(base, str):
         raise ValueError(f'base must be "tism" or an estimate of shape {shape}, got {base!r}')
     base = numeric_tensor("base", base).cpu()
@@ -136,72 +148,90 @@ def _checked_base(base: Any, predict: Predictor, one_hot: Tensor, tasks: Tasks) 
     return base
 
 
-def estimate_all(
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    base: Tensor,
-    m: int,
-    plan: Plan | None,
-    batch_size: int | None,
-    *,
-    rounds: int = _ROUNDS,
-    progress: bool = False,
-) -> Budgeted:
-    """`refine` blocks of sequences whose kept activations fit into memory."""
-    exact = torch.zeros(one_hot.shape, dtype=torch.bool)
-    result = Budgeted(torch.empty_like(base), exact, torch.empty_like(base))
-    one_hot = one_hot.cpu()
+@dataclass(frozen=True)
+class ExactEffects:
+    """Exact effects of chosen substitutions of some sequences.
 
-    def step(start: int, stop: int) -> None:
-        effects = exact_effects(predict, one_hot[start:stop], tasks, plan, batch_size)
-        block = refine(base[start:stop], one_hot[start:stop], effects, m, rounds)
-        for whole, part in zip(result, block, strict=True):
-            whole[start:stop] = part
-
-    with progress_bar(len(one_hot), progress, "budgeted ISM") as report:
-        in_batches(len(one_hot), sequences_at_once(plan, predict, one_hot), step, report=report)
-    return result
-
-
-def sequences_at_once(plan: Plan | None, predict: Predictor, one_hot: Tensor) -> int:
-    """Number of sequences whose substitutions are chosen and run together."""
-    return plan.sequences if plan else choose_batch_size(None, one_hot.shape[2], predict.device)
-
-
-def exact_effects(
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    plan: Plan | None,
-    batch_size: int | None,
-) -> Callable[[Tensor], Tensor]:
-    """A function that maps chosen substitutions, (n, 4, length) bool, to (chosen, n_tasks) effects.
-
+    one_hot : (n, 4, length); predict : of them
+    window : the positions that may be chosen
     plan : of the windowed engine; None runs every substituted sequence in full
     """
-    sequences = predict.prepare(one_hot)
-    if plan:
-        windows, size = WindowedModel(predict, sequences, plan.prepared), plan.batch_size
-        compute, n_tasks = windows.effects, windows.output.shape[1]
-    else:
-        size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
-        reference = torch.cat([predict(rows.clone()) for rows in sequences.split(size)])
-        n_tasks = reference.shape[1]
+
+    predict: Predictor
+    one_hot: Tensor
+    tasks: Tasks
+    window: range
+    plan: Plan | None
+    batch_size: int | None
+
+    @property
+    def at_once(self) -> int:
+        """Number of sequences whose substitutions are chosen and run together."""
+        if self.plan:
+            return self.plan.sequences
+        return choose_batch_size(None, self.one_hot.shape[2], self.predict.device)
+
+    def stretch(self, first: int, last: int) -> Tensor:
+        """(last - first, 4, window) of these sequences, on the CPU."""
+        return self.one_hot[first:last, :, self.window.start : self.window.stop].cpu()
+
+    def of(self, first: int, last: int) -> Callable[[Tensor], Tensor]:
+        """A function from chosen substitutions, (last - first, 4, window) bool, to their effects.
+
+        It returns (chosen, n_tasks) on the CPU.
+        """
+        predict = self.predict.of(slice(first, last))
+        sequences = predict.prepare(self.one_hot[first:last])
+        compute, n_tasks, size = self._on_windows(predict, sequences) or self._in_full(
+            predict, sequences
+        )
+        index = select_tasks(self.tasks, n_tasks)
+
+        def effects(chosen: Tensor) -> Tensor:
+            if not chosen.any():
+                return torch.empty(0, len(index))
+            row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
+            substituted = row, position + self.window.start, base
+            return by_position(compute, substituted, size, lambda rows: None)[0][:, index].cpu()
+
+        return effects
+
+    def _on_windows(self, predict: Predictor, sequences: Tensor) -> tuple | None:
+        if self.plan is None:
+            return None
+        windows = WindowedModel(predict, sequences, self.plan.prepared)
+        return windows.effects, windows.output.shape[1], self.plan.batch_size
+
+    def _in_full(self, predict: Predictor, sequences: Tensor) -> tuple:
+        size = choose_batch_size(self.batch_size, sequences.shape[2], predict.device)
+        starts = range(0, len(sequences), size)
+        parts = (slice(start, start + size) for start in starts)
+        reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
-            return predict(put_bases(sequences[row], position, base)) - reference[row]
+            mutants = put_bases(sequences[row], position, base)
+            return predict.of(row)(mutants) - reference[row]
 
-    index = select_tasks(tasks, n_tasks)
+        return compute, reference.shape[1], size
 
-    def effects(chosen: Tensor) -> Tensor:
-        if not chosen.any():
-            return torch.empty(0, len(index))
-        row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
-        found, _ = by_position(compute, (row, position, base), size, lambda rows: None)
-        return found[:, index].cpu()
 
-    return effects
+def estimate_all(
+    exact: ExactEffects, base: Tensor, m: int, *, rounds: int = _ROUNDS, progress: bool = False
+) -> Budgeted:
+    """`refine` blocks of sequences whose kept activations fit into memory."""
+    n = len(exact.one_hot)
+    flags = torch.zeros((n, *base.shape[2:]), dtype=torch.bool)
+    result = Budgeted(torch.empty_like(base), flags, torch.empty_like(base))
+
+    def step(first: int, last: int) -> None:
+        stretch = exact.stretch(first, last)
+        block = refine(base[first:last], stretch, exact.of(first, last), m, rounds)
+        for whole, part in zip(result, block, strict=True):
+            whole[first:last] = part
+
+    with progress_bar(n, progress, "budgeted ISM") as report:
+        in_batches(n, exact.at_once, step, report=report)
+    return result
 
 
 def refine(

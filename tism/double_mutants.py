@@ -5,15 +5,18 @@ e(l, b; m, c) = f(x with l -> b, m -> c) - f(x with l -> b) - f(x with m -> c) +
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism.budgeted import exact_effects, sequences_at_once
-from tism.engine.replay import Plan
-from tism.exact import ism, plan_of_engine
-from tism.predictor import OutputFn, Predictor, evaluating
+from tism.budgeted import ExactEffects
+from tism.engine.choice import plan_of_engine
+from tism.exact import ism
+from tism.predictor import OutputFn, evaluating
 from tism.running import Tasks, progress_bar
 from tism.sequence import put_bases, validate_one_hot
 
@@ -62,7 +65,9 @@ def interaction_map(
     tasks: Tasks = None,
     *,
     engine: str = "auto",
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -86,13 +91,15 @@ def interaction_map(
     n, _, length = one_hot.shape
     new = _check_bases(bases, (n, length), "bases")
     chosen = nn.functional.one_hot(new, 4).transpose(1, 2).bool() & (one_hot == 0)
-    maps = []
-    with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        passes = n * length * (length + 1) / 2
-        plan = plan_of_engine(engine, predict, one_hot, passes, batch_size)
+    lent = {"args": args, "n": n, "autocast": autocast}
+    with evaluating(model, output_fn, device, **lent) as predict, torch.no_grad():
+        total = n * length * (length + 1) // 2
+        plan = plan_of_engine(engine, predict, one_hot, range(length), total, batch_size)
+        exact = ExactEffects(predict, one_hot.cpu(), tasks, range(length), plan, batch_size)
+        maps = []
         with progress_bar(n, progress, "double mutants") as report:
-            for sequence, substitutions in zip(one_hot.cpu(), chosen, strict=True):
-                maps.append(_map(predict, sequence, substitutions, tasks, plan, batch_size))
+            for number in range(n):
+                maps.append(_map(exact, number, chosen[number].cpu()))
                 report(1)
     return torch.stack(maps)
 
@@ -109,29 +116,26 @@ def _check_bases(bases: Any, shape: tuple[int, ...], name: str) -> Tensor:
     return bases.cpu().long().expand(shape)
 
 
-def _map(
-    predict: Predictor,
-    sequence: Tensor,
-    chosen: Tensor,
-    tasks: Tasks,
-    plan: Plan | None,
-    batch_size: int | None,
-) -> Tensor:
-    """(n_tasks, length, length) map of one sequence; sequence and `chosen` are (4, length)."""
-    single = exact_effects(predict, sequence[None], tasks, plan, batch_size)(chosen[None])
+def _map(exact: ExactEffects, number: int, chosen: Tensor) -> Tensor:
+    """(n_tasks, length, length) map of one sequence and its `chosen` substitutions, (4, length)."""
+
+    def effects(rows: Tensor, substitutions: Tensor) -> Tensor:
+        owner = exact.predict.of(np.full(len(rows), number))
+        return replace(exact, predict=owner, one_hot=rows).of(0, len(rows))(substitutions)
+
+    sequence = exact.one_hot[number]
+    single = effects(sequence[None], chosen[None])
     base, position = chosen.nonzero(as_tuple=True)
     mutants = put_bases(sequence.repeat(len(position), 1, 1), position, base)
     later = position[:, None] < torch.arange(chosen.shape[1])  # a pair is run once
     alone = single.new_zeros(chosen.shape[1], single.shape[1])
     alone[position] = single
     found = single.new_zeros(chosen.shape[1], chosen.shape[1], single.shape[1])
-    at_once = sequences_at_once(plan, predict, sequence[None])
-    for rows in torch.arange(len(position)).split(at_once):
+    for rows in torch.arange(len(position)).split(exact.at_once):
         pairs = chosen & later[rows, None]
         if pairs.any():
-            effects = exact_effects(predict, mutants[rows], tasks, plan, batch_size)(pairs)
             row, _, other = pairs.nonzero(as_tuple=True)
-            found[position[rows[row]], other] = effects - alone[other]
+            found[position[rows[row]], other] = effects(mutants[rows], pairs) - alone[other]
     return (found + found.transpose(0, 1)).permute(2, 0, 1)
 
 

@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from tism.engine.cheap_gradients import CheapBackward
-from tism.predictor import ModelError, OutputFn, Predictor, evaluating
+from tism.predictor import (
+    ModelError,
+    OutputFn,
+    Predictor,
+    evaluating,
+    warn_if_not_finite,
+    warn_if_unstable,
+)
 from tism.running import (
     Tasks,
     choose_batch_size,
     in_one_tensor,
     is_out_of_memory,
     progress_bar,
+    select_positions,
     select_tasks,
 )
 from tism.sequence import put_bases, validate_one_hot
@@ -32,7 +40,11 @@ def input_gradient(
     one_hot: Any,
     tasks: Tasks = None,
     *,
+    start: int = 0,
+    stop: int | None = None,
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -43,20 +55,27 @@ def input_gradient(
         depend on the other sequences of its batch
     one_hot : (n, 4, length), rows A, C, G, T; zeros for N
     tasks : None for all, an int, a sequence of ints or a slice
+    start, stop : positions that are returned, as in a Python slice
+    args : what else forward takes; tensors with one row a sequence, or one row for all
     output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
+    autocast : torch.bfloat16 or torch.float16 to run the model in low precision
     batch_size : sequences at once; None chooses; halved if memory runs out
     device : where to run; None stays where the model is
     progress : show a bar (needs tqdm)
 
-    Returns (n, n_tasks, 4, length) on the CPU in float32, or the model's dtype if wider, in model
-    output per unit of input. Costs one forward and n_tasks backward passes a sequence.
-    Raises TypeError or ValueError naming the argument that is wrong.
+    Returns (n, n_tasks, 4, stop - start) on the CPU in float32, or the model's dtype if wider, in
+    model output per unit of input. Costs one forward and n_tasks backward passes a sequence.
+    Raises TypeError or ValueError naming the argument that is wrong. Warns (`UserWarning`) if
+    predictions differ from call to call or with their batch, or if scores are not finite.
     """
     one_hot = validate_one_hot(one_hot)
-    with evaluating(model, output_fn, device) as predict:
+    window = select_positions(start, stop, one_hot.shape[2])
+    lent = {"args": args, "n": len(one_hot), "autocast": autocast}
+    with evaluating(model, output_fn, device, **lent) as predict:
         kept = _ONE_PASS if isinstance(tasks, int) else _MANY_PASSES
         batch_size = choose_batch_size(batch_size, int(kept * one_hot.shape[2]), predict.device)
-        return gradient_anywhere(predict, one_hot, tasks, batch_size, progress)
+        gradient = gradient_anywhere(predict, one_hot, tasks, batch_size, window, progress)
+    return warn_if_not_finite(gradient, "gradient")
 
 
 def tism(
@@ -64,15 +83,20 @@ def tism(
     one_hot: Any,
     tasks: Tasks = None,
     *,
+    start: int = 0,
+    stop: int | None = None,
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Taylor-approximated in silico saturation mutagenesis (Eq. 7 of Sasse et al. 2024).
 
-    Arguments and errors as in `input_gradient`. Returns (n, n_tasks, 4, length) in the unit of the
-    model's output: an estimate of `tism.ism`, zero at reference bases; at an N the gradient itself.
+    Arguments, warnings and errors as in `input_gradient`. Returns (n, n_tasks, 4, stop - start) in
+    the unit of the model's output: an estimate of `tism.ism`, zero at reference bases; at an N the
+    gradient itself.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -84,12 +108,16 @@ def tism(
         model,
         one_hot,
         tasks,
+        start=start,
+        stop=stop,
+        args=args,
         output_fn=output_fn,
+        autocast=autocast,
         batch_size=batch_size,
         device=device,
         progress=progress,
     )
-    return tism_from_gradient(gradient, one_hot.cpu())
+    return tism_from_gradient(gradient, one_hot.cpu()[..., start:stop])
 
 
 def along_substitutions(
@@ -123,12 +151,19 @@ def along_substitutions(
 
 
 def gradient_anywhere(
-    predict: Predictor, inputs: Tensor, tasks: Tasks, batch_size: int, progress: bool = False
+    predict: Predictor,
+    inputs: Tensor,
+    tasks: Tasks,
+    batch_size: int,
+    window: range | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """`input_gradient` at any point of input space, also off the one-hot vertices."""
+    window = window or range(inputs.shape[2])
 
-    def gradient(start: int, stop: int) -> Tensor:
-        return _batch_gradient(predict, inputs[start:stop], tasks)
+    def gradient(first: int, last: int) -> Tensor:
+        owner = predict.of(slice(first, last))
+        return _batch_gradient(owner, inputs[first:last], tasks, window, check=first == 0)
 
     with progress_bar(len(inputs), progress, "gradients") as report:
         return in_one_tensor(len(inputs), batch_size, gradient, report=report)[0]
@@ -154,15 +189,26 @@ def output_with_graph(
         return predict(inputs)
 
 
-def _batch_gradient(predict: Predictor, inputs: Tensor, tasks: Tasks) -> Tensor:
+def _batch_gradient(
+    predict: Predictor, inputs: Tensor, tasks: Tasks, window: range, check: bool
+) -> Tensor:
     with torch.enable_grad():
         rows = predict.prepare(inputs).clone().requires_grad_()
         output = output_with_graph(predict, rows, repeated=not isinstance(tasks, int))
-        return gradient_by_task(output, rows, tasks)
+        gradient = gradient_by_task(output, rows, tasks, window)
+    if check:
+        warn_if_unstable(predict, rows, output)
+    return gradient
 
 
-def gradient_by_task(output: Tensor, leaf: Tensor, tasks: Tasks) -> Tensor:
-    """(n, n_tasks, *inner) gradient of (n, tasks) predictions at (n, *inner), on the CPU."""
+def gradient_by_task(
+    output: Tensor, leaf: Tensor, tasks: Tasks, window: range | None = None
+) -> Tensor:
+    """(n, n_tasks, *inner) gradient of (n, tasks) predictions at the leaf, (n, *inner).
+
+    window : the part of the last axis that is kept
+    """
+    kept = slice(window.start, window.stop) if window else slice(None)
     chosen = select_tasks(tasks, output.shape[1])
     if not output.requires_grad:
         raise ValueError(
@@ -170,10 +216,11 @@ def gradient_by_task(output: Tensor, leaf: Tensor, tasks: Tasks) -> Tensor:
             "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
         )
     wider = torch.promote_types(torch.float32, output.dtype)
-    gradient = torch.empty((len(leaf), len(chosen), *leaf.shape[1:]), dtype=wider)
+    shape = (len(leaf), len(chosen), *leaf[..., kept].shape[1:])
+    gradient = torch.empty(shape, dtype=wider, device=leaf.device)
     for column, task in enumerate(chosen):
         more = column + 1 < len(chosen)
-        gradient[:, column] = _gradient_of_sum(output[:, task], leaf, more)
+        gradient[:, column] = _gradient_of_sum(output[:, task], leaf, more)[..., kept]
     return gradient
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,13 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tism.engine.choice import plan_windows
 from tism.engine.replay import Recording, WindowedModel, function_name, is_recorded
 from tism.engine.rules import leaves
 from tism.engine.window import Reference, Untraceable, Windowed
-from tism.exact import by_position, ism, plan_windows, scores_of_effects, substitutions_on_host
+from tism.exact import by_position, ism, scores_of_effects, substitutions_on_host
 from tism.first_order import gradient_by_task, output_with_graph, tism
-from tism.predictor import OutputFn, Predictor, evaluating
-from tism.running import Tasks, choose_batch_size, in_one_tensor, progress_bar
+from tism.predictor import OutputFn, Predictor, evaluating, warn_if_not_finite
+from tism.running import (
+    Tasks,
+    choose_batch_size,
+    in_one_tensor,
+    progress_bar,
+    select_positions,
+)
 from tism.sequence import validate_one_hot
 
 _GRAPH = 2  # a graph that keeps every activation takes so many times the memory
@@ -31,10 +38,12 @@ class Stage(NamedTuple):
 
     name : of the layer that makes the tensor, as in `model.named_modules()`, or of the function
     call : number of the recorded torch function that returns it; -1 is the input
+    function : name of that function
     """
 
     name: str
     call: int
+    function: str = ""
 
 
 def layerwise_tism(
@@ -43,7 +52,11 @@ def layerwise_tism(
     tasks: Tasks = None,
     *,
     depth: int | str,
+    start: int = 0,
+    stop: int | None = None,
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -58,10 +71,9 @@ def layerwise_tism(
     depth : number or name of a layer in `depths`; a module's name stands for its last layer, and
         negative numbers count from the output
 
-    Other arguments and the result are those of `tism.ism`. Costs one forward and n_tasks backward
-    passes, and the share of windowed ISM that lies before h.
-    Raises ValueError where `depth` does not exist, naming those that do, and where the model cannot
-    be traced, saying what to use instead.
+    Other arguments, warnings and the result are those of `tism.ism`. Costs one forward and n_tasks
+    backward passes, and the share of windowed ISM that lies before h. Raises ValueError if `depth`
+    does not exist, naming those that do, or if the model cannot be traced, with the remedy.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -71,21 +83,26 @@ def layerwise_tism(
     one_hot = validate_one_hot(one_hot)
     if isinstance(depth, bool) or not isinstance(depth, int | str):
         raise TypeError(f"depth must be an int or the name of a layer, got {depth!r}")
-    same = {"output_fn": output_fn, "batch_size": batch_size, "device": device}
+    window = select_positions(start, stop, one_hot.shape[2])
+    lent = {"args": args, "autocast": autocast}
+    same = {"start": start, "stop": stop, "output_fn": output_fn, "device": device, **lent}
+    same |= {"batch_size": batch_size, "progress": progress}
     if depth == -1:
-        return ism(model, one_hot, tasks, **same, progress=progress)
+        return ism(model, one_hot, tasks, **same)
     if depth not in ("input", 0):
-        with evaluating(model, output_fn, device) as predict, following():
+        lent["n"] = len(one_hot)
+        with evaluating(model, output_fn, device, **lent) as predict, following():
             stage = find_stage(stages(predict, one_hot[:1]), depth)
             if stage.call >= 0:
-                return _layerwise(predict, one_hot, tasks, stage, batch_size, progress)
-    return tism(model, one_hot, tasks, **same, progress=progress)
+                return _layerwise(predict, one_hot, tasks, window, stage, batch_size, progress)
+    return tism(model, one_hot, tasks, **same)
 
 
 def depths(
     model: nn.Module,
     one_hot: Any,
     *,
+    args: Sequence[Any] = (),
     output_fn: OutputFn | None = None,
     device: str | torch.device | None = None,
 ) -> list[str]:
@@ -102,7 +119,8 @@ def depths(
     ['input', 'conv.maximum', 'activation', 'pool', 'flatten', 'head']
     """
     one_hot = validate_one_hot(one_hot)
-    with evaluating(model, output_fn, device) as predict, following():
+    lent = {"args": args, "n": len(one_hot)}
+    with evaluating(model, output_fn, device, **lent) as predict, following():
         return [stage.name for stage in stages(predict, one_hot[:1])]
 
 
@@ -121,20 +139,20 @@ def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
         rows = predict.prepare(one_hot).repeat(_ROWS_TRACED, 1, 1)
         flow = Dataflow(predict.model, rows)
         with flow, flow.watching_modules():
-            output = predict(rows)
+            output = predict.of(np.zeros(_ROWS_TRACED, dtype=np.int64))(rows)
     found = [Stage("input", -1)]
     for call in flow.cuts(output):
         name, layer = flow.place[call]
         if layer and flow.place[found[-1].call] == (name, layer):
             found.pop()  # of one layer, only the result counts
-        found.append(Stage(name, call))
-    return [Stage(name, stage.call) for name, stage in zip(_unique(found), found, strict=True)]
+        found.append(Stage(name, call, flow.calls[call][0]))
+    return [stage._replace(name=name) for name, stage in zip(_unique(found), found, strict=True)]
 
 
 def _unique(found: list[Stage]) -> list[str]:
     """Names of the stages, numbered if a layer or a function is called again."""
     names: list[str] = []
-    for name, _ in found:
+    for name, *_ in found:
         again = sum(n == name or n.rpartition("#")[0] == name for n in names)
         names.append(f"{name}#{again + 1}" if again else name)
     return names
@@ -232,11 +250,11 @@ class Dataflow(Recording):
 
 
 class Nudge(TorchFunctionMode):
-    """Adds a zero that requires a gradient, `leaf`, to the result of one call."""
+    """Adds a zero that requires a gradient, `leaf`, to the result of a stage."""
 
-    def __init__(self, call: int):
+    def __init__(self, stage: Stage):
         super().__init__()
-        self.call, self.at, self.leaf = call, -1, None
+        self.stage, self.at, self.leaf = stage, -1, None
 
     def __enter__(self):
         self.at = -1
@@ -247,17 +265,27 @@ class Nudge(TorchFunctionMode):
         if not is_recorded(func):
             return result
         self.at += 1
-        if self.at != self.call:
+        if self.at != self.stage.call:
             return result
+        check_function(self.stage, function_name(func))
         self.leaf = torch.zeros_like(result).requires_grad_()
         in_place = any(result is leaf for leaf in leaves(args))
         return result.add_(self.leaf) if in_place else result + self.leaf
 
 
+def check_function(stage: Stage, function: str) -> None:
+    """Raise Untraceable if a run calls another function where the stage was found."""
+    if function != stage.function:
+        raise Untraceable(
+            f"{stage.name}: {function} is called where {stage.function} was found; the model does "
+            "something else from call to call, such as building a part at its first call"
+        )
+
+
 def gradient_at(predict: Predictor, sequences: Tensor, tasks: Tasks, stage: Stage) -> Tensor:
     """(n, n_tasks, *inner): gradient of the predictions at a stage of shape (n, *inner)."""
     with torch.enable_grad():
-        nudge = Nudge(stage.call)
+        nudge = Nudge(stage)
         repeated = not isinstance(tasks, int)
         output = output_with_graph(predict, predict.prepare(sequences), repeated, nudge)
         return gradient_by_task(output, nudge.leaf, tasks)
@@ -271,9 +299,10 @@ class Expansion:
 
     def __init__(self, windows: WindowedModel, stage: Stage, gradient: Tensor):
         self.windows, self.stage = windows, stage
-        reference = windows.recording.calls[stage.call][1].tensor
-        self.gradient = gradient.to(reference)
-        self.reference, self.dtype = reference, gradient.dtype
+        function, reference = windows.recording.calls[stage.call]
+        check_function(stage, function)
+        self.reference, self.dtype = reference.tensor, gradient.dtype
+        self.gradient = gradient.to(self.reference)
 
     def __call__(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
         """(substitutions, n_tasks) linear effects."""
@@ -299,28 +328,30 @@ def _layerwise(
     predict: Predictor,
     one_hot: Tensor,
     tasks: Tasks,
+    window: range,
     stage: Stage,
     batch_size: int | None,
     progress: bool,
 ) -> Tensor:
-    everywhere = range(one_hot.shape[2])
+    total = int((one_hot[:, :, window.start : window.stop] == 0).sum())
     with torch.no_grad():
-        plan = plan_windows("windowed", predict, one_hot, everywhere, batch_size)
+        plan = plan_windows("windowed", predict, one_hot, window, total, batch_size)
     rows = plan.batch_size
 
     def score(first: int, last: int) -> Tensor:
         nonlocal rows
-        sequences = predict.prepare(one_hot[first:last])
-        gradient = gradient_at(predict, sequences, tasks, stage)
+        owner, sequences = predict.of(slice(first, last)), predict.prepare(one_hot[first:last])
+        gradient = gradient_at(owner, sequences, tasks, stage)
         with torch.no_grad():
             effects, rows = by_position(
-                Expansion(WindowedModel(predict, sequences, plan.prepared), stage, gradient),
-                substitutions_on_host(one_hot[first:last], everywhere),
+                Expansion(WindowedModel(owner, sequences, plan.prepared), stage, gradient),
+                substitutions_on_host(one_hot[first:last], window),
                 rows,
                 report,
             )
-            return scores_of_effects(effects, sequences, everywhere)
+            return scores_of_effects(effects, sequences, window)
 
     at_once = choose_batch_size(None, _GRAPH * one_hot.shape[2], predict.device)
     with progress_bar(len(one_hot), progress, "layer-wise TISM") as report:
-        return in_one_tensor(len(one_hot), min(plan.sequences, at_once), score)[0]
+        scores, _ = in_one_tensor(len(one_hot), min(plan.sequences, at_once), score)
+    return warn_if_not_finite(scores, "layer-wise TISM")

@@ -104,11 +104,10 @@ class Predictor:
         return one_hot.to(device=self.device, dtype=dtype)
 
     def tolerance(self, output: Tensor) -> float:
-        """Largest difference of two predictions that rounding explains."""
-        precision = self.autocast or output.dtype
-        return torch.finfo(precision).eps ** 0.5 * float(
-            output.detach().abs().nan_to_num(0, 0).max()
-        )
+        """Largest difference of two predictions that rounding explains, given their size."""
+        eps = torch.finfo(self.autocast or output.dtype).eps
+        largest = float(output.detach().abs().nan_to_num(0, 0).max())
+        return min(1000 * eps, eps**0.5) * largest
 
 
 @contextmanager
@@ -225,35 +224,30 @@ def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Te
     ]
 
 
-def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> None:
-    """Warn if the first of some rows is predicted otherwise alone, or when it is run again.
+def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
+    """Warn, and return True, if the first of some rows is predicted otherwise alone or once more.
 
     predict : of these rows; output : (rows, tasks), what it predicted for them
     """
+    output, first = output.detach(), predict.of(slice(0, 1))
+    close = {"rtol": 0, "atol": predict.tolerance(output), "equal_nan": True}
     with torch.no_grad():
-        alone = _again(predict, rows)
-        if _same(predict, alone, output[:1]):
-            return
-        again = _again(predict, rows)
-    if _same(predict, alone, again):
+        alone = first(rows[:1].detach().clone())
+        if torch.allclose(alone, output[:1], **close):
+            return False
+        again = first(rows[:1].detach().clone())
+    if torch.allclose(alone, again, **close):
+        gap = alone - output[:1]
         what, why = "depend on the other sequences of their batch", "batch statistics"
         effect = "every score mixes the effects of several sequences"
     else:
+        gap = alone - again
         what, why = "differ from call to call", "dropout that stays on or other randomness"
         effect = "scores are noise of at least this size"
-        output = again
-    gap = float((alone - output[:1]).abs().max())
-    message = f"the model's predictions {what}, here by {gap:.2g} ({why}?): {effect}"
+    size = float(gap.abs().max())
+    message = f"the model's predictions {what}, here by {size:.2g} ({why}?): {effect}"
     warnings.warn(message, UnstableModelWarning, stacklevel=2)
-
-
-def _again(predict: Predictor, rows: Tensor) -> Tensor:
-    return predict.of(slice(0, 1))(rows[:1].detach().clone())
-
-
-def _same(predict: Predictor, first: Tensor, second: Tensor) -> bool:
-    tolerance = predict.tolerance(second)
-    return torch.allclose(first, second, rtol=0, atol=tolerance, equal_nan=True)
+    return True
 
 
 def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:
@@ -262,7 +256,7 @@ def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:
         finite = scores.isfinite()
         if not finite.all():
             count = int((~finite).sum())
-            sequence, task = (~finite).flatten(2).any(2).nonzero()[0].tolist()
+            sequence, task = (~finite).nonzero()[0, :2].tolist()
             message = (
                 f"{count:,} of {scores.numel():,} {name} scores are not finite, first those of "
                 f"one_hot[{sequence}], task {task} of the chosen ones"

@@ -127,6 +127,18 @@ def select_tasks(tasks: Tasks, n_tasks: int) -> list[int]:
     return [task % n_tasks for task in chosen]
 
 
+def select_positions(start: int | None, stop: int | None, length: int) -> range:
+    """The positions of a Python slice; ValueError if there are none."""
+    named = {"start": start, "stop": stop}
+    ends = (None if v is None else whole_number(name, v) for name, v in named.items())
+    window = range(length)[slice(*ends)]
+    if not window:
+        raise ValueError(
+            f"start={start}, stop={stop} selects no position of a sequence of length {length}"
+        )
+    return window
+
+
 def _task_list(tasks: Any, n_tasks: int) -> list[int]:
     if tasks is None:
         return list(range(n_tasks))

@@ -68,6 +68,19 @@ def put_bases(sequences: Tensor, position: Any, base: Any) -> Tensor:
     return sequences
 
 
+def substitutions(sequences: Tensor, window: range) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequence number, position and new base of every substitution in `window`.
+
+    sequences : (n, 4, length)
+
+    Returns three 1-d integer tensors on the device of `sequences`, sorted by sequence and position;
+    three entries a position, four where it is an N.
+    """
+    alternatives = sequences[:, :, window.start : window.stop].transpose(1, 2) == 0
+    row, position, base = alternatives.nonzero(as_tuple=True)
+    return row, position + window.start, base
+
+
 def _indices(sequence: str, row: int, first: str) -> np.ndarray:
     if not isinstance(sequence, str):
         raise TypeError(f"sequences[{row}] must be a string, got {type(sequence).__name__}")

@@ -9,34 +9,25 @@ reference's activations and the model goes on in full.
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tism.engine.rules import Call, leaves, mapped, windows_in
 from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed
 from tism.predictor import Predictor
-from tism.running import in_batches, is_out_of_memory
-from tism.sequence import put_bases
+from tism.running import is_out_of_memory
 
 # Metadata queries are not recorded; everything else is, and is replayed in the same order.
 _SHAPE = "shape ndim size dim ndimension numel nelement __len__ nbytes itemsize element_size"
 _KIND = "dtype device layout requires_grad grad_fn is_leaf is_floating_point is_complex get_device"
 _IS = "is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized is_contiguous"
 _ABOUT = frozenset(f"{_SHAPE} {_KIND} {_IS}".split())
-# Costs of writing a number and of launching a kernel in multiply-adds, measured on a CPU.
-_PER_NUMBER, _PER_KERNEL = 20, 2.5e6
-# Bytes of the largest tensor of a batch (a CPU's cache), of the activations kept for the references
-# that run together, and the most that is kept for one reference.
-_BATCH_BYTES = {"cpu": 6 * 2**20}
-_KEPT_BYTES, _MOST_KEPT_BYTES = 2**28, 2**32
-_MOST_ROWS = 4096
+MOST_KEPT_BYTES = 2**32  # of activations of one reference
 
 
 class Recording(TorchFunctionMode):
@@ -57,8 +48,8 @@ class Recording(TorchFunctionMode):
         if not isinstance(leaf, Tensor):
             return leaf
         self.nbytes += leaf.nbytes
-        if self.nbytes > _MOST_KEPT_BYTES:
-            raise Untraceable(f"its activations take more than {_MOST_KEPT_BYTES / 2**30:.0f} GB")
+        if self.nbytes > MOST_KEPT_BYTES:
+            raise Untraceable(f"its activations take more than {MOST_KEPT_BYTES / 2**30:.0f} GB")
         return Reference(leaf)
 
 
@@ -121,7 +112,7 @@ class Replay(TorchFunctionMode):
         true = leaves(self.truth.calls[self.at][1])
         for got, reference in zip(leaves(result), true, strict=True):
             got = got.whole() if isinstance(got, Windowed) else got
-            if isinstance(got, Tensor) and not _agree(got, reference.tensor, reference.tensor):
+            if isinstance(got, Tensor) and not agree(got, reference.tensor, reference.tensor):
                 raise Untraceable("windows and whole activations disagree")
 
 
@@ -140,7 +131,7 @@ def function_name(func: Any) -> str:
     return func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
 
 
-def _agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
+def agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
     """True if two results differ by rounding only; `scale` holds numbers of the rounded size."""
     if not true.is_floating_point() or got.shape != true.shape or not true.numel():
         return True
@@ -151,7 +142,11 @@ def _agree(got: Tensor, true: Tensor, scale: Tensor) -> bool:
 
 
 class WindowedModel:
-    """A model that has run on (n, 4, length) references and computes effects of substitutions."""
+    """A model that has run on (n, 4, length) references and computes effects of substitutions.
+
+    predict : of these references
+    prepared : see `Replay`
+    """
 
     def __init__(self, predict: Predictor, sequences: Tensor, prepared: dict[int, dict]):
         self.predict, self.sequences, self.prepared = predict, sequences, prepared
@@ -204,111 +199,10 @@ class WindowedModel:
         self.replay = replay
         try:
             with replay:
-                return self.predict(mutants)
+                return self.predict.of(row)(mutants)
         except Reached as reached:
             return reached.result
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise Untraceable(f"{replay.name} (call {replay.at}): {_first_line(error)}") from error
-
-
-class Work(TorchDispatchMode):
-    """Counts multiply-adds, numbers written and kernels launched while it is active."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """False avoids importing torch's compiler, which takes over a second."""
-        return False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.products = self.numbers = self.kernels = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        alias = func._schema.returns[0].alias_info if func._schema.returns else None
-        if not isinstance(result, Tensor) or (alias is not None and not alias.is_write):
-            return result  # a view, or no tensor
-        name = func.overloadpacket.__name__
-        if name in ("mm", "bmm"):
-            self.products += result.numel() * args[0].shape[-1]
-        elif name in ("addmm", "addmm_", "baddbmm"):
-            self.products += result.numel() * args[1].shape[-1]
-        elif name == "convolution":
-            self.products += result.numel() * args[1][0].numel()
-        self.numbers += result.numel()
-        self.kernels += 1
-        return result
-
-    def cost(self, rows: int, batches: int, batch_size: int) -> float:
-        """Multiply-adds a row in batches of `batch_size`, from the counted `rows` and `batches`."""
-        each = self.products + _PER_NUMBER * self.numbers
-        return each / rows + _PER_KERNEL * self.kernels / batches / batch_size
-
-
-class Plan(NamedTuple):
-    """How a model is best run on windows.
-
-    prepared : what rules made of weights, see `Replay`
-    gain : predicted cost of the full engine over that of windows, in batches of equal size
-    row_cost, batch_cost : predicted costs of a substitution and of a batch without its
-        substitutions, in forward passes of the full engine
-    batch_size : substitutions that run together
-    sequences : references whose activations are kept at the same time
-    """
-
-    prepared: dict[int, dict]
-    gain: float
-    row_cost: float
-    batch_cost: float
-    batch_size: int
-    sequences: int
-
-
-def make_plan(
-    predict: Predictor,
-    sequence: Tensor,
-    position: np.ndarray,
-    base: np.ndarray,
-    batch_size: int | None,
-    full_batch_size: int,
-) -> Plan:
-    """Try windows on some substitutions of one sequence, (1, 4, length), against the full engine.
-
-    Raises Untraceable naming the function at fault if windows fail or disagree.
-    """
-    rows = len(position)
-    mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
-    parts: list[Tensor] = []
-    with Work() as full:
-        in_batches(
-            len(mutants),
-            full_batch_size,
-            lambda start, stop: parts.append(predict(mutants[start:stop].clone())),
-        )
-    output = torch.cat(parts)
-    windows = WindowedModel(predict, sequence, {})
-    sample = np.zeros_like(position), position, base
-    with Work() as work:
-        effects = windows.effects(*sample)
-    if not _agree(effects, output[1:] - output[:1], output):
-        _find_fault(predict, windows, mutants[1:], sample)
-    most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // windows.replay.row_bytes
-    chosen = batch_size or max(full_batch_size, min(most, _MOST_ROWS))
-    equal = 2 * full_batch_size  # kernel launches weigh the same on both sides
-    gain = full.cost(1 + rows, len(parts), equal) / work.cost(rows, 1, equal)
-    forward = full.cost(1 + rows, len(parts), full_batch_size)
-    row_cost = work.cost(rows, 1, math.inf) / forward
-    batch_cost = work.cost(rows, 1, 1) / forward - row_cost
-    kept = max(1, _KEPT_BYTES // (2 * windows.recording.nbytes))
-    return Plan(windows.prepared, gain, row_cost, batch_cost, chosen, kept)
-
-
-def _find_fault(predict: Predictor, windows: WindowedModel, mutants: Tensor, sample: tuple) -> None:
-    """Raise Untraceable for the first function whose result differs from that of the mutants."""
-    truth, mutants = Recording(), mutants.clone()
-    with truth:
-        predict(mutants)
-    windows.effects(*sample, truth)
-    raise Untraceable("a prediction depends on its batch-mates or differs from call to call")

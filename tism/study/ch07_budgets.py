@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism.budgeted import Budgeted, estimate_all
-from tism.engine.replay import Plan
-from tism.exact import ism, plan_of_engine
+from tism.budgeted import Budgeted, ExactEffects, estimate_all
+from tism.engine.choice import Plan, Work, attempt, plan_windows
+from tism.engine.replay import WindowedModel
+from tism.exact import ism, substitutions_on_host
 from tism.first_order import tism
 from tism.predictor import Predictor, evaluating
-from tism.running import select_tasks
+from tism.running import choose_batch_size, select_tasks
+from tism.sequence import put_bases
 
 # Costs in forward passes, measured on a CPU with networks of 64 kernels: a gradient and what it
 # adds for each task; a reference sequence, and one whose activations are kept for windows. Then
@@ -36,6 +39,17 @@ class Bought(NamedTuple):
     plan: Plan | None
 
 
+class Costs(NamedTuple):
+    """Predicted costs of a substitution on windows and of a batch, in forward passes.
+
+    gain : cost of the full engine over that of windows, in batches of equal size
+    """
+
+    row: float
+    batch: float
+    gain: float
+
+
 def budgeted_by_passes(
     model: nn.Module, one_hot: Tensor, tasks: Any = None, *, budget: float, engine: str = "auto"
 ) -> Budgeted:
@@ -47,9 +61,9 @@ def budgeted_by_passes(
     with evaluating(model) as predict, torch.no_grad():
         bought = _buy(predict, one_hot, tasks, budget, engine)
         if bought is not None:
-            return estimate_all(
-                predict, one_hot, tasks, base, bought.m, bought.plan, None, rounds=bought.rounds
-            )
+            everywhere = range(one_hot.shape[2])
+            exact = ExactEffects(predict, one_hot, tasks, everywhere, bought.plan, None)
+            return estimate_all(exact, base, bought.m, rounds=bought.rounds)
     scores = ism(model, one_hot, tasks, engine=engine)
     return Budgeted(scores, torch.ones_like(one_hot, dtype=torch.bool), torch.zeros_like(scores))
 
@@ -58,31 +72,67 @@ def _buy(
     predict: Predictor, one_hot: Tensor, tasks: Any, budget: float, engine: str
 ) -> Bought | None:
     """What a budget buys beside the gradients of TISM, or None where it pays for ISM."""
-    n = len(one_hot)
+    n, length = len(one_hot), one_hot.shape[2]
     n_tasks = len(select_tasks(tasks, predict(predict.prepare(one_hot[:1]).clone()).shape[1]))
-    plan = plan_of_engine(engine, predict, one_hot, n * budget, None)
+    full_batch_size = choose_batch_size(None, length, predict.device)
+    plan = costs = None
+    if engine == "windowed" or (engine == "auto" and n * budget > 2 * full_batch_size):
+        plan = attempt(engine, predict, lambda: _try(predict, one_hot))
+        costs = plan and _count(predict, one_hot, full_batch_size)
+        if plan and engine == "auto" and costs.gain < 1:
+            plan = None
     most = int((one_hot == 0).sum((1, 2)).max())
-    if budget > 3 * one_hot.shape[2] or _affordable(budget, 1, plan, n) >= most:
+    if budget > 3 * length or _affordable(budget, 1, plan, costs, n) >= most:
         return None
     left = budget - (_GRADIENT + _GRADIENT_OF_TASK * n_tasks)
-    rounds = _rounds(left, plan, n)
-    if engine == "auto" and _affordable(left, rounds, plan, n) < _affordable(left, 0, None, n):
+    rounds = _rounds(left, plan, costs, n)
+    in_full = _affordable(left, 0, None, None, n)
+    if engine == "auto" and _affordable(left, rounds, plan, costs, n) < in_full:
         plan, rounds = None, _ROUNDS
-    return Bought(_affordable(left, rounds, plan, n), rounds, plan)
+    return Bought(_affordable(left, rounds, plan, costs, n), rounds, plan)
 
 
-def _affordable(budget: float, rounds: int, plan: Plan | None, n: int) -> int:
+def _try(predict: Predictor, one_hot: Tensor) -> Plan:
+    everywhere = range(one_hot.shape[2])
+    total = int((one_hot == 0).sum())
+    return plan_windows("windowed", predict, one_hot, everywhere, total, None)
+
+
+def _count(predict: Predictor, one_hot: Tensor, full_batch_size: int) -> Costs:
+    """Costs counted in a first batch of windows, which also copies columns of the references."""
+    changed = substitutions_on_host(one_hot[:1], range(one_hot.shape[2]))
+    rows = max(6, len(one_hot) * len(changed[1]) // 10_000)
+    rows = min(rows, 24, full_batch_size, len(changed[1]))
+    tried = np.linspace(0, len(changed[1]) - 1, rows).astype(int)
+    number, position, base = (numbers[tried] for numbers in changed)
+    sequence = predict.prepare(one_hot[:1])
+    mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
+    parts = mutants.split(full_batch_size)
+    with Work() as full:
+        for part in parts:
+            predict(part.clone())
+    windows = WindowedModel(predict, sequence, {})
+    with Work() as work:
+        windows.effects(number, position, base)
+    forward = full.cost(1 + rows, len(parts), full_batch_size)
+    row = work.cost(rows, 1, math.inf) / forward
+    equal = 2 * full_batch_size
+    gain = full.cost(1 + rows, len(parts), equal) / work.cost(rows, 1, equal)
+    return Costs(row, work.cost(rows, 1, 1) / forward - row, gain)
+
+
+def _affordable(budget: float, rounds: int, plan: Plan | None, costs: Costs | None, n: int) -> int:
     """Substitutions of each of n sequences that a budget buys; without a plan, in full."""
     if plan is None:
         return max(0, math.floor(budget - _REFERENCE))
-    batches = (rounds + _TRIAL) * plan.batch_cost / min(n, plan.sequences)
-    each = _WINDOWED * (plan.row_cost + plan.batch_cost / plan.batch_size)
+    batches = (rounds + _TRIAL) * costs.batch / min(n, plan.sequences)
+    each = _WINDOWED * (costs.row + costs.batch / plan.batch_size)
     return max(0, math.floor((budget - _KEPT_REFERENCE - batches) / each))
 
 
-def _rounds(budget: float, plan: Plan | None, n: int) -> int:
+def _rounds(budget: float, plan: Plan | None, costs: Costs | None, n: int) -> int:
     """Rounds in which a budget for each of n sequences is spent, fewer where batches cost much."""
     if plan is None:
         return _ROUNDS
-    cost = plan.batch_cost / min(n, plan.sequences)
+    cost = costs.batch / min(n, plan.sequences)
     return max(1, min(_ROUNDS, int(_SHARE_OF_ROUNDS * (budget - _KEPT_REFERENCE) / cost)))

@@ -1,0 +1,244 @@
+"""Which engine runs the substitutions of a model, and in what batches.
+
+A trial on a few substitutions tells whether windows give what the whole model gives and what they
+cost. Its verdict is kept for the model, so that later calls need no trial.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tism.engine.replay import Recording, WindowedModel, agree
+from tism.engine.window import Untraceable
+from tism.predictor import Predictor
+from tism.running import choose_batch_size, in_batches, is_out_of_memory
+from tism.sequence import put_bases, substitutions
+
+ENGINES = ("auto", "full", "windowed")
+# Costs of writing a number and of launching a kernel in multiply-adds, measured on a CPU.
+_PER_NUMBER, _PER_KERNEL = 20, 2.5e6
+# Bytes of the largest tensor of a batch (a CPU's cache), and of the activations kept for the
+# references that run together.
+_BATCH_BYTES, _KEPT_BYTES = {"cpu": 6 * 2**20}, 2**28
+_MOST_ROWS = 4096
+_ONE_IN, _FEWEST_TRIED, _MOST_TRIED = 64, 4, 24  # one substitution in 64 is tried first
+_log = logging.getLogger("tism.exact")
+_logged: set[tuple[type, str]] = set()
+_verdicts: WeakKeyDictionary[Any, dict[Any, Plan | str]] = WeakKeyDictionary()
+
+
+class Plan(NamedTuple):
+    """How a model is best run on windows; costs are in forward passes of the full engine.
+
+    row_cost, batch_cost : predicted costs of a substitution, and of a batch without them
+    reference_cost : predicted cost of a reference whose activations are kept
+    row_bytes : size of the largest tensor of a batch for each substitution
+    batch_size : substitutions that run together
+    sequences : references whose activations are kept at the same time
+    prepared : what rules made of weights, see `Replay`
+    """
+
+    row_cost: float
+    batch_cost: float
+    reference_cost: float
+    row_bytes: int
+    batch_size: int
+    sequences: int
+    prepared: dict[int, dict]
+
+    def gain(self, total: int, n: int) -> float:
+        """Predicted cost of the full engine over that of windows, for `total` substitutions.
+
+        n : sequences that they are substitutions of
+        """
+        groups = math.ceil(n / self.sequences)
+        batches = groups * math.ceil(total / groups / self.batch_size)
+        windows = total * self.row_cost + batches * self.batch_cost + n * self.reference_cost
+        return (total + n) / windows
+
+
+def check_engine(engine: Any) -> None:
+    """Raise ValueError for an unknown engine."""
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+
+
+def attempt(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
+    """The result of `run` on windows; if it fails, "windowed" raises and "auto" gets None."""
+    try:
+        return run()
+    except Untraceable as error:
+        if engine == "windowed":
+            message = f'engine="windowed" cannot follow the model: {error}'
+            raise ValueError(message) from error
+        reason = str(error)
+    except (RuntimeError, MemoryError) as error:
+        if engine == "windowed" or not is_out_of_memory(error):
+            raise
+        reason = "windows run out of memory"
+    if (type(predict.model), reason) not in _logged:
+        _logged.add((type(predict.model), reason))
+        _log.info('engine="auto" runs %s in full: %s', type(predict.model).__name__, reason)
+    return None
+
+
+def plan_of_engine(
+    engine: str,
+    predict: Predictor,
+    one_hot: Tensor,
+    window: range,
+    total: int,
+    batch_size: int | None,
+) -> Plan | None:
+    """How to run `total` substitutions within `window` on windows, or None to run them in full."""
+    check_engine(engine)
+    if engine == "full":
+        return None
+    return attempt(
+        engine, predict, lambda: plan_windows(engine, predict, one_hot, window, total, batch_size)
+    )
+
+
+def plan_windows(
+    engine: str,
+    predict: Predictor,
+    one_hot: Tensor,
+    window: range,
+    total: int,
+    batch_size: int | None,
+) -> Plan | None:
+    """How to run on windows; None if "auto" expects nothing of a trial.
+
+    Raises Untraceable if windows cannot follow the model or, for "auto", promise no gain.
+    """
+    full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
+    known = _verdicts.setdefault(predict.model, {})
+    key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device, predict.autocast)
+    if key not in known:
+        two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
+        if engine == "auto" and total <= max(two_batches, 4 * _FEWEST_TRIED):
+            return None
+        known[key] = _verdict(predict, one_hot, window, total, full_batch_size)
+    if isinstance(known[key], str):
+        raise Untraceable(known[key])
+    plan = known[key]._replace(prepared={})
+    if batch_size is not None:
+        plan = plan._replace(batch_size=full_batch_size)
+    gain = plan.gain(total, len(one_hot))
+    if engine == "auto" and gain < 1:
+        raise Untraceable(f"windows would take {1 / gain:.1f} times as long")
+    return plan
+
+
+def _verdict(
+    predict: Predictor, one_hot: Tensor, window: range, total: int, full_batch_size: int
+) -> Plan | str:
+    """The plan by a trial on substitutions spread over the first sequence, or why there is none."""
+    _, position, base = (numbers.numpy() for numbers in substitutions(one_hot[:1].cpu(), window))
+    rows = min(max(_FEWEST_TRIED, total // _ONE_IN), _MOST_TRIED, len(position))
+    tried = np.linspace(0, len(position) - 1, rows).astype(int)
+    sequence = predict.prepare(one_hot[:1])
+    try:
+        return _try_windows(
+            predict.of(slice(0, 1)), sequence, position[tried], base[tried], full_batch_size
+        )
+    except Untraceable as error:
+        return str(error)
+
+
+def _try_windows(
+    predict: Predictor,
+    sequence: Tensor,
+    position: np.ndarray,
+    base: np.ndarray,
+    full_batch_size: int,
+) -> Plan:
+    """Run some substitutions of one sequence, (1, 4, length), on windows and in full; compare both.
+
+    Raises Untraceable naming the function at fault if windows fail or disagree.
+    """
+    rows, number = len(position), np.zeros_like(position)
+    mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
+    parts: list[Tensor] = []
+
+    def run(start: int, stop: int) -> None:
+        owner = predict.of(np.zeros(stop - start, dtype=np.int64))
+        parts.append(owner(mutants[start:stop].clone()))
+
+    with Work() as full:
+        in_batches(len(mutants), full_batch_size, run)
+    output = torch.cat(parts)
+    with Work() as kept:
+        windows = WindowedModel(predict, sequence, {})
+    with Work() as first:
+        effects = windows.effects(number, position, base)
+    if not agree(effects, output[1:] - output[:1], output):
+        _find_fault(predict, windows, mutants[1:], (number, position, base))
+    with Work() as batch:  # what the first batch made of the references is there by now
+        windows.effects(number, position, base)
+    forward = full.cost(1 + rows, len(parts), full_batch_size)
+    row_cost = batch.cost(rows, 1, math.inf) / forward
+    once = first.cost(1, 1, 1) - batch.cost(1, 1, 1)
+    largest = windows.replay.row_bytes
+    most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // largest
+    return Plan(
+        row_cost,
+        batch.cost(rows, 1, 1) / forward - row_cost,
+        (kept.cost(1, 1, 1) + once) / forward,
+        largest,
+        max(full_batch_size, min(most, _MOST_ROWS)),
+        max(1, _KEPT_BYTES // (2 * windows.recording.nbytes)),
+        {},
+    )
+
+
+def _find_fault(predict: Predictor, windows: WindowedModel, mutants: Tensor, sample: tuple) -> None:
+    """Raise Untraceable for the first function whose result differs from that of the mutants."""
+    truth, mutants = Recording(), mutants.clone()
+    with truth:
+        predict.of(sample[0])(mutants)
+    windows.effects(*sample, truth)
+    raise Untraceable("a prediction depends on its batch-mates or differs from call to call")
+
+
+class Work(TorchDispatchMode):
+    """Counts multiply-adds, numbers written and kernels launched while it is active."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False avoids importing torch's compiler, which takes over a second."""
+        return False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = self.numbers = self.kernels = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        alias = func._schema.returns[0].alias_info if func._schema.returns else None
+        if not isinstance(result, Tensor) or (alias is not None and not alias.is_write):
+            return result  # a view, or no tensor
+        name = func.overloadpacket.__name__
+        if name in ("mm", "bmm"):
+            self.products += result.numel() * args[0].shape[-1]
+        elif name in ("addmm", "addmm_", "baddbmm"):
+            self.products += result.numel() * args[1].shape[-1]
+        elif name == "convolution":
+            self.products += result.numel() * args[1][0].numel()
+        self.numbers += result.numel()
+        self.kernels += 1
+        return result
+
+    def cost(self, rows: int, batches: int, batch_size: int) -> float:
+        """Multiply-adds a row in batches of `batch_size`, from the counted `rows` and `batches`."""
+        each = self.products + _PER_NUMBER * self.numbers
+        return each / rows + _PER_KERNEL * self.kernels / batches / batch_size
