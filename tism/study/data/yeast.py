@@ -8,6 +8,8 @@ XVI, and its mitochondrial chromosome has no peaks and is left out.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -30,25 +32,23 @@ NO_WORD = np.uint64(2**64 - 1)
 def load_yeast(*, length: int = 251, flank: int = 10, n_tasks: int = 81) -> Dataset:
     """Regions of the yeast genome with the ChIP-exo signal of `n_tasks` proteins.
 
-    length : bases a region
-    flank : real genome on either side; regions too near the end of a chromosome are dropped
-    n_tasks : the first so many rows of `data/yeast_tasks.csv` (sequence-specific proteins first)
+    chr8 and chr16 are the test set, chr5 and chr11 the validation set. Of these two sets, regions
+    that share 10 % or more of their 31-mers with training windows (either strand) are dropped;
+    `notes` counts the dropped regions.
 
-    chr8 and chr16 are the test set, chr5 and chr11 the validation set. Of these two, regions that
-    share 10 % or more of their 31-mers with training windows (either strand) are dropped.
-    `notes` counts what was dropped.
+    length : bases of a region
+    flank : bases of genome on either side; regions too near the end of a chromosome are dropped
+    n_tasks : number of rows of `data/yeast_tasks.csv`, which has sequence-specific proteins first
 
-    Raises
-    ------
-    ValueError
-        length < 1, flank < 0, or n_tasks not between 1 and the number of rows of the table.
+    Raises ValueError for a length below 31, a negative flank, or an `n_tasks` beyond the table.
     """
     tasks = task_table()["factor"].tolist()
     _check_sizes(length, flank, n_tasks, len(tasks))
     tasks = tasks[:n_tasks]
     genome = load_genome()
     summits = load_summits(tasks, {name: codes.size for name, codes in genome.items()})
-    return make_dataset(genome, summits, tasks, length=length, flank=flank)
+    dataset = make_dataset(genome, summits, tasks, length=length, flank=flank)
+    return replace(dataset, genome=fetch(GENOME))
 
 
 def task_table() -> pd.DataFrame:
@@ -78,21 +78,18 @@ def make_dataset(
     length: int,
     flank: int,
 ) -> Dataset:
-    """Regions, targets and split from base indices by chromosome and a table of summits."""
+    """The data set of base indices by chromosome and a table of summits, see `load_summits`."""
     summits = summits.sort_values(["chrom", "start", "task"], ignore_index=True)
-    by_chromosome = summits.groupby("chrom")
-    regions = pd.concat(
-        _regions_of_chromosome(chrom, by_chromosome.get_group(chrom)["start"].to_numpy(), length)
-        for chrom in genome
-        if chrom in by_chromosome.groups
+    regions = _regions(
+        summits, [chrom for chrom in genome if chrom in set(summits["chrom"])], length
     )
     sizes = regions["chrom"].map({name: codes.size for name, codes in genome.items()})
     inside = (regions["start"] >= flank) & (regions["end"] + flank <= sizes)
-    regions = _with_locus_and_split(regions[inside].reset_index(drop=True))
+    regions = regions[inside].reset_index(drop=True)
+    regions = regions.assign(locus=number_loci(regions), split=_split(regions["chrom"]))
     train = regions["split"] == "train"
     if not train.any():
         raise ValueError(f"no training region of {length} bp with flanks of {flank} bp is left")
-
     sequences = cut_windows(genome, regions, flank)
     keep = shared_word_share(sequences, train.to_numpy(), flank) < SHARED_SHARE
     notes = {
@@ -115,39 +112,38 @@ def make_dataset(
         center=center,
         scale=scale,
         notes=notes,
-        genome=fetch(GENOME),
     )
 
 
-def _regions_of_chromosome(chrom: str, positions: np.ndarray, length: int) -> pd.DataFrame:
-    start = cluster_centres(positions) - length // 2
-    return pd.DataFrame({"chrom": chrom, "start": start, "end": start + length})
+def _regions(summits: pd.DataFrame, chromosomes: list[str], length: int) -> pd.DataFrame:
+    """Name, chrom, start and end of `length` bases around every cluster of summits."""
+    parts = []
+    for chrom in chromosomes:
+        positions = summits["start"].to_numpy()[summits["chrom"] == chrom]
+        start = cluster_centres(positions) - length // 2
+        name = [f"{chrom}:{first}-{first + length}" for first in start]
+        columns = {"name": name, "chrom": chrom, "start": start, "end": start + length}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts)
 
 
-def cluster_centres(positions: np.ndarray, span: int = CLUSTER_SPAN) -> np.ndarray:
+def _split(chrom: pd.Series) -> np.ndarray:
+    held_out = [chrom.isin(TEST_CHROMOSOMES), chrom.isin(VALIDATION_CHROMOSOMES)]
+    return np.select(held_out, ["test", "validation"], "train")
+
+
+def cluster_centres(positions: np.ndarray) -> np.ndarray:
     """Midpoints of clusters of sorted positions.
 
-    From left to right, a cluster takes every position less than `span` behind its first; the
-    midpoint of its first and last is the centre, so that all its summits are within span / 2 of it.
+    From left to right, a cluster takes every position less than `CLUSTER_SPAN` behind its first.
+    Its centre is the midpoint of its first and last position.
     """
     centres, first = [], 0
     while first < positions.size:
-        behind = int(np.searchsorted(positions, positions[first] + span))
+        behind = int(np.searchsorted(positions, positions[first] + CLUSTER_SPAN))
         centres.append((positions[first] + positions[behind - 1]) // 2)
         first = behind
     return np.array(centres, np.int64)
-
-
-def _with_locus_and_split(regions: pd.DataFrame) -> pd.DataFrame:
-    split = np.select(
-        [regions["chrom"].isin(TEST_CHROMOSOMES), regions["chrom"].isin(VALIDATION_CHROMOSOMES)],
-        ["test", "validation"],
-        "train",
-    )
-    name = regions["chrom"] + ":" + regions["start"].astype(str) + "-" + regions["end"].astype(str)
-    regions = regions.assign(locus=number_loci(regions), split=split)
-    regions.insert(0, "name", name)
-    return regions
 
 
 def number_loci(regions: pd.DataFrame) -> np.ndarray:
@@ -214,7 +210,7 @@ def shared_word_share(sequences: np.ndarray, train: np.ndarray, flank: int) -> n
 
 
 def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Whether each value is in the sorted array (several times faster here than numpy.isin)."""
+    """True where a value is in the sorted array (here several times faster than numpy.isin)."""
     if not ordered.size:
         return np.zeros(values.shape, bool)
     return ordered[np.searchsorted(ordered, values).clip(max=ordered.size - 1)] == values
