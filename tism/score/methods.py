@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tism import versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
-from tism.predictor import OutputFn
+from tism.predictor import NotFiniteWarning, OutputFn
 from tism.running import Tasks, select_tasks
 from tism.score.store import ScoreStore, Sequences, StoreError, create_store
 
@@ -33,8 +34,9 @@ _TOLERANCE = 0.01  # devices and library versions round differently; other model
 class Method:
     """One way to score; `METHODS` lists all.
 
-    scores : function of the model, one_hot and tasks, with the keyword arguments start, stop,
-        output_fn, batch_size and device of `tism.ism`; returns (n, n_tasks, 4, stop - start)
+    scores : function of the model, one_hot and tasks, with the keyword arguments output_fn,
+        batch_size and device of `tism.ism`, and with start and stop if `is_effect`; returns
+        (n, n_tasks, 4, positions)
     is_effect : True if a score is the effect of one substitution, so that it can score a variant
     about : what the method computes, for `tism score --help`
     """
@@ -42,15 +44,6 @@ class Method:
     scores: Callable[..., Tensor]
     is_effect: bool
     about: str
-
-
-def _with_positions(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Give a method that scores whole sequences the arguments start and stop."""
-
-    def scores(*arguments: Any, start: int = 0, stop: int | None = None, **options: Any) -> Tensor:
-        return function(*arguments, **options)[..., start:stop]
-
-    return scores
 
 
 def _budgeted(model: nn.Module, one_hot: Tensor, tasks: Tasks = None, **options: Any) -> Tensor:
@@ -61,19 +54,15 @@ def _budgeted(model: nn.Module, one_hot: Tensor, tasks: Tasks = None, **options:
 
 METHODS = {
     "tism": Method(
-        _with_positions(tism),
-        True,
-        "first-order Taylor approximation of ISM, one gradient for each task",
+        tism, True, "first-order Taylor approximation of ISM, one gradient for each task"
     ),
     "ism": Method(ism, True, "exact in silico saturation mutagenesis, every substitution"),
     "budgeted": Method(
-        _with_positions(_budgeted),
+        _budgeted,
         False,  # a variant is a single substitution, which "ism" computes
         "estimate of ISM, exact for a fifteenth of the substitutions, those of large effect",
     ),
-    "gradient": Method(
-        _with_positions(input_gradient), False, "gradient of the prediction, not corrected"
-    ),
+    "gradient": Method(input_gradient, False, "gradient of the prediction, not corrected"),
 }
 
 
@@ -231,7 +220,9 @@ def _first_prediction(model: nn.Module, sequences: Sequences, options: dict[str,
     """
     if not len(sequences):
         raise ValueError("sequences is empty: give at least one")
-    prediction = predict(model, sequences[:1], **options)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotFiniteWarning)  # an error follows
+        prediction = predict(model, sequences[:1], **options)[0]
     if not prediction.isfinite().all():
         raise ValueError(f"model predicts {_few(prediction)} for the first sequence")
     return prediction
