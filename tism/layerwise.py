@@ -137,9 +137,9 @@ def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
     """The stages of a model, input and output included, found by running two equal sequences."""
     with torch.no_grad():
         rows = predict.prepare(one_hot).repeat(_ROWS_TRACED, 1, 1)
-        flow = Dataflow(predict.model, rows)
+        flow, traced = Dataflow(predict.model, rows), predict.of(np.zeros(_ROWS_TRACED, dtype=int))
         with flow, flow.watching_modules():
-            output = predict.of(np.zeros(_ROWS_TRACED, dtype=np.int64))(rows)
+            output = traced(rows)
     found = [Stage("input", -1)]
     for call in flow.cuts(output):
         name, layer = flow.place[call]

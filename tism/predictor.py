@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from itertools import chain
 from typing import Any
@@ -78,9 +78,9 @@ class Predictor:
             if self.output_fn is not None:
                 output = self.output_fn(output)
         _check_output(output, len(rows), self.output_fn)
-        return output
+        return output if self.autocast is None else output.float()
 
-    def _precision(self) -> Any:
+    def _precision(self) -> AbstractContextManager:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from tism import build_model, ism
 from tism.model import VARIANTS
-from tism.predictor import ModelError, evaluating
+from tism.predictor import ModelError, UnstableModelWarning, evaluating
 
 LENGTH = 44
 
@@ -400,11 +401,11 @@ def test_auto_takes_windows_where_they_pay(long, windows):
 
 
 def test_working_memory_does_not_grow_with_the_sequences(long, windows, monkeypatch):
-    from tism.engine import replay as windowed
+    from tism.engine import choice
 
     sequences, _ = long
     held, rows = windows
-    monkeypatch.setattr(windowed, "_KEPT_BYTES", 2**20)
+    monkeypatch.setattr(choice, "_KEPT_BYTES", 2**20)
     largest = []
     for copies in (1, 3):
         held.clear(), rows.clear()
@@ -415,7 +416,8 @@ def test_working_memory_does_not_grow_with_the_sequences(long, windows, monkeypa
 
 
 def test_windows_compute_a_fraction_of_the_products():
-    from tism.engine.replay import WindowedModel, Work
+    from tism.engine.choice import Work
+    from tism.engine.replay import WindowedModel
 
     sequences = draw_sequences(1, 300)
     row, position = torch.zeros(12).long().numpy(), torch.arange(140, 152).numpy()
@@ -463,7 +465,8 @@ def test_what_cannot_be_followed_is_named_and_auto_runs_in_full(failure, caplog)
     with pytest.raises(ValueError, match=f'engine="windowed" cannot follow the model: .*{message}'):
         ism(Apply(function).double(), sequences, engine="windowed")
 
-    with caplog.at_level(logging.INFO, logger="tism.exact"):
+    with caplog.at_level(logging.INFO, logger="tism.exact"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnstableModelWarning)
         for _ in range(2):
             ism(Apply(function).double(), sequences.repeat(9, 1, 1), batch_size=50)
     (record,) = caplog.records
@@ -482,7 +485,7 @@ def test_auto_runs_in_full_where_windows_would_be_slower(windows, caplog):
 def test_activations_that_take_too_much_memory_are_not_kept(monkeypatch):
     from tism.engine import replay as windowed
 
-    monkeypatch.setattr(windowed, "_MOST_KEPT_BYTES", 1000)
+    monkeypatch.setattr(windowed, "MOST_KEPT_BYTES", 1000)
     with pytest.raises(ValueError, match="activations take more than 0 GB"):
         ism(Basset().double(), draw_sequences(), engine="windowed")
 

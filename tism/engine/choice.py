@@ -120,9 +120,11 @@ def plan_windows(
 
     Raises Untraceable if windows cannot follow the model or, for "auto", promise no gain.
     """
+    if predict.autocast is not None:
+        raise Untraceable("windows are differences, which low precision would round away")
     full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
     known = _verdicts.setdefault(predict.model, {})
-    key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device, predict.autocast)
+    key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device)
     if key not in known:
         two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
         if engine == "auto" and total <= max(two_batches, 4 * _FEWEST_TRIED):

@@ -196,10 +196,10 @@ class WindowedModel:
         span = position, position + 1
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
         replay = Replay(self.recording, batch, self.prepared, truth, last)
-        self.replay = replay
+        self.replay, predict = replay, self.predict.of(row)
         try:
             with replay:
-                return self.predict.of(row)(mutants)
+                return predict(mutants)
         except Reached as reached:
             return reached.result
         except Exception as error:

@@ -1,0 +1,255 @@
+"""Extra inputs, low precision and stretches; warnings instead of wrong numbers; kept state."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tism
+from tism.double_mutants import interaction_map
+from tism.predictor import NotFiniteWarning, UnstableModelWarning
+
+LENGTH = 20
+FUNCTIONS = {
+    "predict": tism.predict,
+    "input_gradient": tism.input_gradient,
+    "tism": tism.tism,
+    "ism, full": lambda *a, **k: tism.ism(*a, engine="full", **k),
+    "ism, windowed": lambda *a, **k: tism.ism(*a, engine="windowed", **k),
+    "layerwise_tism": lambda *a, **k: tism.layerwise_tism(*a, depth=1, **k),
+    "budgeted_ism": lambda *a, **k: tism.budgeted_ism(*a, m=9, **k).estimate,
+    "reliability": lambda *a, **k: tism.reliability(*a, m=12, **k).r,
+}
+STRETCHED = {name: f for name, f in FUNCTIONS.items() if name != "predict"}
+
+
+class Controlled(nn.Module):
+    """Reads a sequence, a control track, a vector of conditions and a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(6, 8, 5, padding=2)
+        self.head = nn.Linear(8 + 3, 2)
+        self.double()
+
+    def forward(self, x: Tensor, track: Tensor, condition: Tensor, word: str) -> Tensor:
+        assert word == "human"
+        hidden = torch.tanh(self.conv(torch.cat([x, track], 1))).mean(2)
+        return torch.sigmoid(self.head(torch.cat([hidden, condition], 1)))
+
+
+@pytest.fixture
+def args(sequences) -> tuple:
+    generator = torch.Generator().manual_seed(7)
+    track = torch.randn(len(sequences), 2, LENGTH, generator=generator)
+    return track, torch.randn(1, 3, generator=generator).double(), "human"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore::tism.predictor.NotFiniteWarning")
+def test_extra_inputs_go_with_their_sequences(name, sequences, args):
+    function, model = FUNCTIONS[name], Controlled()
+    together = function(model, sequences, args=args)
+    for row in range(len(sequences)):
+        alone = function(model, sequences[[row]], args=(args[0][[row]], *args[1:]))
+        if name != "reliability":  # whose draw depends on the row
+            torch.testing.assert_close(together[[row]], alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_extra_inputs_of_another_number_of_rows_are_refused(name, sequences, args):
+    with pytest.raises(
+        ValueError, match=r"args\[0\] must have one row a sequence \(5\) or one for"
+    ):
+        FUNCTIONS[name](Controlled(), sequences, args=(args[0][:2], *args[1:]))
+
+
+def test_double_mutants_take_extra_inputs(sequences, args):
+    bases = torch.zeros(len(sequences), LENGTH, dtype=torch.long)
+    found = interaction_map(Controlled(), sequences, bases, args=args)
+    one = interaction_map(
+        Controlled(), sequences[[2]], bases[[2]], args=(args[0][[2]], *args[1:]), engine="full"
+    )
+    torch.testing.assert_close(found[[2]], one, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (5, -4), (-6, None)])
+def test_a_stretch_is_that_part_of_the_whole(name, net, sequences, start, stop):
+    function = STRETCHED[name]
+    part = function(net, sequences, start=start, stop=stop)
+    if name in ("budgeted_ism", "reliability"):  # which spend their substitutions on the stretch
+        assert part.isfinite().all()
+        return
+    whole = function(net, sequences)
+    torch.testing.assert_close(part, whole[..., start:stop], rtol=1e-9, atol=1e-12)
+
+
+def test_all_substitutions_of_a_stretch_are_ism(net, sequences):
+    exact = tism.ism(net, sequences, start=3, stop=10)
+    result = tism.budgeted_ism(net, sequences, m=22, start=3, stop=10)  # one position is N
+    torch.testing.assert_close(result.estimate, exact, rtol=1e-9, atol=1e-12)
+    few = tism.budgeted_ism(net, sequences, m=5, start=3, stop=10)
+    known = few.exact[:, None].expand_as(exact)
+    torch.testing.assert_close(few.estimate[known], exact[known], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_a_stretch_outside_the_sequence_is_refused(name, net, sequences):
+    with pytest.raises(ValueError, match="start=20, stop=None selects no position of a sequence"):
+        STRETCHED[name](net, sequences, start=20)
+
+
+@pytest.mark.parametrize(
+    "name", ["predict", "input_gradient", "tism", "ism, full"]
+)
+def test_low_precision_is_near_and_returned_in_float32(name, net, sequences):
+    net, sequences = net.float(), sequences.float()
+    exact = FUNCTIONS[name](net, sequences)
+    low = FUNCTIONS[name](net, sequences, autocast=torch.bfloat16)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, exact)
+    assert (low - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_autocast_is_a_low_precision_and_run_in_full(net, sequences):
+    with pytest.raises(ValueError, match="low precision would round away"):
+        tism.ism(net, sequences, engine="windowed", autocast=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"autocast must be None, torch\.bfloat16 or .*float64"):
+        tism.tism(net, sequences, autocast=torch.float64)
+
+
+class Unstable(nn.Module):
+    """A convolution whose output is noisy or centred within its batch."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.kind, self.conv = kind, nn.Conv1d(4, 3, 5).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv(x).square()
+        if self.kind == "noise":
+            hidden = nn.functional.dropout(hidden, 0.5, training=True)
+        out = hidden.mean(2)
+        return out - out.mean(0) if self.kind == "batch" else out
+
+
+CHECKED = ["predict", "input_gradient", "tism", "ism, full"]
+
+
+@pytest.mark.parametrize("name", [*CHECKED, "budgeted_ism"])
+def test_noise_and_batch_statistics_are_warned_of(name, bases):
+    with pytest.warns(UnstableModelWarning, match="differ from call to call, here by .* noise"):
+        FUNCTIONS[name](Unstable("noise"), bases)
+    with pytest.warns(UnstableModelWarning, match="depend on the other sequences of their batch"):
+        FUNCTIONS[name](Unstable("batch"), bases)
+
+
+@pytest.mark.parametrize("kind", ["noise", "batch"])
+def test_the_default_engine_warns_and_windows_refuse(kind, bases):
+    many = bases.repeat(40, 1, 1)
+    with pytest.warns(UnstableModelWarning):
+        tism.ism(Unstable(kind), many, batch_size=50)
+    with pytest.raises(ValueError, match="cannot follow the model"):
+        tism.ism(Unstable(kind), many, engine="windowed")
+
+
+class Switched(nn.Module):
+    """A model whose behaviour changes after windows have been tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv, self.kind = nn.Conv1d(4, 3, 5, padding=2).double(), "plain"
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.conv(x))
+        if self.kind == "noise":
+            hidden = hidden + torch.rand_like(hidden)
+        return hidden.mean(2)
+
+
+def test_a_later_call_notices_what_its_trial_could_not(bases):
+    model, many = Switched(), bases.repeat(40, 1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tism.ism(model, many)
+    model.kind = "noise"
+    with pytest.warns(UnstableModelWarning):
+        tism.ism(model, many)
+
+
+def test_new_weights_need_no_new_trial_and_give_new_scores(net, bases):
+    many = bases.repeat(20, 1, 1)
+    first = tism.ism(net, many, engine="windowed")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.5)
+    second = tism.ism(net, many, engine="windowed")
+    torch.testing.assert_close(second, tism.ism(net, many, engine="full"), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(first, second)
+
+
+class Logarithm(nn.Module):
+    """Is not finite where a sequence has no A."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x.sum((1, 2)), x[:, 0].sum(1).log()], 1)
+
+
+@pytest.mark.parametrize("name", ["predict", "tism", "ism, full", "ism, windowed"])
+def test_scores_that_are_not_finite_are_counted_and_named(name, bases):
+    bases[1, :, :] = 0
+    bases[1, 2] = 1
+    with pytest.warns(
+        NotFiniteWarning, match=r"scores are not finite, first those of one_hot\[1\]"
+    ):
+        FUNCTIONS[name](Logarithm(), bases)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_buffers_come_back(bases):
+    model = nn.Sequential(nn.Conv1d(4, 3, 3), nn.BatchNorm1d(3), nn.Flatten()).double()
+    traced = torch.jit.trace(model.train(), bases)  # its batch norm learns whatever the flags say
+    before = {name: buffer.clone() for name, buffer in traced.named_buffers()}
+    with pytest.warns(UnstableModelWarning):
+        tism.ism(traced, bases, engine="full")
+    assert all(torch.equal(buffer, before[name]) for name, buffer in traced.named_buffers())
+
+
+class Lazy(nn.Module):
+    """Builds a part at its first call, so that the calls that follow are numbered otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.table = nn.Conv1d(4, 3, 5, padding=2).double(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.linspace(0, 1, x.shape[2], dtype=x.dtype).cos().square()
+        return torch.relu(torch.tanh(self.conv(x)) * self.table).mean(2)
+
+
+def test_another_function_at_the_call_of_a_stage_is_refused(bases):
+    with pytest.raises(ValueError, match="building a part at its first call"):
+        tism.layerwise_tism(Lazy(), bases, depth="tanh")
+
+
+@pytest.mark.parametrize(
+    ("error", "hinted"),
+    [(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), True), (KeyError("human"), False)],
+)
+def test_the_length_is_blamed_only_where_it_may_be_the_reason(error, hinted, bases):
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise error
+
+    with pytest.raises(ValueError, match="model raised") as caught:
+        tism.predict(Fails(), bases)
+    assert ("check the length" in str(caught.value)) == hinted
