@@ -109,17 +109,6 @@ def test_pair_grid_frames_both_maps_and_explains_the_frames(rng):
     assert [ax.get_ylabel() for ax in figure.axes] == ["ISM", "TISM"] * 2
 
 
-def test_pair_grid_can_share_the_scale_of_a_pair(rng):
-    maps = rng.normal(size=(1, 4, 20))
-    figure = plotting.plot_logo_pair_grid(maps, 3 * maps, ["a"], share_y=True)
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-
-
-def test_pair_grid_refuses_unequal_shapes():
-    with pytest.raises(ValueError, match="2 labels"):
-        plotting.plot_logo_pair_grid(np.zeros((2, 4, 9)), np.zeros((1, 4, 9)), ["a", "b"])
-
-
 def test_conventions_have_one_row_and_one_scale_each(rng):
     maps = {"ISM": rng.normal(size=(4, 12)), "centred": 10 * rng.normal(size=(4, 12))}
     figure = plotting.plot_conventions(maps, start=5)
@@ -173,7 +162,7 @@ def test_names_at_the_ends_do_not_overlap():
 def test_secant_runs_from_gradient_to_ism():
     steps = torch.linspace(0, 1, 5)
     values = torch.stack([steps, 1 - steps], 1)
-    ax = plotting.plot_secant(steps, values, labels=["A1C", "G2T"])
+    ax = plotting.plot_secant(steps, values, labels=["A1C", "G2T"], ylabel="change / step")
     drawn(ax.figure)
     ends = [
         (float(np.ravel(line.get_xdata())[0]), float(np.ravel(line.get_ydata())[0]))
@@ -181,8 +170,6 @@ def test_secant_runs_from_gradient_to_ism():
         if len(np.ravel(line.get_xdata())) == 1
     ]
     assert ends == [(0, 0), (0, 1), (1, 1), (1, 0)]
-    with pytest.raises(ValueError, match=r"shape \(5, 1\)"):
-        plotting.plot_secant(steps, values, labels=["A1C"])
 
 
 def test_points_keep_the_order_of_the_rows_and_show_the_paper():
@@ -195,7 +182,8 @@ def test_points_keep_the_order_of_the_rows_and_show_the_paper():
             "p": [0.7, np.nan],
         }
     )
-    ax = plotting.plot_points_with_intervals(table, "v", "lo", "hi", "m", reference="p")
+    columns = ("v", "lo", "hi", "m")
+    ax = plotting.plot_points_with_intervals(table, *columns, reference="p", xlabel="r")
     drawn(ax.figure)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["ISM", "TISM"]
     assert ax.get_yticks()[0] > ax.get_yticks()[1]
@@ -348,7 +336,8 @@ def test_kinds_show_every_network_below_its_mean():
 
 
 def test_scatter_has_a_series_a_value_of_the_third_column():
-    ax = plotting.plot_scatter_by(NETWORKS, "epoch", "r", "kind", xlabel="epoch", ylabel="r")
+    (ax,) = plotting.panels(1)
+    plotting.plot_scatter_by(NETWORKS, "epoch", "r", "kind", xlabel="epoch", ylabel="r", ax=ax)
 
     assert ax.get_legend_handles_labels()[1] == ["baseline", "other"]
     assert len({(line.get_color(), line.get_marker()) for line in ax.lines}) == 2
@@ -376,13 +365,13 @@ def test_long_form_has_a_row_a_value():
 
 def test_curves_of_cost_and_a_map_of_interactions():
     costs = pd.DataFrame({"estimator": ["a", "a", "b"], "cost_measured": [20.0, 10, 5]})
-    ax = plotting.plot_accuracy_cost(costs.assign(mean_r=0.5, low=0.4, high=0.7), title="x")
+    ax, other = plotting.panels(2)
+    plotting.plot_accuracy_cost(costs.assign(mean_r=0.5, low=0.4, high=0.7), title="x", ax=ax)
     assert [c.get_label() for c in ax.containers] == ["a", "b"]
     assert ax.lines[0].get_xdata().tolist() == [10, 20]
 
-    ax = plotting.plot_interactions(np.diag([1.0, -2.0]), start=10)
-    assert ax.images[0].get_clim() == (-2, 2)
-    assert ax.get_xlim() == (9.5, 11.5)
+    plotting.plot_interactions(np.diag([1.0, -2.0]), title="y", ax=other)
+    assert other.images[0].get_clim() == (-2, 2)
 
 
 def test_depths_show_r_behind_each_part_and_shade_what_it_adds():

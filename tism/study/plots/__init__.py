@@ -1,17 +1,9 @@
 """The figures and tables of the book. Only this package imports matplotlib, seaborn or logomaker.
 
-Every function draws on the axes it is given, or on a figure of its own, and returns them. All of
-them are imported from here: `from tism.study.plots import plot_logo`.
+Every function draws on the axes that it is given, or on a new figure, and returns them. All of them
+are imported from here: `from tism.study.plots import plot_logo`.
 """
 
-from tism.study.plots.costs import (
-    plot_accuracy_cost,
-    plot_batch_sizes,
-    plot_cost_map,
-    plot_counted,
-    plot_speed_ups,
-    plot_times,
-)
 from tism.study.plots.datasets import (
     plot_base_frequencies,
     plot_chromosomes,
@@ -27,6 +19,14 @@ from tism.study.plots.series import (
     plot_replicates,
     plot_scatter_by,
     plot_secant,
+)
+from tism.study.plots.speed import (
+    plot_accuracy_cost,
+    plot_batch_sizes,
+    plot_cost_map,
+    plot_counted,
+    plot_speed_ups,
+    plot_times,
 )
 from tism.study.plots.style import BASE_COLOURS, COLOURS, legend_below, panels, use_book_style
 from tism.study.plots.summaries import (

@@ -1,4 +1,4 @@
-"""What a data set holds: chromosomes, bases, tasks, sites."""
+"""Figures of a data set: chromosomes, bases, tasks, sites."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from tism.study.plots.style import (
     VERMILLION,
     WIDE,
     as_map,
-    axes_or_new,
+    legend_outside,
+    new_axes,
 )
 
 
-def plot_chromosomes(regions: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Regions of each chromosome, coloured by split; columns chrom and split."""
+def plot_chromosomes(regions: pd.DataFrame) -> Axes:
+    """Number of regions of each chromosome, coloured by split; columns chrom and split."""
     counts = regions.groupby(["chrom", "split"], sort=False).size().unstack(fill_value=0)
     counts = counts.loc[regions["chrom"].unique()]
-    ax = axes_or_new(ax, height=0.24 * len(counts) + 1.0)
+    ax = new_axes(height=0.24 * len(counts) + 1.0)
     rows, left = np.arange(len(counts))[::-1], np.zeros(len(counts))
     colours = {"train": SKY, "validation": ORANGE, "test": "#882255"}
     for split in [split for split in colours if split in counts]:
@@ -40,36 +41,36 @@ def plot_chromosomes(regions: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(rows, counts.index)
     ax.set(xlabel="regions", ylim=(-0.6, len(counts) - 0.4))
     ax.tick_params(axis="y", length=0)
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    legend_outside(ax, "upper right", 3)
     return ax
 
 
-def plot_base_frequencies(frequencies: Any, ax: Axes | None = None) -> Axes:
+def plot_base_frequencies(frequencies: Any) -> Axes:
     """Share of each base along the regions, positions counted from their centre.
 
     frequencies : (4, length)
     """
     frequencies = as_map(frequencies, "frequencies")
-    ax = axes_or_new(ax, height=3.4)
+    ax = new_axes(height=3.4)
     positions = np.arange(frequencies.shape[1]) - frequencies.shape[1] // 2
     styles = ("-", "--", "-.", ":")
     for base, share, style in zip(ALPHABET, frequencies, styles, strict=True):
         ax.plot(positions, 100 * share, color=BASE_COLOURS[base], label=base, ls=style, lw=1.6)
     ax.set(xlabel="position from the centre of the region (bp)", ylabel="share of the regions (%)")
     ax.margins(x=0)
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    legend_outside(ax, "upper right", 4)
     return ax
 
 
 def plot_task_clusters(correlation: pd.DataFrame, clusters: pd.DataFrame) -> Axes:
-    """Correlations of tasks as a heat map, its clusters framed and lettered as in the table.
+    """Correlations of tasks as a heat map, with the clusters framed and named.
 
     correlation : (tasks, tasks), ordered by cluster
-    clusters : size of each cluster, in that order; its index names them. Of more than 40 tasks
-        only the clusters of at least three are named, of fewer all clusters and tasks
+    clusters : size of each cluster in that order, its name as the index. Up to 40 tasks, all
+        clusters and tasks are named; beyond, only clusters of at least three tasks
     """
     few = len(correlation) <= 40
-    ax = axes_or_new(None, height=6.0, width=WIDE)
+    ax = new_axes(height=6.0, width=WIDE)
     image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
     ax.figure.colorbar(image, ax=ax, label="Pearson r over training regions", shrink=0.6)
     ends = np.cumsum(clusters["size"].to_numpy())
@@ -136,7 +137,7 @@ def _draw_tree(ax: Axes, paths: Sequence[tuple[str, ...]]) -> None:
 def plot_sites(
     sites: pd.DataFrame, pairs: pd.DataFrame, effects: pd.DataFrame, *, length: int
 ) -> Figure:
-    """What a simulation knows of one region: its sites and pairs, and what each site does.
+    """The truth of one simulated region: its sites and pairs, and the effect of each site.
 
     sites : motif, start, end, strand, planted; one row a site
     pairs : first, second (row numbers in `sites`), kind

@@ -1,4 +1,4 @@
-"""How many values there are of which size."""
+"""Histograms and densities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from tism.study.plots.style import BLUE, SKY, VERMILLION, as_array, axes_or_new
+from tism.study.plots.style import BLUE, SKY, VERMILLION, as_array, new_axes
 
 _FEW = 100
 
@@ -22,18 +22,19 @@ def plot_histogram(
     label: str,
     step: float | None = None,
     log_y: bool = False,
-    ax: Axes | None = None,
 ) -> Axes:
-    """Histogram of anything, with its median and how many values there are.
+    """Histogram of values of any shape, with their number and median.
 
     label : what is counted, such as "regions"
-    step : width of a bar that is centred on a multiple of it, for values on a grid
+    step : width of a bar, for values that are multiples of it; by default there are 50 bars
     """
     values = as_array(values).ravel()
-    ax = axes_or_new(ax, height=3.2)
+    ax = new_axes(height=3.2)
     low, high = values.min(), values.max()
-    bins = 50 if step is None else np.arange(round(low / step), round(high / step) + 2) - 0.5
-    ax.hist(values, bins=bins if step is None else bins * step, color=SKY, lw=0)
+    bins = 50
+    if step is not None:
+        bins = (np.arange(round(low / step), round(high / step) + 2) - 0.5) * step
+    ax.hist(values, bins=bins, color=SKY, lw=0)
     median = float(np.median(values))
     ax.axvline(median, color="black", linestyle="--", linewidth=1.2)
     ax.set_title(f"n = {values.size:,}, median {median:.3g}", fontsize=10, fontweight="normal")
@@ -44,20 +45,19 @@ def plot_histogram(
 def plot_histogram_with_share(
     r: Any,
     *,
-    ax: Axes | None = None,
     reference: Mapping[str, float] | None = None,
     label: str = "profiles",
     bins: int = 80,
 ) -> Axes:
-    """Histogram of correlations and, on the right axis, the share at least so high (Fig 1A).
+    """Histogram of correlations, with the share at least as high on the right axis (Fig 1A).
 
     r : any shape; NaN is left out and counted in the legend
-    reference : label to value: dotted lines for published values
+    reference : label to published value, drawn as dotted lines
     label : what one r belongs to
     """
     r = as_array(r).ravel()
     exists = r[np.isfinite(r)]
-    ax = axes_or_new(ax)
+    ax = new_axes()
     ax.hist(exists, bins=np.linspace(-1, 1, bins + 1), color=SKY, lw=0, label=_counted(r, label))
     ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 9), xlabel="Pearson r", ylabel=label)
     ax.xaxis.set_major_formatter("{x:g}")
@@ -68,21 +68,21 @@ def plot_histogram_with_share(
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.2f}")
     for (name, value), style in zip((reference or {}).items(), cycle((":", "-."))):
         ax.axvline(value, color=VERMILLION, linestyle=style, lw=2, label=f"{name} {value:.2f}")
-    share = _right_axis(ax, "share with at least this r")
+    share = _axis_of_shares(ax)
     ordered = np.sort(exists)
     share.step(ordered, 1 - np.arange(len(ordered)) / len(ordered), color=BLUE, where="pre")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, borderaxespad=0)
     return ax
 
 
-def _right_axis(ax: Axes, label: str, colour: str = BLUE) -> Axes:
-    """A second y axis for shares, from 0 to 100 %."""
+def _axis_of_shares(ax: Axes) -> Axes:
+    """A second y axis, from 0 to 100 %."""
     right = ax.twinx()
     right.set(ylim=(0, 1.0))
-    right.set_ylabel(label, color=colour)
+    right.set_ylabel("share with at least this r", color=BLUE)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.tick_params(axis="y", colors=colour)
-    right.spines["right"].set(visible=True, color=colour)
+    right.tick_params(axis="y", colors=BLUE)
+    right.spines["right"].set(visible=True, color=BLUE)
     return right
 
 
@@ -104,17 +104,17 @@ def plot_density(
     limits: tuple[float, float] | None = None,
     label: str = "",
 ) -> Axes:
-    """Many points as a density of hexagons, with their number and, if given, Pearson r.
+    """Points as a density of hexagons, with their number and, if given, Pearson r.
 
     x, y : same shape; points with a NaN are left out
-    diagonal : draw the line of equality, both axes on one scale
+    diagonal : draw the line of equality, with both axes on one scale
     limits : of both axes, with `diagonal`
     label : what a point is, such as "regions"
     """
     x, y = as_array(x).ravel(), as_array(y).ravel()
     exists = np.isfinite(x) & np.isfinite(y)
     x, y = x[exists], y[exists]
-    ax = axes_or_new(ax, height=4.8)
+    ax = ax or new_axes(height=4.8)
     if diagonal:
         low, high = limits or _padded(np.concatenate([x, y]))
         extent = (low, high, low, high)
@@ -130,7 +130,7 @@ def plot_density(
 
 
 def _draw_cells(ax: Axes, x: np.ndarray, y: np.ndarray, extent: tuple, label: str) -> None:
-    """Hexagons coloured by how many points they hold; dots where there are few points."""
+    """Hexagons coloured by their number of points, or dots if there are few points."""
     if len(x) < _FEW:
         ax.plot(x, y, "o", color=BLUE, alpha=0.6, markersize=5)
         return
@@ -144,7 +144,7 @@ def _draw_cells(ax: Axes, x: np.ndarray, y: np.ndarray, extent: tuple, label: st
 
 
 def _padded(values: np.ndarray) -> tuple[float, float]:
-    """Range of the values with a margin; never of zero width."""
+    """Lowest and highest value with a margin, so that the range is not empty."""
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     margin = 0.04 * (high - low) or 0.5
     return low - margin, high + margin

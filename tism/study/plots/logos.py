@@ -22,7 +22,7 @@ from tism.study.plots.style import (
     WIDE,
     as_array,
     as_map,
-    axes_or_new,
+    new_axes,
     panels,
 )
 
@@ -37,15 +37,15 @@ def plot_logo(
     ylabel: str | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Axes:
-    """Letters as high as their scores, negative ones below zero and upside down.
+    """A sequence logo; letters of negative scores stand below zero and upside down.
 
-    scores : (4, length), rows A C G T; a map that is zero but at the reference base shows one
+    scores : (4, length), rows A C G T; a map that is zero except at the reference base shows one
         letter a position
     start : position of the first column in the region, in bp
     limits : of the y axis; by default those of the letters
     """
     scores = as_map(scores, "scores")
-    ax = axes_or_new(ax, height=1.6)
+    ax = ax or new_axes(height=1.6)
     positions = np.arange(start, start + scores.shape[1])
     if scores.any():
         table = pd.DataFrame(scores.T, index=positions, columns=list(ALPHABET))
@@ -68,77 +68,54 @@ def _letter_limits(scores: np.ndarray) -> tuple[float, float]:
     return (low - margin, high + margin) if margin else (-1.0, 1.0)
 
 
-def plot_conventions(
-    maps: Mapping[str, Any],
-    *,
-    start: int = 0,
-    ylabel: str | None = None,
-    limits: tuple[float, float] | None = None,
-) -> Figure:
+def plot_conventions(maps: Mapping[str, Any], *, start: int) -> Figure:
     """Logos of one region in several conventions, one below the other, each on its own scale.
 
     maps : title to (4, length) scores
     start : position of the first column in the region, in bp
-    limits : one y axis for all of them instead
     """
     figure, axes = plt.subplots(
         len(maps), 1, figsize=(WIDE, 1.45 * len(maps) + 0.4), sharex=True, squeeze=False
     )
     for ax, (title, scores) in zip(axes[:, 0], maps.items(), strict=True):
-        plot_logo(scores, ax, start=start, limits=limits, ylabel=ylabel)
+        plot_logo(scores, ax, start=start)
         ax.set_title(title)
     _label_last(figure, axes[:, 0])
     return figure
 
 
 def plot_logo_pair_grid(
-    first: Any,
-    second: Any,
+    exact: Any,
+    taylor: Any,
     labels: Sequence[str],
     *,
-    start: int = 0,
+    start: int,
     frames: Sequence[Sequence[tuple[int, int, bool]]] | None = None,
-    names: tuple[str, str] = ("ISM", "TISM"),
-    share_y: bool = False,
 ) -> Figure:
-    """Two maps of every task, one above the other, over 60 to 100 bp.
+    """Logos of ISM and TISM of every task, one above the other, over 60 to 100 bp.
 
-    first, second : (tasks, 4, length)
+    exact, taylor : (tasks, 4, length), ISM and TISM
     labels : name of each task
     start : position of the first column in the region, in bp
     frames : for each task (begin, end, agrees), half-open positions on the x axis: a solid blue
         frame where the maps agree, a dashed vermillion one where they do not
-    share_y : one y axis for both maps of a task
     """
-    first, second = as_array(first), as_array(second)
-    if first.shape != second.shape or len(first) != len(labels):
-        raise ValueError(
-            f"first and second must have shape ({len(labels)}, 4, length) for {len(labels)} "
-            f"labels, got {first.shape} and {second.shape}"
-        )
     figure, axes = plt.subplots(
         2 * len(labels), 1, figsize=(WIDE, 1.75 * len(labels) + 0.7), sharex=True, squeeze=False
     )
-    for task, label in enumerate(labels):
-        pair = np.stack([first[task], second[task]])
-        shared = _common_limits(pair) if share_y else None
-        rows = axes[2 * task : 2 * task + 2, 0]
-        for ax, scores, name in zip(rows, pair, names, strict=True):
-            plot_logo(scores, ax, start=start, limits=shared, ylabel=name)
+    for task, (label, *maps) in enumerate(zip(labels, exact, taylor, strict=True)):
+        pair = axes[2 * task : 2 * task + 2, 0]
+        for ax, scores, name in zip(pair, maps, ("ISM", "TISM"), strict=True):
+            plot_logo(scores, ax, start=start, ylabel=name)
             _draw_frames(ax, frames[task] if frames is not None else ())
-        rows[0].set_title(label)
+        pair[0].set_title(label)
     _label_last(figure, axes[:, 0])
     _frame_legend(figure, frames)
     return figure
 
 
-def _common_limits(pair: np.ndarray) -> tuple[float, float]:
-    low, high = zip(*(_letter_limits(scores) for scores in pair), strict=True)
-    return min(low), max(high)
-
-
 def _label_last(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Ticks and label of the shared x axis at the lowest axes only."""
+    """Show ticks and label of the shared x axis at the lowest axes only."""
     for ax in axes[:-1]:
         ax.set_xlabel("")
         ax.tick_params(bottom=False)
@@ -168,7 +145,7 @@ def _frame_legend(figure: Figure, frames: Sequence[Sequence[tuple[int, int, bool
 
 
 def plot_motifs(motifs: Mapping[str, Any], *, columns: int = 2) -> Figure:
-    """Sequence logos, a few in a row; where there are none, a panel that says so.
+    """Sequence logos, some beside each other; without motifs, a panel that says so.
 
     motifs : title to (4, width) letter heights in bits
     """

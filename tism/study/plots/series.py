@@ -1,4 +1,4 @@
-"""Something against something else: curves, dots and the lines through them."""
+"""One quantity against another: curves, dots and the lines through them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from tism.study.plots.style import CYCLE, GREY, WIDE, as_array, axes_or_new
+from tism.study.plots.style import CYCLE, GREY, WIDE, as_array, legend_outside, new_axes
 from tism.study.statistics import means
 
 
@@ -28,15 +28,14 @@ def plot_curves(
     xlabel: str | None = None,
     marks: Mapping[str, float | Sequence[float]] | None = None,
     log_y: bool = False,
-    ax: Axes | None = None,
 ) -> Axes:
     """Lines with their names at their ends.
 
-    columns : columns of `table`, or column to the name to write
-    marks : name to position or positions on the x axis: vertical lines such as the best epoch
+    columns : columns of `table`, or column to its name in the figure
+    marks : name to the positions on the x axis of vertical lines, such as the best epoch
     """
     names = columns if isinstance(columns, Mapping) else {column: column for column in columns}
-    ax = axes_or_new(ax, height=3.4)
+    ax = new_axes(height=3.4)
     marker = "o" if len(table) < 40 else None
     for (column, _), colour in zip(names.items(), CYCLE, strict=False):
         ax.plot(table[x], table[column], color=colour, marker=marker, markersize=4)
@@ -53,48 +52,32 @@ def plot_curves(
 
 
 def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:
-    """Names right of the lines, in their colours, at least a line of text apart."""
+    """Write names right of the lines, in their colours, at least a line of text apart."""
     ax.autoscale_view()
-    to_points = ax.transData.transform
-    height = 13 * ax.figure.dpi / 72
-    floor = -np.inf
+    points = 72 / ax.figure.dpi
+    last = -np.inf
     order = sorted((name for name in ends if np.isfinite(ends[name])), key=ends.__getitem__)
     colours = dict(zip(ends, CYCLE, strict=False))
     for name in order:
-        own = to_points((x, ends[name]))[1]
-        place = max(own, floor + height)
-        floor = place
+        end = ax.transData.transform((x, ends[name]))[1]
+        last = max(end, last + 13 / points)
         ax.annotate(
-            name, (x, ends[name]), xytext=(6, (place - own) * 72 / ax.figure.dpi),
-            textcoords="offset points", color=colours[name], va="center", fontsize=10,
-            annotation_clip=False,
+            name, (x, ends[name]), xytext=(6, (last - end) * points), textcoords="offset points",
+            color=colours[name], va="center", fontsize=10, annotation_clip=False,
         )  # fmt: skip
 
 
-def plot_secant(
-    steps: Any,
-    values: Any,
-    *,
-    labels: Sequence[str],
-    ax: Axes | None = None,
-    ylabel: str = "change of the prediction / step",
-) -> Axes:
-    """How the finite difference of substitutions moves from the gradient to ISM.
+def plot_secant(steps: Any, values: Any, *, labels: Sequence[str], ylabel: str) -> Axes:
+    """How the finite difference of a substitution changes from the gradient to ISM.
 
     steps : (k,) from 0, the gradient along the substitution (TISM), to 1, the substitution (ISM)
     values : (k, m) quotients (f(s + step * delta) - f(s)) / step, its limit at 0
     labels : name of each of the m substitutions
     """
     steps, values = as_array(steps), as_array(values)
-    if values.shape != (len(steps), len(labels)):
-        raise ValueError(
-            f"values must have shape ({len(steps)}, {len(labels)}) for {len(steps)} steps and "
-            f"{len(labels)} labels, got {values.shape}"
-        )
-    ax = axes_or_new(ax)
+    ax = new_axes()
     lines = ax.plot(steps, values)
-    ends = (("TISM", 0, "white"), ("ISM", -1, None))
-    for name, end, face in ends:
+    for name, end, face in (("TISM", 0, "white"), ("ISM", -1, None)):
         for line, value in zip(lines, values[end], strict=True):
             colour = line.get_color()
             ax.plot(steps[end], value, "o", color=colour, mfc=face or colour, ms=7, zorder=3)
@@ -102,7 +85,7 @@ def plot_secant(
     ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     _label_ends(ax, float(steps[-1]), dict(zip(labels, values[-1], strict=True)))
     ax.set(xlabel="step (0: gradient, 1: whole substitution)", ylabel=ylabel)
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    legend_outside(ax, "upper right", 2)
     return ax
 
 
@@ -119,14 +102,14 @@ def plot_replicates(
     marks: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Networks against a setting: a dot each, a line through the means, their t intervals.
+    """A measure of networks against a setting: dots, and lines through the means with t intervals.
 
-    series : column that separates the lines
+    series : column whose values each have a line
     scale : of the x axis; "symlog" shows zero too
     paper : x to published y, hollow diamonds
     marks : name to x of vertical lines
     """
-    ax = axes_or_new(ax, height=3.4)
+    ax = ax or new_axes(height=3.4)
     for (name, rows), colour in zip(table.groupby(series, sort=False), CYCLE, strict=False):
         mean = means(rows, y, [x]).sort_values(x)
         reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).T
@@ -145,7 +128,7 @@ def plot_replicates(
 
 
 def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
-    """Vertical lines, the first with a name above the axes, in one of several rows of names."""
+    """Draw vertical lines; the name stands above the first, in the given row of names."""
     for position in positions:
         ax.axvline(position, color=GREY, linewidth=1, linestyle=(0, (4, 2 + row)), zorder=0)
     if positions.size:
@@ -156,17 +139,12 @@ def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
 
 
 def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
-    """r with ISM of the expansion behind each part of a network; shaded by what the part adds.
+    """r with ISM of the expansion behind each part of a network, shaded by what the part adds.
 
     table : columns network, layer, mean_r, from the input to the output
-    dataset : of each network; each has a panel, in which its name is left out of the labels
+    dataset : network to data set; each data set has a panel, which leaves its name out of labels
     """
-    parts = table["layer"].map(_part)
-    order = sorted(pd.unique(parts), key=lambda part: part == "dense layers")  # these last
-    behind = table.assign(part=parts).groupby(["network", "part"], sort=False)["mean_r"].last()
-    r = behind.unstack().reindex(columns=order)
-    rise = r.ffill(axis=1).diff(axis=1).mask(r.isna()).fillna({order[0]: 0.0})
-    r = r.sort_values(order[0])
+    r, rise = _by_part(table)
     sets = r.index.map(dataset)
     names = [name for name in dict.fromkeys(dataset.values()) if name in set(sets)]
     sizes = [(sets == name).sum() for name in names]
@@ -182,13 +160,23 @@ def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
         )  # fmt: skip
         labels = [str(network).removeprefix(f"{name}, ") for network in shown.index]
         ax.set_yticklabels(labels, rotation=0)
-        ax.set_xticklabels(order, rotation=30, ha="right")
+        ax.set_xticklabels(r.columns, rotation=30, ha="right")
         ax.set_title(name, loc="left")
         ax.set(xlabel="", ylabel="")
         ax.tick_params(length=0)
     shades = ScalarMappable(Normalize(0, rise.max(axis=None)), "Blues")
     figure.colorbar(shades, ax=axes, shrink=0.5, ticks=MaxNLocator(5), label="added by the part")
     return list(axes[:, 0])
+
+
+def _by_part(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(networks, parts) r behind each part, lowest first, and its rise over the part before."""
+    parts = table["layer"].map(_part)
+    order = sorted(pd.unique(parts), key=lambda part: part == "dense layers")  # these last
+    behind = table.assign(part=parts).groupby(["network", "part"], sort=False)["mean_r"].last()
+    r = behind.unstack().reindex(columns=order)
+    rise = r.ffill(axis=1).diff(axis=1).mask(r.isna()).fillna({order[0]: 0.0})
+    return r.sort_values(order[0]), rise
 
 
 def _part(layer: str) -> str:
@@ -208,10 +196,9 @@ def plot_scatter_by(
     *,
     xlabel: str,
     ylabel: str,
-    ax: Axes | None = None,
+    ax: Axes,
 ) -> Axes:
-    """Two columns against each other, a colour and a marker for each value of a third."""
-    ax = axes_or_new(ax, height=3.6)
+    """Two columns against each other, with a colour and a marker for each value of a third."""
     looks = zip(CYCLE, "osD^vP*X", strict=True)
     for (name, rows), (colour, marker) in zip(table.groupby(by, sort=False), cycle(looks)):
         ax.plot(

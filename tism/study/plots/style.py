@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ WIDTH, WIDE = 5.6, 7.0
 
 
 def use_book_style() -> None:
-    """White background, readable fonts, colour-blind-safe cycle; the same bytes at every run."""
+    """Set white background, readable fonts and colours, so that every run gives the same bytes."""
     sns.set_theme(context="notebook", style="ticks")
     plt.rcParams.update(
         {
@@ -68,7 +69,7 @@ def use_book_style() -> None:
 
 
 def _set_up_notebook() -> None:
-    """In a notebook: PNG without version or date, compressed; NumPy numbers print as numbers."""
+    """In a notebook, write compressed PNG without version or date, and NumPy numbers as numbers."""
     try:
         from IPython import get_ipython
         from IPython.core.pylabtools import select_figure_formats
@@ -107,19 +108,32 @@ def legend_below(axes: Sequence[Axes]) -> None:
     axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
 
 
-def axes_or_new(ax: Axes | None, height: float = 4.2, width: float = WIDTH) -> Axes:
-    """The axes given, or those of a new figure of this size in inches."""
-    return plt.subplots(figsize=(width, height))[1] if ax is None else ax
+def legend_outside(ax: Axes, place: str, columns: int) -> None:
+    """A legend at the edge of the figure: "upper right", "upper center" or "lower center"."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.figure.legend(handles, labels, loc=f"outside {place}", ncols=columns)
+
+
+def label_ticks(ax: Axes, values: pd.Series, template: str) -> None:
+    """One tick on the x axis for each distinct value, written by `template`; no minor ticks."""
+    ticks = sorted(values.unique())
+    ax.set_xticks(ticks, [template.format(tick) for tick in ticks])
+    ax.minorticks_off()
+
+
+def new_axes(height: float = 4.2, width: float = WIDTH) -> Axes:
+    """The axes of a new figure of this size in inches."""
+    return plt.subplots(figsize=(width, height))[1]
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Tensors, lists and arrays as float64."""
+    """A tensor, list or array as a float64 array."""
     values = values.detach().cpu() if hasattr(values, "detach") else values
     return np.asarray(values, dtype=float)
 
 
 def as_map(scores: Any, name: str) -> np.ndarray:
-    """(4, length) as float64; an error that names the argument otherwise."""
+    """Scores as float64; ValueError that names the argument if they are not (4, length)."""
     scores = as_array(scores)
     if scores.ndim != 2 or scores.shape[0] != len(ALPHABET):
         raise ValueError(f"{name} must have shape (4, length), got {scores.shape}")

@@ -1,4 +1,4 @@
-"""Tables, and figures with a row for each of their rows."""
+"""Tables, and figures that show one row of a table beside another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tism.study.plots.style import (
     ORANGE,
     VERMILLION,
     as_array,
-    axes_or_new,
+    legend_outside,
+    new_axes,
 )
 
 if TYPE_CHECKING:
@@ -35,16 +36,16 @@ def plot_points_with_intervals(
     high: str,
     label: str,
     *,
+    xlabel: str,
     reference: str | None = None,
-    xlabel: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A dot and its interval for each row, the first row on top.
 
-    value, low, high, label : columns; a row named like a method has the colour of `COLOURS`
+    value, low, high, label : columns; a row named like a method has its colour in `COLOURS`
     reference : column of published values, hollow diamonds; NaN where there is none
     """
-    ax = axes_or_new(ax, height=0.42 * len(table) + 1.2)
+    ax = ax or new_axes(height=0.42 * len(table) + 1.2)
     rows = np.arange(len(table))[::-1]
     for row, (_, entry) in zip(rows, table.iterrows(), strict=True):
         colour = COLOURS.get(entry[label], BLUE)
@@ -52,29 +53,24 @@ def plot_points_with_intervals(
         ax.plot(entry[value], row, "o", color=colour, markersize=8)
     if reference is not None and table[reference].notna().any():
         ax.plot(table[reference], rows, "D", color="black", mfc="white", ms=7, label="paper")
-        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right")
+        legend_outside(ax, "upper right", 1)
     ax.set_yticks(rows, [str(name) for name in table[label]])
-    ax.set(xlabel=xlabel or value, ylim=(-0.6, len(table) - 0.4))
+    ax.set(xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
     ax.grid(axis="x", color="#dddddd", linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
 
 
 def plot_kinds(
-    networks: pd.DataFrame,
-    summary: pd.DataFrame,
-    measure: str = "value",
-    *,
-    xlabel: str,
-    ax: Axes | None = None,
+    networks: pd.DataFrame, summary: pd.DataFrame, measure: str = "value", *, xlabel: str
 ) -> Axes:
-    """Kinds of network, the first of `summary` on top: small dots the networks, a dot the mean.
+    """Kinds of network, the first of `summary` on top: a large dot is a mean, small ones networks.
 
     networks : columns kind and `measure`
     summary : columns kind, value, low, high and, for hollow diamonds, paper
     """
     ax = plot_points_with_intervals(
-        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel, ax=ax
+        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel
     )
     rows = dict(zip(summary["kind"], np.arange(len(summary))[::-1], strict=True))
     known = networks[networks["kind"].isin(rows)]
@@ -82,26 +78,16 @@ def plot_kinds(
     return ax
 
 
-def plot_ranked(
-    table: pd.DataFrame,
-    value: str,
-    label: str,
-    group: str,
-    *,
-    xlabel: str,
-    ax: Axes | None = None,
-) -> Axes:
+def plot_ranked(table: pd.DataFrame, value: str, label: str, group: str, *, xlabel: str) -> Axes:
     """One dot a row, the highest on top, coloured and shaped by group, with a line at the median.
 
     value, label, group : columns; rows without a value are left out and counted
     """
     kept = table[table[value].notna()].sort_values(value)
-    ax = axes_or_new(ax, height=0.17 * len(kept) + 1.6)
+    ax = new_axes(height=0.17 * len(kept) + 1.6)
     rows = np.arange(len(kept))
-    markers = cycle("osD^v<>P")
-    for (name, chosen), marker, colour in zip(
-        kept.assign(row=rows).groupby(group, sort=False), markers, cycle(CYCLE)
-    ):
+    groups = kept.assign(row=rows).groupby(group, sort=False)
+    for (name, chosen), marker, colour in zip(groups, cycle("osD^v<>P"), cycle(CYCLE)):
         ax.plot(chosen[value], chosen["row"], marker, color=colour, ms=5, label=name)
     ax.hlines(rows, min(0, kept[value].min()), kept[value], color="#cccccc", lw=0.8, zorder=0)
     median = kept[value].median()
@@ -112,13 +98,13 @@ def plot_ranked(
     missing = len(table) - len(kept)
     without = f", {missing} more without a value" if missing else ""
     ax.set(xlabel=f"{xlabel} (n = {len(kept)}{without})", ylim=(-1, len(kept)))
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    legend_outside(ax, "upper right", 3)
     return ax
 
 
-def plot_verdicts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Bars of how many claims have which verdict (`tism.study.ch10_scorecard.count_verdicts`)."""
-    ax = axes_or_new(ax, height=0.5 * len(counts) + 1.4)
+def plot_verdicts(counts: pd.DataFrame) -> Axes:
+    """Number of claims by data set and verdict (`tism.study.ch10_scorecard.count_verdicts`)."""
+    ax = new_axes(height=0.5 * len(counts) + 1.4)
     left, rows = np.zeros(len(counts)), np.arange(len(counts))[::-1]
     looks = {
         "holds": (GREEN, ""),
@@ -135,25 +121,20 @@ def plot_verdicts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
         left += width
     ax.set_yticks(rows, counts["dataset"])
     ax.set(xlabel="claims", xlim=(0, left.max()))
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    legend_outside(ax, "upper center", 4)
     return ax
 
 
-def plot_interactions(
-    interactions: Any, *, title: str = "", start: int = 0, ax: Axes | None = None
-) -> Axes:
-    """Epistasis of all pairs of positions as a heat map, red where more than the sum of the two.
+def plot_interactions(interactions: Any, *, title: str, ax: Axes) -> Axes:
+    """Interactions of all pairs of positions as a heat map; red is more than the sum of effects.
 
-    interactions : (length, length); start : position of the first
+    interactions : (length, length)
     """
     values = as_array(interactions)
-    ax = axes_or_new(ax, height=4.4, width=5.2)
     limit = np.abs(values).max() or 1.0
-    end = start + len(values)
     image = ax.imshow(
-        values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
-        extent=(start - 0.5, end - 0.5, start - 0.5, end - 0.5),
-    )  # fmt: skip
+        values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest"
+    )
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="interaction")
     ax.set(xlabel="position", ylabel="position")
     ax.set_title(title, fontsize=10)
@@ -161,9 +142,9 @@ def plot_interactions(
 
 
 def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:
-    """A table as the book shows it: no row numbers, aligned figures, the same HTML at every run.
+    """A table as HTML without row numbers, its numbers aligned; the same bytes at every run.
 
-    formats : column to format, such as "{:.1%}"; other numbers get separators and two decimals
+    formats : column to format, such as "{:.1%}"; other numbers have separators and two decimals
     """
     from IPython.display import HTML
 
@@ -178,7 +159,10 @@ def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) ->
 
 
 def long_form(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """One row a value of several columns: `measure`, its name, and `value` beside the rest."""
+    """The table with one row for each value of several columns: its `measure` and its `value`.
+
+    columns : column to the name of the measure
+    """
     rest = [name for name in table if name not in columns]
     long = table.melt(rest, list(columns), "measure", "value")
     return long.assign(measure=long["measure"].map(columns))

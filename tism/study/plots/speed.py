@@ -25,7 +25,9 @@ from tism.study.plots.style import (
     SKY,
     VERMILLION,
     as_array,
-    axes_or_new,
+    label_ticks,
+    legend_outside,
+    new_axes,
 )
 
 METHOD_STYLES = {
@@ -47,34 +49,28 @@ ESTIMATOR_STYLES = {
 }
 
 
-def plot_times(
-    rows: pd.DataFrame, x: str, *, xlabel: str, title: str = "", ax: Axes | None = None
-) -> Axes:
-    """Seconds of each method on two logarithmic axes; hollow where they are extrapolated.
+def plot_times(rows: pd.DataFrame, x: str, *, xlabel: str, title: str, ax: Axes) -> Axes:
+    """Seconds of each method on two logarithmic axes; hollow dots are extrapolated.
 
     rows : of one network, with columns method, seconds, low, high, share and `x`
     """
-    ax = axes_or_new(ax)
     for method, row in rows.groupby("method", sort=False):
         colour, style = METHOD_STYLES.get(method, (GREY, "-"))
         ax.plot(row[x], row["seconds"], style, color=colour, linewidth=1.5, label=method)
         ax.vlines(row[x], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
-        for measured, face in ((row["share"] >= 0.999, colour), (row["share"] < 0.999, "white")):
-            some = row[measured]
-            ax.plot(some[x], some["seconds"], "o", color=colour, mfc=face, markersize=5)
+        measured = row["share"] >= 0.999
+        for dots, face in ((row[measured], colour), (row[~measured], "white")):
+            ax.plot(dots[x], dots["seconds"], "o", color=colour, mfc=face, markersize=5)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="seconds", title=title)
-    ticks = sorted(rows[x].unique())
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.minorticks_off()
+    label_ticks(ax, rows[x], "{:,}")
     return ax
 
 
-def plot_batch_sizes(rows: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_batch_sizes(rows: pd.DataFrame, *, title: str, ax: Axes) -> Axes:
     """Time at each batch size that was tried, relative to the method's best.
 
     rows : of one job, with columns method, batch_size and seconds
     """
-    ax = axes_or_new(ax)
     for method, row in rows.dropna(subset="batch_size").groupby("method", sort=False):
         colour, style = METHOD_STYLES.get(method, (GREY, "-"))
         relative = row["seconds"] / rows.loc[rows["method"] == method, "seconds"].min()
@@ -86,12 +82,12 @@ def plot_batch_sizes(rows: pd.DataFrame, *, title: str = "", ax: Axes | None = N
     return ax
 
 
-def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Forward-equivalents measured against counted, with the diagonal.
+def plot_counted(table: pd.DataFrame) -> Axes:
+    """Measured against counted forward-equivalents, with the diagonal.
 
     table : columns method, counted, measured, low and high
     """
-    ax = axes_or_new(ax)
+    ax = new_axes()
     both = table[["counted", "measured"]]
     limits = both.min().min() / 1.5, both.max().max() * 1.5
     ax.plot(limits, limits, color=GREY, linewidth=1)
@@ -106,24 +102,23 @@ def plot_counted(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_cost_map(
-    lengths: Any, tasks: Any, ratio: Any, *, title: str = "", ax: Axes | None = None
-) -> Axes:
+def plot_cost_map(lengths: Any, tasks: Any, ratio: Any) -> Axes:
     """How many times TISM is cheaper than exact windowed ISM, with contours.
 
     lengths, tasks : the axes, both logarithmic
     ratio : (tasks, lengths); below 1 exact ISM is the cheaper one
     """
-    ax = axes_or_new(ax)
-    shown = np.log10(as_array(ratio))
+    ax = new_axes()
+    ratio = as_array(ratio)
+    shown = np.log10(ratio)
     most = np.abs(shown).max()
     mesh = ax.pcolormesh(
         lengths, tasks, shown, cmap="RdBu_r", vmin=-most, vmax=most, shading="gouraud",
         rasterized=True,
     )  # fmt: skip
     levels = {0.1: "1/10", 1: "equal", 10: "10 times", 50: "50 times"}
-    ax.contour(lengths, tasks, as_array(ratio), list(levels), colors="black", linewidths=1)
-    column = -np.log(as_array(ratio)[:, -1])  # rises with the tasks
+    ax.contour(lengths, tasks, ratio, list(levels), colors="black", linewidths=1)
+    column = -np.log(ratio[:, -1])  # rises with the tasks
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
     for level, text in levels.items():
         if column[0] < -np.log(level) < column[-1]:
@@ -136,18 +131,18 @@ def plot_cost_map(
     bar.locator = MaxNLocator(integer=True)
     bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")
     bar.update_ticks()
-    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="tasks", title=title)
+    ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="tasks")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return ax
 
 
-def plot_speed_ups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def plot_speed_ups(table: pd.DataFrame) -> Axes:
     """How many times TISM is faster than ISM, by length, with quartiles.
 
     table : columns comparison ("plain ISM / TISM, one task"), length, ratio, low and high
     """
-    ax = axes_or_new(ax)
+    ax = new_axes()
     for name, row in table.groupby("comparison", sort=False):
         colour = SKY if name.startswith("windowed") else BLUE
         style = "-" if name.endswith("one task") else "--"
@@ -155,21 +150,17 @@ def plot_speed_ups(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.fill_between(row["length"], row["low"], row["high"], color=colour, alpha=0.25, lw=0)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    ticks = sorted(table["length"].unique())
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.minorticks_off()
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    label_ticks(ax, table["length"], "{:,}")
+    legend_outside(ax, "lower center", 2)
     return ax
 
 
-def plot_accuracy_cost(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_accuracy_cost(table: pd.DataFrame, *, title: str, ax: Axes) -> Axes:
     """Mean r with ISM against measured cost, a line an estimator, 95 % intervals.
 
     table : columns estimator, cost_measured (forward passes a sequence), mean_r, low, high
     """
-    ax = axes_or_new(ax, height=3.6)
     others = cycle(zip((GREEN, ORANGE, PURPLE), "^vP", strict=True))
     for name, rows in table.groupby("estimator", sort=False):
         colour, marker = ESTIMATOR_STYLES.get(name) or next(others)
