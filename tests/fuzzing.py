@@ -1,4 +1,4 @@
-"""Shared by the fuzz tests: how many inputs, what may come of one, and the count of what did.
+"""What the fuzz tests share: how many inputs are drawn, what may come of one, and the counts.
 
 `make test` draws a few hundred inputs, the same ones every time. `make fuzz` draws more than 10,000
 new ones and writes data/results/fuzz.csv.
@@ -33,7 +33,7 @@ settings.register_profile("nightly", print_blob=True, phases=_PHASES)
 
 
 def inputs(quick: int, nightly: int) -> settings:
-    """How many inputs a test draws in either mode."""
+    """Return the settings of a test that draws so many inputs in either mode."""
     return settings(
         settings.get_profile("nightly" if NIGHTLY else "quick"),
         max_examples=nightly if NIGHTLY else quick,
@@ -43,20 +43,20 @@ def inputs(quick: int, nightly: int) -> settings:
 
 
 class Refused(str):
-    """The message of an error that was raised as it should be."""
+    """The message of an error that refuses bad input as it should."""
 
 
 def outcome(name: str, call: Callable[[], Any], *wanted: str) -> Any:
-    """What a call returns, or the message of the error with which it refuses bad input.
+    """Return what a call returns, or the message of the error with which it refuses bad input.
 
-    name : under which the input is counted
-    wanted : words of which a message has to hold one: the argument, or the file
+    name : the input is counted under this name
+    wanted : the message must hold one of these words, such as the argument or the file
 
-    Fails where the error is another than TypeError or ValueError or names none of them.
+    Fails where the error is neither TypeError, ValueError nor OSError, or names none of them.
     """
     try:
         result = call()
-    except UnicodeError:  # a ValueError, but from the depths
+    except UnicodeError:  # a ValueError that nobody has put into words
         raise
     except (TypeError, ValueError, OSError) as error:
         message = Refused(error)
@@ -69,8 +69,8 @@ def outcome(name: str, call: Callable[[], Any], *wanted: str) -> Any:
 
 
 def state(model: Any) -> dict[str, Any]:
-    """All that a call must leave alone: of a model, and of the process."""
-    own: dict[str, Any] = {
+    """Return everything of a model and of the process that a call must not change."""
+    found: dict[str, Any] = {
         "random": torch.get_rng_state().tolist(),
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "dtype": torch.get_default_dtype(),
@@ -78,7 +78,7 @@ def state(model: Any) -> dict[str, Any]:
     }
     if isinstance(model, nn.Module):
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        own |= {
+        found |= {
             "names": [(name, id(tensor), tensor.dtype) for name, tensor in tensors],
             "values": [tensor.detach().flatten().tolist() for _, tensor in tensors],
             "flags": [p.requires_grad for p in model.parameters()],
@@ -89,12 +89,12 @@ def state(model: Any) -> dict[str, Any]:
                 for m in model.modules()
             ],
         }
-    return own
+    return found
 
 
 @contextmanager
 def unchanged(model: Any) -> Iterator[None]:
-    """Fails where the block changes the model or the process, also by an error."""
+    """Fail where the block changes the model or the process, even if it raises an error."""
     before = state(model)
     try:
         yield
@@ -103,7 +103,7 @@ def unchanged(model: Any) -> Iterator[None]:
 
 
 def write_counts() -> None:
-    """One row a function or reader: inputs, how many got an answer and how many an error."""
+    """Write for each function or reader how many inputs it got, answered and refused."""
     names = sorted({*answered, *refused})
     with replacing(TABLE) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")

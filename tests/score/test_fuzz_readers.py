@@ -66,7 +66,7 @@ DAMAGE = {
 
 @st.composite
 def damaged(draw: st.DrawFn, text: bytes) -> tuple[bytes, bytes, bool]:
-    """(bytes of the file, its plain text, whether it means what it meant)."""
+    """The bytes of the file, its plain text, and True if it still means the same."""
     kind = draw(st.sampled_from(["harmless", "damage", "bytes", "bytes"]))
     if kind == "harmless":
         return HARMLESS[draw(st.sampled_from(sorted(HARMLESS)))](text), text, True

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from tism.running import is_out_of_memory
+from tism.score.files import replacing
 from tism.score.methods import METHODS, score_to_store, variant_table
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
@@ -115,13 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_score_options(
         command("score", _score, description=_SCORE, epilog=_SCORE_EXAMPLES, help="write scores")
     )
-    status = command(
-        "status", _status, description="Show how much of a store is written.", help="show progress"
-    )
+    about = {"description": "Show how much of a store is written.", "help": "show progress"}
+    status = command("status", _status, **about)
     status.add_argument("store", type=Path, help="folder that tism score has written to")
-    export = command(
-        "export", _export, epilog=_EXPORT_EXAMPLES, help="write files for other programs"
-    )
+    about = {"epilog": _EXPORT_EXAMPLES, "help": "write files for other programs"}
+    _add_export_options(command("export", _export, **about))
+    return parser
+
+
+def _add_export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument("store", type=Path, help="complete store, written by tism score")
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument(
@@ -137,26 +140,24 @@ def _parser() -> argparse.ArgumentParser:
         "--background", type=float, nargs=4, metavar=("A", "C", "G", "T"), default=[0.25] * 4,
         help="base frequencies that weight the mean (default: 0.25 each)",
     )  # fmt: skip
-    return parser
 
 
-def _add_score_options(parser: argparse.ArgumentParser) -> None:
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", required=True, metavar="WHERE:FUNCTION", help="function that returns the module"
-    )
+    where = {"metavar": "WHERE:FUNCTION"}
+    model.add_argument("--model", required=True, **where, help="function that returns the module")
     model.add_argument(
         "--model-args", type=_keywords, default={}, metavar="JSON",
         help="keyword arguments of that function, such as '{\"n_tasks\": 12}'",
     )  # fmt: skip
-    model.add_argument(
-        "--weights", type=Path, metavar="FILE", help="state dict of the module, safetensors"
-    )
-    model.add_argument(
-        "--output-fn",
-        metavar="WHERE:FUNCTION",
-        help="function from what the module returns to (n, tasks)",
-    )
+    help_text = "state dict of the module, safetensors"
+    model.add_argument("--weights", type=Path, metavar="FILE", help=help_text)
+    help_text = "function from what the module returns to (n, tasks)"
+    model.add_argument("--output-fn", **where, help=help_text)
+
+
+def _add_score_options(parser: argparse.ArgumentParser) -> None:
+    _add_model_options(parser)
     data = parser.add_argument_group("sequences")
     rows = data.add_mutually_exclusive_group(required=True)
     rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, plain or gzipped")
@@ -218,8 +219,6 @@ def _score(options: argparse.Namespace) -> None:
 def _report_refused(refused: Any, out: Path) -> None:
     if not len(refused):
         return
-    from tism.score.files import replacing
-
     listing = out.with_name(f"{out.name}.refused.tsv")
     with replacing(listing) as temporary:
         refused.to_csv(temporary, sep="\t", index=False)
@@ -246,8 +245,6 @@ def _export(options: argparse.Namespace) -> None:
 
     store = open_store(options.store)
     if options.table:
-        from tism.score.files import replacing
-
         with replacing(options.table) as temporary:
             variant_table(store).to_csv(temporary, sep="\t", index=False)
         return
