@@ -5,7 +5,8 @@
 # make faults break everything on purpose and record what came of it
 # make fuzz   draw more than 10,000 inputs for functions, readers and commands: data/results/fuzz.csv
 # make audit  look up the pinned packages for known vulnerabilities; needs pipx and internet
-# make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE
+# make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE,
+#             and the engines on published architectures at their real lengths
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
 
@@ -52,6 +53,7 @@ audit:
 
 bench: $(READY)
 	$(BIN)/python -m tism.study.compendium run $(PROFILE) 06_runtime
+	$(BIN)/python -m tism.study.bench
 
 record: PROFILE = yeast
 record: $(READY)

@@ -1,0 +1,62 @@
+"""The benchmark: what it makes of times, and which cases a name chooses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tism.study import bench
+from tism.study.ch06_timing import Timing
+from tism.study.zoo import ZOO
+
+CASE = bench.Case("DeepSTARR", 6, 16, 4, 2)
+
+
+def timing(*repeats: float) -> Timing:
+    """What `compare` returns for these seconds."""
+    return Timing(0, 0, 0, repeats)
+
+
+def test_ratios_are_taken_within_each_round(monkeypatch: pytest.MonkeyPatch):
+    """The fourth round is slower for all sides; "full" ran on 13 of 49 passes."""
+    auto, windowed, full = (1, 1, 2, 8), (2, 2, 2, 8), (13 / 49, 26 / 49, 26 / 49, 104 / 49)
+    times = {"auto": timing(*auto), "windowed": timing(*windowed), "full": timing(*full)}
+    monkeypatch.setattr(bench, "compare", lambda sides, **_: times)
+    row = bench.time_engines(CASE, length=64)
+    assert row["full"] == pytest.approx(2)
+    assert row["full_over_auto"] == pytest.approx(1)
+    assert [row[f"auto_over_better{end}"] for end in ("_low", "", "_high")] == [0.875, 1, 1]
+
+
+def test_every_side_mutates_its_positions_in_the_middle(monkeypatch: pytest.MonkeyPatch):
+    """Results of all sides agree where they overlap."""
+    scores = {}
+
+    def compare(sides, **_):
+        scores.update({engine: run() for engine, run in sides.items()})
+        return {engine: timing(1) for engine in sides}
+
+    monkeypatch.setattr(bench, "compare", compare)
+    bench.time_engines(CASE, length=64)
+    assert scores["auto"].shape == (2, 2, 4, 16)
+    for engine, inner in (("windowed", slice(None)), ("full", slice(6, 10))):
+        torch.testing.assert_close(scores[engine], scores["auto"][..., inner])
+
+
+def test_gradients_in_forward_passes_are_ratios_of_minima(monkeypatch: pytest.MonkeyPatch):
+    times = {"forward": timing(2, 3), "one task": timing(9, 5), "all tasks": timing(20, 30)}
+    monkeypatch.setattr(bench, "compare", lambda sides, **_: times)
+    rows = bench.time_gradients(torch.nn.Identity(), torch.zeros(1, 4, 5))
+    assert [row["forward_equivalents"] for row in rows] == [1, 2.5, 10]
+
+
+def test_cases_fit_the_zoo():
+    for case in bench.CASES.values():
+        assert 1 <= case.timed <= case.positions <= ZOO[case.network].length
+
+
+def test_names_choose_cases_by_their_beginning():
+    assert bench.chosen_cases([]) == [*bench.CASES, bench.GRADIENTS]
+    assert bench.chosen_cases(["SpliceAI"]) == ["SpliceAI", "SpliceAI, one variant"]
+    with pytest.raises(ValueError, match=r"begins with 'Spl1ce'; there are DeepSTARR; DeepSEA"):
+        bench.chosen_cases(["SpliceAI", "Spl1ce"])

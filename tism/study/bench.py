@@ -1,0 +1,176 @@
+"""Times of the engines at the real lengths of published networks, and of TISM in forward passes.
+
+    python -m tism.study.bench              # every case; writes results/bench/*.csv
+    python -m tism.study.bench SpliceAI     # the cases whose names begin so
+
+All sides of a case take turns in one run, so that a machine that slows down slows all of them. A
+ratio is taken within each round; its median and quartiles are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tism.exact import ism
+from tism.first_order import tism
+from tism.model import build_model
+from tism.study.ch06_timing import Timing, compare
+from tism.study.profiles import results_folder
+from tism.study.zoo import ZOO
+
+_LIMIT = 120.0  # seconds after which a side that ran twice is left out
+_GRADIENT_SEQUENCES, _GRADIENT_LENGTH, _GRADIENT_TASKS = 8, 251, 81
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of the zoo at its real length, and the stretch in its middle that is mutated.
+
+    width : channels of the network
+    positions : positions that "auto" and "windowed" mutate
+    timed : positions that "full" mutates; the time of all follows from the passes of both
+    sequences : number of sequences
+    """
+
+    network: str
+    width: int
+    positions: int
+    timed: int
+    sequences: int = 1
+
+
+CASES = {
+    "DeepSTARR": Case("DeepSTARR", 60, 249, 249, 4),
+    "DeepSEA": Case("DeepSEA", 64, 500, 100),
+    "BPNet": Case("BPNet", 64, 200, 20),
+    "SpliceAI": Case("SpliceAI", 32, 48, 2),
+    "Xpresso": Case("Xpresso", 128, 500, 50),
+    "Basenji": Case("Basenji", 32, 500, 10),
+    "Basenji2": Case("Basenji2", 32, 500, 10),
+    "Enformer": Case("Enformer", 16, 16, 4),
+    "SpliceAI, one variant": Case("SpliceAI", 32, 1, 1),
+    "Xpresso, one variant": Case("Xpresso", 128, 1, 1),
+    "Basenji2, one variant": Case("Basenji2", 32, 1, 1),
+}
+GRADIENTS = "TISM"  # the name of the case that times gradients
+
+
+def random_sequences(n: int, length: int) -> Tensor:
+    """(n, 4, length) one-hot."""
+    bases = torch.randint(4, (n, length), generator=torch.Generator().manual_seed(0))
+    return F.one_hot(bases, 4).mT.float().contiguous()
+
+
+def time_engines(case: Case, length: int | None = None, repeats: int = 5) -> dict[str, Any]:
+    """Seconds of each engine, "full" over "auto", and "auto" over the better of the other two.
+
+    length : bases; None is the authors' own length
+    """
+    entry = ZOO[case.network]
+    length = length or entry.length
+    model, one_hot = entry.build(length, width=case.width), random_sequences(case.sequences, length)
+
+    def run(engine: str, positions: int) -> Callable[[], Tensor]:
+        start = (length - positions) // 2
+        arguments = {"args": entry.inputs(length), "output_fn": entry.output_fn}
+        stretch = {"start": start, "stop": start + positions}
+        return lambda: ism(model, one_hot, engine=engine, **stretch, **arguments)
+
+    timed = {"auto": case.positions, "windowed": case.positions, "full": case.timed}
+    sides = {engine: run(engine, positions) for engine, positions in timed.items()}
+    times = compare(sides, repeats=repeats, limit=_LIMIT)
+    rounds = min(len(timing.repeats) for timing in times.values())
+    auto, windowed, full = (np.array(times[engine].repeats[:rounds]) for engine in timed)
+    full = full * (3 * case.positions + 1) / (3 * case.timed + 1)
+    row = {"length": length, **vars(case), "rounds": rounds}
+    for engine, seconds in {"auto": auto, "windowed": windowed, "full": full}.items():
+        row[engine] = float(np.median(seconds))
+    return {
+        **row,
+        **_quartiles("full_over_auto", full / auto),
+        **_quartiles("auto_over_better", auto / np.minimum(windowed, full)),
+    }
+
+
+def _quartiles(name: str, ratios: np.ndarray) -> dict[str, float]:
+    low, median, high = map(float, np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return {name: median, f"{name}_low": low, f"{name}_high": high}
+
+
+def time_gradients(model: nn.Module, one_hot: Tensor, repeats: int = 5) -> list[dict[str, Any]]:
+    """TISM of one task and of all tasks, in forward passes of the same sequences."""
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        return model(one_hot)
+
+    sides = {
+        "forward": forward,
+        "one task": lambda: tism(model, one_hot, 0),
+        "all tasks": lambda: tism(model, one_hot),
+    }
+    times = compare(sides, repeats=repeats)
+    return [_in_forwards(name, timing, times["forward"]) for name, timing in times.items()]
+
+
+def _in_forwards(name: str, timing: Timing, forward: Timing) -> dict[str, Any]:
+    """Medians and minima; the ratio of the minima tells least of what else the machine did."""
+    return {
+        "tism": name,
+        "seconds": timing.median,
+        "minimum": min(timing.repeats),
+        "forward_equivalents": min(timing.repeats) / min(forward.repeats),
+    }
+
+
+def chosen_cases(names: Sequence[str]) -> list[str]:
+    """The cases whose names begin with one of `names`; all if there is none."""
+    known = [*CASES, GRADIENTS]
+    for name in names:
+        if not any(case.startswith(name) for case in known):
+            raise ValueError(f"no case begins with {name!r}; there are {'; '.join(known)}")
+    return [case for case in known if not names or case.startswith(tuple(names))]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time the chosen cases, print a table and write it to results/bench."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tism.study.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", help="how the names of cases begin; none for all")
+    names = chosen_cases(parser.parse_args(arguments).names)
+    rows = []
+    for name in names:
+        print(name, flush=True)
+        if name in CASES:
+            rows.append({"case": name, **time_engines(CASES[name])})
+    if rows:
+        _show_and_write("engines", rows)
+    if GRADIENTS in names:
+        model = build_model("baseline", length=_GRADIENT_LENGTH, n_tasks=_GRADIENT_TASKS, seed=0)
+        one_hot = random_sequences(_GRADIENT_SEQUENCES, _GRADIENT_LENGTH)
+        _show_and_write("gradients", time_gradients(model.eval(), one_hot))
+
+
+def _show_and_write(name: str, rows: list[dict[str, Any]]) -> None:
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+    path = results_folder("bench") / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table.assign(threads=torch.get_num_threads(), torch=torch.__version__)
+    table.to_csv(path, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,653 @@
+"""Small re-creations of published networks that predict from sequence, with random weights.
+
+Each does what its authors' network does: the same layers in the same order, the same inputs and
+outputs. It is narrower, has fewer tasks, and takes any length. The weights come from a seed and are
+scaled so that substitutions change predictions by a fair share of their size. The engines are
+tested on these networks and timed on some of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tism.model import BothStrandsConv, SoftmaxPool, build_model
+from tism.study.zoo_layers import (
+    Apply,
+    BaseTokens,
+    BiLSTM,
+    BothStrandsKernels,
+    Concatenated,
+    GroupedLinear,
+    Heads,
+    LongConvolution,
+    Net,
+    Residual,
+    SelectiveScan,
+    basset_scan,
+    beside,
+    bins_of_expression,
+    central,
+    chain,
+    conv,
+    conv_norm,
+    cropped,
+    dense,
+    dilated,
+    fast_gelu,
+    halvings,
+    legnet_blocks,
+    middle,
+    middle_bin,
+    norm_conv,
+    probabilities,
+    splice_trunk,
+    swap,
+    transformer,
+    two_kernels,
+    with_flags,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published architecture.
+
+    citation : first author and year
+    length, short : bases that the authors' network takes, and enough of them for a test
+    network : makes the module from a length; the first line of its docstring says what is peculiar
+    output_fn : maps what the network returns to (n, tasks); None if it returns that itself
+    shapes : shapes, without rows, of what the network takes beside the sequence, from its length
+    """
+
+    citation: str
+    length: int
+    short: int
+    network: Callable[..., nn.Module]
+    output_fn: Callable[[Any], Tensor] | None
+    shapes: Callable[[int], list[tuple[int, ...]]]
+
+    @property
+    def peculiar(self) -> str:
+        """What sets this architecture apart, in a line."""
+        return (self.network.__doc__ or "").split("\n")[0]
+
+    def build(self, length: int | None = None, *, seed: int = 0, **settings: int) -> nn.Module:
+        """The network in evaluation mode for a length, the authors' own if None.
+
+        settings : such as `width`, the channels of most layers
+        """
+        length = length or self.length
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
+            model = self.network(length, **settings).eval()
+            model(torch.zeros(1, 4, length), *self.inputs(length))  # lazy layers count channels
+            n = min(max(2, 2**13 // length), 32)
+            sequences = F.one_hot(torch.randint(4, (n, length)), 4).mT.float()
+            more = [value.expand(n, *value.shape[1:]) for value in self.inputs(length)]
+            _calibrate(model, sequences, *more)
+        return model.eval()
+
+    def inputs(self, length: int) -> tuple[Tensor, ...]:
+        """What the network takes beside the sequence: one row of each, from 0 to 1."""
+        draw = torch.Generator().manual_seed(0)
+        return tuple(torch.rand(1, *shape, generator=draw) for shape in self.shapes(length))
+
+
+ZOO: dict[str, Entry] = {}
+
+
+def published(
+    name: str,
+    citation: str,
+    length: int,
+    short: int,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    shapes: Callable[[int], list[tuple[int, ...]]] = lambda length: [],
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Enter what makes a network in the `ZOO`; arguments as in `Entry`."""
+
+    def enter(network: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        ZOO[name] = Entry(citation, length, short, network, output_fn, shapes)
+        return network
+
+    return enter
+
+
+def _calibrate(model: nn.Module, *inputs: Tensor) -> None:
+    """Give each layer's output the variance 1, and batch norms the statistics of these inputs."""
+
+    def scale(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        deviation = output.std().clamp(min=1e-6)
+        layer.weight /= deviation
+        if layer.bias is not None:
+            layer.bias /= deviation
+        return output / deviation
+
+    weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d
+    hooks = [m.register_forward_hook(scale) for m in model.modules() if isinstance(m, weighted)]
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, 0, 0.2)
+    model.train()(*inputs)
+    for hook in hooks:
+        hook.remove()
+
+
+# Convolutions and dense layers
+
+
+@published("DeepBind", "Alipanahi 2015", 101, 40)
+def deepbind(length: int, width: int = 8) -> nn.Module:
+    """Flanks of 0.25 for unknown bases; of each motif the maximum over all positions."""
+    scan = chain(nn.ConstantPad1d(23, 0.25), conv(width, 24, padding=0), nn.ReLU())
+    return chain(scan, nn.AdaptiveMaxPool1d(1), nn.Flatten(), dense(32, 0.5), nn.Linear(32, 1))
+
+
+@published("DeepSEA", "Zhou 2015", 1000, 180)
+def deepsea(length: int, width: int = 8) -> nn.Module:
+    """Three convolutions without padding; probabilities of chromatin features."""
+    pool = chain(nn.ReLU(), nn.MaxPool1d(4, 4), nn.Dropout(0.2))
+    first, second, third = (conv(w, 8, padding=0) for w in (width, 3 * width // 2, 3 * width))
+    scan = chain(first, pool, second, pool, third, nn.ReLU(), nn.Dropout(0.5), nn.Flatten())
+    return chain(scan, dense(3 * width), probabilities(6))
+
+
+@published("Beluga", "Zhou 2018", 2000, 330)
+def beluga(length: int, width: int = 8) -> nn.Module:
+    """Pairs of 2-d convolutions of height 1, as in ExPecto; probabilities."""
+    layers: list[nn.Module] = []
+    for wide in (width, 3 * width // 2, 2 * width):
+        layers += [nn.MaxPool2d((1, 4), (1, 4))] if layers else []
+        layers += [nn.LazyConv2d(wide, (1, 8)), nn.ReLU()]
+        layers += [nn.LazyConv2d(wide, (1, 8)), nn.ReLU(), nn.Dropout(0.2)]
+    head = chain(nn.Flatten(), dense(3 * width), probabilities(6))
+    return chain(lambda x: x.unsqueeze(2), *layers, head)
+
+
+@published("Basset", "Kelley 2016", 600, 180)
+def basset(length: int, width: int = 4) -> nn.Module:
+    """Batch norm after every layer, max pooling by 3, 4 and 4; probabilities."""
+    hidden = [dense(8 * width, 0.3, norm=True) for _ in range(2)]
+    return chain(basset_scan(width), *hidden, probabilities(6))
+
+
+@published("AI-TAC", "Maslova 2020", 251, 80, itemgetter(0))
+def aitac(length: int, width: int = 4) -> nn.Module:
+    """A 2-d convolution over the four rows; returns predictions, motif maxima and their places."""
+
+    def forward(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = F.relu(net.norm(net.first(x.unsqueeze(1))))
+        maxima, places = torch.max(x.flatten(2), dim=2)
+        return net.rest(x), maxima, places
+
+    layers: list[nn.Module] = [nn.MaxPool2d((1, 3), (1, 3), (0, 1))]
+    for kernel in (11, 7):
+        layers += [nn.LazyConv2d(2 * width, (1, kernel), padding=(0, kernel // 2))]
+        layers += [nn.LazyBatchNorm2d(), nn.ReLU(), nn.MaxPool2d((1, 4), (1, 4), (0, 1))]
+    hidden = [dense(8 * width, 0.3, norm=True) for _ in range(2)]
+    rest = chain(*layers, nn.Flatten(), *hidden, nn.LazyLinear(6))
+    first = nn.Conv2d(1, 3 * width, (4, 19), padding=(0, 9))
+    return Net(forward, first=first, norm=nn.LazyBatchNorm2d(), rest=rest)
+
+
+@published("AI-TAC residual", "Sasse 2024", 251, 40)
+def aitac_residual(length: int, width: int = 8) -> nn.Module:
+    """The paper's network: both strands, residual blocks, softmax-weighted pooling."""
+    return build_model("baseline", length=length, n_tasks=6, width=width)
+
+
+@published("Calderon", "Sasse 2024", 401, 60)
+def calderon(length: int, width: int = 16) -> nn.Module:
+    """Both strands, GELU, a filled flank, and a few wide softmax-weighted windows."""
+    pool = min(81, (length + 20) // 4)
+    fill = nn.ConstantPad1d((0, -(length + 20) % pool), -0.17)  # the lowest value of GELU
+    scan = chain(nn.ConstantPad1d(10, 0.0), BothStrandsConv(width, 15), nn.GELU())
+    return chain(scan, fill, SoftmaxPool(pool), nn.Flatten(), nn.LazyLinear(6))
+
+
+@published("DeepSTARR", "de Almeida 2022", 249, 64, beside)
+def deepstarr(length: int, width: int = 6) -> nn.Module:
+    """A list of two outputs: activity as a developmental and as a housekeeping enhancer."""
+    sizes = ((4 * width, 7), (width, 3), (width, 5), (2 * width, 3))
+    scan = chain(*(conv_norm(w, kernel, F.relu, 2) for w, kernel in sizes), nn.Flatten())
+    hidden = [dense(4 * width, 0.4, norm=True) for _ in range(2)]
+    return chain(scan, *hidden, Heads(nn.LazyLinear(1) for _ in range(2)))
+
+
+@published("MPRA-DragoNN", "Movva 2019", 145, 50)
+def mpra_dragonn(length: int, width: int = 8) -> nn.Module:
+    """Batch norm after the ReLU, no pooling, one dense layer from all positions."""
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [conv(width, 5, padding=0), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Dropout(0.1)]
+    return chain(*layers, nn.Flatten(), nn.LazyLinear(12))
+
+
+@published("Malinois", "Gosai 2024", 600, 96)
+def malinois(length: int, width: int = 4) -> nn.Module:
+    """Basset, then dense layers of its own for each of three cell types, as batched products."""
+    hidden = 4 * width
+    branches = [GroupedLinear(3, hidden, hidden), nn.ReLU(), nn.Dropout(0.5)]
+    branches += [GroupedLinear(3, hidden, hidden), nn.ReLU(), GroupedLinear(3, hidden, 1)]
+    copies = chain(lambda x: x.repeat(1, 3), lambda x: x.unflatten(1, (3, -1)))
+    shared = chain(basset_scan(width, padding="same"), dense(hidden, 0.1))
+    return chain(shared, copies, *branches, lambda x: x.squeeze(-1))
+
+
+@published("Optimus 5-prime", "Sample 2019", 50, 50)
+def optimus(length: int, width: int = 8) -> nn.Module:
+    """Three convolutions without pooling; ribosome load of a 5' UTR."""
+    scan = [chain(conv(width, 8), nn.ReLU()) for _ in range(3)]
+    return chain(*scan, nn.Flatten(), dense(40, 0.2), nn.LazyLinear(1))
+
+
+@published("Xpresso", "Agarwal 2020", 10_500, 330, shapes=lambda length: [(8,)])
+def xpresso(length: int, width: int = 8) -> nn.Module:
+    """Max pooling by 30 and 10; eight features of the mRNA's half-life join the dense layers."""
+
+    def forward(net: nn.Module, x: Tensor, half_life: Tensor) -> Tensor:
+        return net.dense(torch.cat([net.scan(x), half_life], dim=1))
+
+    scan = chain(conv(width, 6), nn.ReLU(), nn.MaxPool1d(30))
+    scan = chain(scan, conv(width, 9), nn.ReLU(), nn.MaxPool1d(10), nn.Flatten())
+    return Net(forward, scan=scan, dense=chain(dense(64), dense(2), nn.LazyLinear(1)))
+
+
+@published(
+    "APARENT", "Bogard 2019", 205, 60, lambda y: torch.cat([y[0], y[1][:, 20:24]], dim=1),
+    lambda length: [(13,), (1,)],
+)  # fmt: skip
+def aparent(length: int, width: int = 8) -> nn.Module:
+    """A 2-d image of the sequence, library and distal signal; isoform share and cut profile."""
+
+    def forward(net: nn.Module, x: Tensor, library: Tensor, distal: Tensor) -> tuple:
+        x = net.scan(x.transpose(1, 2).unsqueeze(1))
+        x = net.dense(torch.cat([x, distal], dim=1))
+        x = torch.cat([x, library], dim=1)
+        return torch.sigmoid(net.isoform(x)), net.cut(x).softmax(dim=1)
+
+    scan = chain(nn.LazyConv2d(width, (8, 4)), nn.ReLU(), nn.MaxPool2d((2, 1)))
+    scan = chain(scan, nn.LazyConv2d(width, (6, 1)), nn.ReLU(), nn.Flatten())
+    heads = {"isoform": nn.LazyLinear(1), "cut": nn.LazyLinear(length + 1)}
+    return Net(forward, scan=scan, dense=dense(32, 0.2), **heads)
+
+
+@published("APARENT2", "Linder 2022", 205, 60, lambda y: y[:, -4:], lambda length: [(13,)])
+def aparent2(length: int, width: int = 4) -> nn.Module:
+    """Residual blocks whose dilations rise and fall; softmax over positions and over no cut."""
+
+    def forward(net: nn.Module, x: Tensor, library: Tensor) -> Tensor:
+        return (F.pad(net.scan(x), (0, 1)) + net.library(library)).softmax(dim=1)
+
+    blocks = [
+        Residual(*(norm_conv(width, 3, F.relu, dilation=dilation) for _ in range(2)))
+        for dilation in (1, 2, 4, 8, 4, 2, 1)
+    ]
+    scan = chain(conv(width, 1), *blocks, conv(1, 1), nn.Flatten())
+    return Net(forward, scan=scan, library=nn.LazyLinear(length + 1))
+
+
+@published("scBasset", "Yuan 2022", 1344, 90)
+def scbasset(length: int, width: int = 6) -> nn.Module:
+    """A tower of poolings to a bottleneck, from which a linear layer reads every cell."""
+    tower = [conv_norm(width, 5, fast_gelu, 2) for _ in range(halvings(length // 3, 6, 7))]
+    scan = chain(conv_norm(width, 17, fast_gelu, 3), *tower, conv_norm(width, 1, fast_gelu))
+    bottleneck = chain(nn.Flatten(), nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Dropout(0.2))
+    return chain(scan, bottleneck, fast_gelu, probabilities(12))
+
+
+@published("ExplaiNN", "Novakovsky 2023", 200, 60)
+def explainn(length: int, units: int = 6) -> nn.Module:
+    """A small network for each motif, by grouped convolutions of copies; their weighted sum."""
+    scan = chain(conv(units, 19, padding=0, groups=units), nn.LazyBatchNorm1d(), torch.exp)
+    wide = chain(conv(10 * units, 1, groups=units), nn.LazyBatchNorm1d(), nn.ReLU())
+    one = chain(conv(units, 1, groups=units), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Flatten())
+    between = chain(nn.MaxPool1d(7, 7), nn.Flatten(), lambda x: x.unsqueeze(-1))
+    return chain(lambda x: x.repeat(1, units, 1), scan, between, wide, one, nn.Linear(units, 3))
+
+
+# Both strands, and recurrent layers
+
+
+@published("DanQ", "Quang 2016", 1000, 90)
+def danq(length: int, width: int = 6) -> nn.Module:
+    """A bidirectional LSTM between the convolution and the dense layers; probabilities."""
+    scan = chain(conv(width, 26, padding=0), nn.ReLU(), nn.MaxPool1d(13, 13), nn.Dropout(0.2))
+    lstm = chain(swap, BiLSTM(width, width), nn.Dropout(0.5), nn.Flatten())
+    return chain(scan, lstm, dense(16), probabilities(6))
+
+
+@published("DeepMEL", "Minnoye 2020", 500, 80)
+def deepmel(length: int, width: int = 6) -> nn.Module:
+    """Convolution and LSTM on both strands; the larger of the two predictions."""
+
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        return torch.maximum(net.strand(x), net.strand(torch.flip(x, dims=(1, 2))))
+
+    scan = chain(conv(width, 20, padding=0), nn.ReLU(), nn.MaxPool1d(10, 10), nn.Dropout(0.2))
+    lstm = chain(swap, nn.LazyLinear(width), nn.ReLU(), BiLSTM(width, width), nn.Flatten())
+    return Net(forward, strand=chain(scan, lstm, dense(16, 0.4), probabilities(6)))
+
+
+@published("FactorNet", "Quang 2019", 1002, 90, shapes=lambda length: [(1, length)])
+def factornet(length: int, width: int = 6) -> nn.Module:
+    """Accessibility is a fifth channel; convolution and LSTM; the mean of both strands."""
+
+    def forward(net: nn.Module, x: Tensor, track: Tensor) -> Tensor:
+        reverse = torch.cat([x.flip(dims=[1, 2]), track.flip(dims=[2])], dim=1)
+        return (net.strand(torch.cat([x, track], dim=1)) + net.strand(reverse)) / 2
+
+    scan = chain(conv(width, 26, padding=0), nn.ReLU(), swap, nn.LazyLinear(width), nn.ReLU(), swap)
+    lstm = chain(nn.MaxPool1d(13, 13), swap, BiLSTM(width, width), nn.Dropout(0.5), nn.Flatten())
+    return Net(forward, strand=chain(scan, lstm, dense(16, 0.5), probabilities(2)))
+
+
+@published("RC sharing", "Shrikumar 2017", 1000, 80)
+def shared_strands(length: int, width: int = 6) -> nn.Module:
+    """Weights tied to those of the other strand, put together at each call."""
+
+    def strand_sum(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        return first + second.flip(1)
+
+    first, second = (BothStrandsKernels(n, width, 15) for n in (4, 2 * width))
+    scan = chain(first, nn.ReLU(), second, nn.ReLU(), strand_sum, nn.MaxPool1d(20, 20))
+    return chain(scan, nn.Flatten(), nn.LazyLinear(3))
+
+
+@published("janggu", "Kopp 2020", 500, 80)
+def janggu(length: int, width: int = 6) -> nn.Module:
+    """The first layer scans both strands and keeps the maximum; the last is a mean over all."""
+    pool = nn.MaxPool1d(min(30, length // 10))
+    scan = chain(BothStrandsConv(width, 11), nn.ReLU(), pool, nn.LazyBatchNorm1d())
+    rest = chain(conv(width, 3, padding=0), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    return chain(scan, rest, probabilities(1))
+
+
+# Networks of the challenge on random promoters
+
+
+def expected_bin(output: tuple[Tensor, Tensor]) -> Tensor:
+    """(n, 1) from what `bins_of_expression` returns."""
+    return output[1].unsqueeze(1)
+
+
+@published("LegNet", "Penzar 2023", 150, 40, expected_bin)
+def legnet(length: int, width: int = 6) -> nn.Module:
+    """Grouped convolutions with squeeze-and-excitation; the expected one of 18 bins."""
+    stem = chain(with_flags, conv_norm(width, 7, F.silu))
+    return chain(stem, legnet_blocks(width, 3), bins_of_expression())
+
+
+@published("DREAM-RNN", "Rafi 2024", 110, 40, expected_bin)
+def dream_rnn(length: int, width: int = 4) -> nn.Module:
+    """Kernels of two sizes before and after a bidirectional LSTM."""
+    lstm = chain(swap, BiLSTM(2 * width, width), swap)
+    layers = chain(with_flags, two_kernels(width), lstm, two_kernels(width), nn.Dropout(0.5))
+    return chain(layers, bins_of_expression())
+
+
+@published("DREAM-CNN", "Rafi 2024", 110, 40, expected_bin)
+def dream_cnn(length: int, width: int = 3) -> nn.Module:
+    """Kernels of two sizes, then the blocks of LegNet."""
+    layers = chain(with_flags, two_kernels(width), legnet_blocks(2 * width, 2))
+    return chain(layers, bins_of_expression())
+
+
+# Profiles at the resolution of single bases
+
+
+@published("BPNet", "Avsec 2021, Nat Genet", 2114, 200, itemgetter(1), lambda length: [(2, length)])
+def bpnet(length: int, width: int = 8) -> nn.Module:
+    """Dilated residual layers; a profile and log counts, which see two control tracks as well."""
+
+    def forward(net: nn.Module, x: Tensor, control: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = net.trunk(x)
+        counts = x[:, :, near].mean(dim=2)
+        if control is not None:
+            total = torch.log(control[:, :, near].sum(dim=(1, 2)) + 1).unsqueeze(-1)
+            x, counts = torch.cat([x, control], dim=1), torch.cat([counts, total], dim=-1)
+        return net.profile(x)[:, :, trim:-trim], net.counts(counts)
+
+    trim = length * 557 // 2114  # 2,114 bases to a profile of 1,000
+    near = slice(trim - 37, 37 - trim)
+    trunk = chain(conv(width, 21), nn.ReLU(), dilated(width, 8))
+    return Net(forward, trunk=trunk, profile=conv(2, 75), counts=nn.LazyLinear(1))
+
+
+def profile_score(output: tuple[Tensor, Tensor]) -> Tensor:
+    """(n, 1) logits of the profile, centred, weighted by their own fixed probabilities."""
+    logits = output[0].flatten(1)
+    logits = logits - logits.mean(dim=1, keepdim=True)
+    return (logits * logits.softmax(dim=1).detach()).sum(dim=1, keepdim=True)
+
+
+@published("ProCapNet", "Cochran 2024", 2114, 200, profile_score)
+def procapnet(length: int, width: int = 8) -> nn.Module:
+    """BPNet without controls; one distribution over the positions of both strands."""
+    return bpnet(length, width)
+
+
+@published(
+    "ChromBPNet", "Pampari 2024", 2114, 200, lambda y: torch.cat([y[1], central(y[0], 4)], dim=1)
+)
+def chrombpnet(length: int, width: int = 8) -> nn.Module:
+    """A bias network and a main one, unpadded: logits add up, counts by log-sum-exp."""
+
+    def one(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = net.trunk(x)
+        return central(net.profile(x).squeeze(1), out), net.counts(x.mean(dim=2))
+
+    def both(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        (bias, bias_counts), (profile, counts) = net.bias(x), net.main(x)
+        counts = torch.cat([counts, bias_counts], dim=-1)
+        return profile + bias, torch.logsumexp(counts, dim=-1, keepdim=True)
+
+    def network(width: int, depth: int) -> nn.Module:
+        trunk = chain(conv(width, 21, padding=0), nn.ReLU(), dilated(width, depth, padding=0))
+        return Net(one, trunk=trunk, profile=conv(1, 75, padding=0), counts=nn.LazyLinear(1))
+
+    out = length * 1000 // 2114
+    depth = max(d for d in range(9) if length - 94 - (2 ** (d + 2) - 4) >= out)
+    return Net(both, bias=network(width // 2, min(depth, 4)), main=network(width, depth))
+
+
+@published("SpliceAI", "Jaganathan 2019", 10_001, 411, middle)
+def spliceai(length: int, width: int = 4) -> nn.Module:
+    """Dilated residual blocks with summed skips; softmax over 3 classes where context is known."""
+    trunk, context = splice_trunk(length, width)
+    return chain(trunk, lambda x: central(x, length - context), conv(3, 1), nn.Softmax(dim=1))
+
+
+@published("Pangolin", "Zeng 2022", 10_001, 101, middle)
+def pangolin(length: int, width: int = 4) -> nn.Module:
+    """SpliceAI with eight heads: two classes, then a usage, for each of four tissues."""
+
+    trunk, context = splice_trunk(length, width)
+    heads = Heads(
+        head
+        for _ in range(4)
+        for head in (chain(conv(2, 1), nn.Softmax(dim=1)), chain(conv(1, 1), nn.Sigmoid()))
+    )
+    return chain(trunk, lambda x: F.pad(x, (-context // 2, -context // 2)), heads, beside)
+
+
+# Long sequences in bins
+
+
+@published("Basenji", "Kelley 2018", 131_072, 768, middle_bin)
+def basenji(length: int, width: int = 8) -> nn.Module:
+    """Poolings to bins of 128 bp, then dilated layers that see what all layers before them made."""
+    tower = [conv_norm(width, kernel, F.relu, pool) for kernel, pool in ((15, 2), *[(5, 4)] * 3)]
+    layers = (conv_norm(width // 2, 3, F.relu, dilation=2**i) for i in range(7))
+    seeing_all = [Concatenated(layer, nn.Dropout(0.1)) for layer in layers]
+    head = chain(conv_norm(2 * width, 1), swap, nn.LazyLinear(4), nn.Softplus())
+    return chain(*tower, *seeing_all, head)
+
+
+@published("Basenji2", "Kelley 2020", 131_072, 640, middle_bin)
+def basenji2(length: int, width: int = 8) -> nn.Module:
+    """GELU before each convolution, eleven dilated residual blocks, cropped ends."""
+
+    def block(width: int, kernel: int, pool: int = 1, **settings: Any) -> nn.Module:
+        return chain(
+            fast_gelu, conv_norm(width, kernel, nn.MaxPool1d(pool), bias=False, **settings)
+        )
+
+    tower = [block(width, 5, 2) for _ in range(halvings(length, 7, 10) - 1)]
+    rates = [round(1.5**i) for i in range(11)]
+    narrow = (block(width // 2, 3, dilation=rate) for rate in rates)
+    residual = [Residual(layer, block(width, 1), nn.Dropout(0.3)) for layer in narrow]
+    head = chain(block(2 * width, 1), nn.Dropout(0.05), fast_gelu, swap)
+    trunk = chain(block(width, 15, 2), *tower, *residual, cropped(1 / 16))
+    return chain(trunk, head, nn.LazyLinear(4), nn.Softplus())
+
+
+@published("Akita", "Fudenberg 2020", 2**20, 320, lambda y: y.mean(dim=1))
+def akita(length: int, width: int = 6) -> nn.Module:
+    """Averages of two bins make an image, kept symmetric, whose upper triangle is read."""
+
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        x = net.trunk(x)
+        pairs = (x[:, :, :, None] + x[:, :, None, :]) / 2
+        bins = torch.arange(x.shape[2], device=x.device, dtype=x.dtype)
+        apart = (bins[:, None] - bins).abs().expand(len(x), 1, -1, -1) / len(bins)
+        pairs = F.relu(net.image(torch.cat([pairs, apart], dim=1)))
+        for layer in net.symmetric:
+            pairs = pairs + F.relu(layer(pairs))
+            pairs = (pairs + pairs.transpose(2, 3)) / 2
+        kept = slice(crop := len(bins) // 16, len(bins) - crop)
+        pairs = pairs[:, :, kept, kept]
+        first, second = torch.triu_indices(*pairs.shape[2:], offset=2, device=x.device)
+        return net.head(pairs[:, :, first, second].transpose(1, 2))
+
+    tower = [conv_norm(width, 5, F.relu, 2) for _ in range(halvings(length, 11, 10) - 1)]
+    layers = (conv_norm(width // 2, 3, dilation=round(1.75**i)) for i in range(8))
+    blocks = [Residual(layer, conv_norm(width, 1)) for layer in layers]
+    trunk = chain(conv_norm(width, 11, F.relu, 2), *tower, *blocks)
+    image, *more = (nn.LazyConv2d(width, 3, padding="same", dilation=d) for d in (1, 1, 2))
+    return Net(
+        forward, trunk=trunk, image=image, symmetric=nn.ModuleList(more), head=nn.LazyLinear(3)
+    )
+
+
+@published("Enformer", "Avsec 2021, Nat Methods", 196_608, 512, lambda y: middle_bin(y["human"]))
+def enformer(length: int, width: int = 8, layers: int = 2) -> nn.Module:
+    """Attention pooling, a transformer on bins, cropped ends; tracks of two species in a dict."""
+
+    def pool(net: nn.Module, x: Tensor) -> Tensor:
+        x = x.unflatten(2, (-1, 2))
+        return (x * net.logits(x).softmax(dim=-1)).sum(dim=-1)
+
+    tower: list[nn.Module] = [conv(width, 15)]
+    for i in range(halvings(length, 7, 16)):
+        tower += [norm_conv(width, 5)] * (i > 0) + [Residual(norm_conv(width, 1))]
+        tower.append(Net(pool, logits=nn.Conv2d(width, width, 1, bias=False)))
+    end = chain(cropped(5 / 24), norm_conv(2 * width, 1), nn.Dropout(0.05), nn.GELU(), swap)
+    tracks = Heads(chain(nn.LazyLinear(n), nn.Softplus()) for n in (4, 3))
+    by_species = chain(tracks, lambda y: dict(zip(("human", "mouse"), y, strict=True)))
+    return chain(*tower, transformer(width, layers), end, by_species)
+
+
+@published("Borzoi", "Linder 2025", 524_288, 512, lambda y: central(y, 4).sum(dim=2).log1p())
+def borzoi(length: int, width: int = 8, layers: int = 2) -> nn.Module:
+    """A U-net: tower, transformer, two doublings that add what the tower had at that width."""
+
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        fine = net.tower(x)
+        coarse = net.down[0](fine)
+        x = net.transformer(net.down[1](coarse))
+        for up, across, mix, skip in zip(net.up, net.across, net.mix, (coarse, fine), strict=True):
+            x = mix(up(x) + across(skip))
+        return net.head(x)
+
+    def twice(make: Callable[[], nn.Module]) -> nn.ModuleList:
+        return nn.ModuleList(make() for _ in range(2))
+
+    double = nn.Upsample(scale_factor=2)
+    tower = [chain(norm_conv(width, 5), nn.MaxPool1d(2)) for _ in range(halvings(length, 7, 8) - 3)]
+    end = chain(cropped(5 / 16), norm_conv(2 * width, 1), nn.Dropout(0.1), nn.GELU())
+    return Net(
+        forward,
+        tower=chain(conv(width, 15), nn.MaxPool1d(2), *tower, norm_conv(width, 5)),
+        down=twice(lambda: chain(nn.MaxPool1d(2), norm_conv(width, 5))),
+        transformer=transformer(width, layers),
+        up=twice(lambda: chain(norm_conv(width, 1), double)),
+        across=twice(lambda: norm_conv(width, 1)),
+        mix=twice(lambda: chain(conv(width, 3, groups=width, bias=False), conv(width, 1))),
+        head=chain(end, conv(4, 1), nn.Softplus()),
+    )
+
+
+@published("Sei", "Chen 2022", 4096, 128)
+def sei(length: int, width: int = 8) -> nn.Module:
+    """Linear paths beside ReLU paths, dilated residual layers, B-splines along the sequence."""
+    layers: list[nn.Module] = []
+    for wide in (width, 3 * width // 2, 2 * width):
+        layers += [nn.MaxPool1d(4, 4), nn.Dropout(0.2)] if layers else []
+        curved = [chain(conv(wide, 9), nn.ReLU()) for _ in range(2)]
+        layers += [conv(wide, 9), conv(wide, 9), Residual(nn.Dropout(0.2), *curved)]
+    for rate in (2, 4, 8, 16, 25):
+        layers += [Residual(nn.Dropout(0.1), conv(2 * width, 5, dilation=rate), nn.ReLU())]
+    far = torch.linspace(0, 5, length // 16)[:, None] - torch.arange(6)
+    near, outer = far.abs(), (2 - far.abs()).clamp(min=0) ** 3 / 6
+    splines = torch.where(near < 1, 2 / 3 - near**2 + near**3 / 2, outer)  # cubic, of six places
+    summed = Net(lambda net, x: x @ net.splines, splines=nn.Parameter(splines))
+    return chain(*layers, summed, nn.Flatten(), dense(12), probabilities(6))
+
+
+# Language models of DNA
+
+
+@published("HyenaDNA", "Nguyen 2023", 1024, 48)
+def hyenadna(length: int, width: int = 8) -> nn.Module:
+    """Each base is a token; gated convolutions as long as the sequence by Fourier transforms."""
+    layers: list[nn.Module] = [BaseTokens(width)]
+    for _ in range(2):
+        wide = chain(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        layers += [Residual(nn.LayerNorm(width), LongConvolution(width))]
+        layers += [Residual(nn.LayerNorm(width), wide)]
+    return chain(*layers, nn.LayerNorm(width), lambda x: x.mean(dim=1), nn.Linear(width, 2))
+
+
+@published("DNABERT", "Ji 2021", 512, 30)
+def dnabert(length: int, width: int = 8) -> nn.Module:
+    """Overlapping 3-mers as tokens, torch's own encoder, read from an added first token."""
+
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        bases = x[:, :, :-2], x[:, :, 1:-1], x[:, :, 2:]
+        tokens = torch.einsum("nal,nbl,ncl->nlabc", *bases).flatten(2) @ net.embedding
+        tokens = torch.cat([net.first.expand(len(x), -1, -1), tokens], dim=1)
+        return net.head(net.encoder(tokens + net.places)[:, 0])
+
+    layer = nn.TransformerEncoderLayer(width, 2, 4 * width, 0.1, "gelu", batch_first=True)
+    shapes = {"embedding": (4**3, width), "first": (1, 1, width), "places": (length - 1, width)}
+    return Net(
+        forward,
+        encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+        head=chain(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)),
+        **{name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()},
+    )
+
+
+@published("Caduceus", "Schiff 2024", 131_072, 40)
+def caduceus(length: int, width: int = 6) -> nn.Module:
+    """Gated recurrences (Mamba) along the sequence and against it, with shared weights."""
+
+    def both_ways(net: nn.Module, x: Tensor) -> Tensor:
+        return net.scan(x) + net.scan(x.flip(-1)).flip(-1)
+
+    layers: list[nn.Module] = [BaseTokens(width)]
+    for _ in range(2):
+        scan = Net(both_ways, scan=SelectiveScan(width))
+        layers.append(Residual(nn.LayerNorm(width), Apply(swap), scan, Apply(swap)))
+    return chain(*layers, nn.LayerNorm(width), lambda x: x.mean(dim=1), nn.Linear(width, 2))
