@@ -59,8 +59,8 @@ def test_splits_count_regions_loci_and_overlaps(data):
 
 
 def test_regions_show_the_middle_of_their_sequence(data):
-    table = summary.describe_regions(data, np.array([1, 0]), bases=7)
-    assert table["middle 7 bp"].iloc[0] == WORD
+    table = summary.describe_regions(data, np.array([1, 0]))
+    assert table["middle 24 bp"].iloc[0][9:16] == WORD
     assert table["name"].tolist() == ["r1", "r0"]
     assert table["strongest task"].iloc[0] == "B.Sp"
     assert table["target"].iloc[0] == 5
@@ -110,12 +110,13 @@ def test_composition_span_tells_position_from_chance():
     assert summary.composition_span(peaked, 1000)[0] == pytest.approx(0.45)
 
 
-def test_tasks_that_go_together_form_a_cluster(simulated):
+def test_tasks_that_go_together_form_a_cluster(simulated, monkeypatch):
+    monkeypatch.setattr(summary, "N_CLUSTERS", 2)
     rng = np.random.default_rng(1)
     base = rng.normal(size=(300, 2))
     targets = np.stack([base[:, k % 2] + 0.1 * rng.normal(size=300) for k in range(4)], 1)
     changed = Dataset(**{**vars(simulated), "targets": targets.astype(np.float32)})
-    correlation, clusters = summary.cluster_tasks(changed, 2)
+    correlation, clusters = summary.cluster_tasks(changed)
     odd, even = simulated.tasks[1::2], simulated.tasks[0::2]
     assert {frozenset(tasks.split(", ")) for tasks in clusters["tasks"]} == {
         frozenset(odd),
@@ -137,8 +138,9 @@ def test_the_planted_word_is_the_most_enriched_one(data):
     assert table.loc["B.Sp", "fold"] > 10
 
 
-def test_enrichment_agrees_with_counting(data):
-    row = summary.enriched_words(data, size=3).set_index("task").loc["x"]
+def test_enrichment_agrees_with_counting(data, monkeypatch):
+    monkeypatch.setattr(summary, "WORD", 3)
+    row = summary.enriched_words(data).set_index("task").loc["x"]
     train, is_active = np.arange(40), summary.active(data)[:40, 1]
     turned = "".join("TGCA"["ACGT".index(base)] for base in reversed(row["word"]))
     letters = np.array(list(ALPHABET))
@@ -164,11 +166,11 @@ def test_align_allows_one_mismatch_and_prefers_the_best_match():
 
 
 def test_motif_logos_separate_active_from_other_regions(data):
-    logos = summary.motif_logos(data, "B.Sp", WORD, reach=2)
+    logos = summary.motif_logos(data, "B.Sp", WORD)
     active, other = logos
     assert active == "20 of 20 active regions"
     assert other.endswith("of 20 other regions")
-    np.testing.assert_allclose(logos[active][:, 2:9].max(0), 2)
+    np.testing.assert_allclose(logos[active][:, 6:13].max(0), 2)
 
 
 def test_information_of_uniform_and_certain_positions():

@@ -12,8 +12,8 @@ from tism.study.data import download
 from tism.study.data.kircher import (
     load_loci,
     make_loci,
+    read_measurements,
     read_tasks,
-    read_variants,
     rebuild_sequence,
 )
 
@@ -47,7 +47,7 @@ def test_rows_are_kept_or_counted(tmp_path):
     lines = [*rows("a", 1), *rows("a", 1, release="GRCh37")]
     lines[0][4] = 9  # barcodes
     lines.append([None, None, None, None, 99, 1, 1, 0.1, 0.5, "a", "GRCh38"])
-    variants, notes = read_variants(write(tmp_path / "v.tsv.gz", lines))
+    variants, notes = read_measurements(write(tmp_path / "v.tsv.gz", lines))
 
     assert notes == {
         "rows": 21,
@@ -64,7 +64,7 @@ def test_rows_are_kept_or_counted(tmp_path):
 def test_experiments_of_a_locus_are_averaged_and_need_both_to_be_significant(tmp_path):
     first, second = list(rows("a", 1)), list(rows("b", 3, skip=4))
     second[0][8] = 0.5  # A11C is not significant in b
-    variants, _ = read_variants(write(tmp_path / "v.tsv", first + second))
+    variants, _ = read_measurements(write(tmp_path / "v.tsv", first + second))
     (locus,) = make_loci(variants, tasks())
 
     assert locus.sequence == REFERENCE
@@ -80,7 +80,7 @@ def test_experiments_of_a_locus_are_averaged_and_need_both_to_be_significant(tmp
 
 
 def test_a_locus_on_the_other_strand_is_turned_round(tmp_path):
-    variants, _ = read_variants(write(tmp_path / "v.tsv", [*rows("a", 1), *rows("b", 1)]))
+    variants, _ = read_measurements(write(tmp_path / "v.tsv", [*rows("a", 1), *rows("b", 1)]))
     (plus,), (minus,) = (make_loci(variants, tasks(strand)) for strand in "+-")
 
     assert minus.sequence == "TACGT"
@@ -93,7 +93,7 @@ def test_clashes_and_unknown_experiments_are_named(tmp_path):
     clash = pd.DataFrame({"position": [11, 12, 11], "ref": list("ACG")})
     with pytest.raises(ValueError, match="position 11 has two reference bases"):
         rebuild_sequence(clash, 11, 12)
-    variants, _ = read_variants(write(tmp_path / "v.tsv", [*rows("a", 1), *rows("c", 1)]))
+    variants, _ = read_measurements(write(tmp_path / "v.tsv", [*rows("a", 1), *rows("c", 1)]))
     with pytest.raises(ValueError, match="experiments of one table only: b, c"):
         make_loci(variants, tasks())
 

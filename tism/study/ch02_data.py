@@ -1,7 +1,7 @@
-"""A data set as tables and frequencies: what it holds, what was dropped, which words mark a task.
+"""A data set as tables and frequencies: its splits, tasks, notes, and the words that mark a task.
 
-Whatever looks at targets looks at the training regions only, so that describing the data leaves
-the test set unread.
+Targets are read of the training regions only, so that describing the data leaves the test set
+unread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tism.study.data.dataset import SPLITS, Dataset, evenly
 from tism.study.data.yeast import NO_WORD, canonical_words, task_table
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from tism.study.data.simulation import Truth
 
 NOTES = {
@@ -36,11 +38,15 @@ NOTES = {
     "competing_pairs": "pairs of sites of which one masks the other",
     "regions_without_a_site": "regions without any site",
 }
-_MOST_REGIONS = 20_000  # beyond this, words are counted in a part of the regions
+MIDDLE = 24  # bp of a region that a table shows
+N_CLUSTERS = 8  # of tasks
+WORD = 7  # bp
+REACH = 6  # bp on either side of a word in a logo
+_MOST_REGIONS = 20_000  # of more training regions, words are counted in an even selection
 
 
 def describe_splits(dataset: Dataset) -> pd.DataFrame:
-    """One row a split: chromosomes, regions, loci, regions that overlap another one."""
+    """One row a split: its chromosomes, regions, loci, and regions that overlap another one."""
     rows = []
     for split in SPLITS:
         regions = dataset.regions.iloc[dataset.indices(split)]
@@ -57,12 +63,12 @@ def describe_splits(dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def describe_regions(dataset: Dataset, rows: np.ndarray, bases: int = 24) -> pd.DataFrame:
-    """A few regions as one would look them up: place, split, middle of the sequence, top task."""
+def describe_regions(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
+    """One row a region: place, split, middle of the sequence, and task of the largest target."""
     table = dataset.regions.iloc[rows][["name", "locus", "split"]].reset_index(drop=True)
-    begin = (dataset.sequences.shape[1] - bases) // 2
-    letters = np.array([*ALPHABET, "N"])[dataset.sequences[rows, begin : begin + bases]]
-    table[f"middle {bases} bp"] = ["".join(row) for row in letters]
+    begin = (dataset.sequences.shape[1] - MIDDLE) // 2
+    letters = np.array([*ALPHABET, "N"])[dataset.sequences[rows, begin : begin + MIDDLE]]
+    table[f"middle {MIDDLE} bp"] = ["".join(row) for row in letters]
     top = dataset.targets[rows].argmax(1)
     table["strongest task"] = np.array(dataset.tasks)[top]
     table["target"] = dataset.targets[rows, top]
@@ -70,7 +76,7 @@ def describe_regions(dataset: Dataset, rows: np.ndarray, bases: int = 24) -> pd.
 
 
 def describe_notes(dataset: Dataset) -> pd.DataFrame:
-    """What was counted while the data set was made: one row a note, in plain words."""
+    """One row for each count that was noted when the data set was made, in plain words."""
     flat = {}
     for key, value in dataset.notes.items():
         nested = value.items() if isinstance(value, dict) else [("", value)]
@@ -79,9 +85,9 @@ def describe_notes(dataset: Dataset) -> pd.DataFrame:
 
 
 def active(dataset: Dataset) -> np.ndarray:
-    """(n, n_tasks) bool: x + 2 is at least twice the task's median over the training regions.
+    """(n, n_tasks) True where x + 2 is at least twice the task's median over the training regions.
 
-    Where most regions have no peak of a task, as in yeast, that is: the region has one.
+    If most regions have no peak of a task, as in yeast, it is True where the region has one.
     """
     median = np.median(dataset.targets[dataset.indices("train")], axis=0)
     return dataset.targets - median >= 1
@@ -130,11 +136,11 @@ def _windows(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return dataset.sequences[rows, dataset.flank : dataset.flank + dataset.length]
 
 
-def cluster_tasks(dataset: Dataset, n_clusters: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tasks that go together in the training regions.
+def cluster_tasks(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average-linkage clusters of the tasks by their correlation over the training regions.
 
-    Returns the Pearson correlations of the tasks, rows and columns in the order of average-linkage
-    clustering, and one row a cluster: its tasks (the first eight), size, mean correlation within.
+    Returns the Pearson correlations of the tasks in the order of the clusters, and one row a
+    cluster: tasks (the first eight), size, mean correlation within the cluster.
     """
     from scipy.cluster import hierarchy
     from scipy.spatial.distance import squareform
@@ -143,7 +149,7 @@ def cluster_tasks(dataset: Dataset, n_clusters: int = 8) -> tuple[pd.DataFrame, 
     distance = squareform(np.clip(1 - correlation, 0, None), checks=False)
     tree = hierarchy.linkage(distance, "average", optimal_ordering=True)
     order = hierarchy.leaves_list(tree)
-    labels = hierarchy.fcluster(tree, min(n_clusters, len(order)), "maxclust")[order]
+    labels = hierarchy.fcluster(tree, min(N_CLUSTERS, len(order)), "maxclust")[order]
     names = np.array(dataset.tasks)[order]
     ordered = pd.DataFrame(correlation[np.ix_(order, order)], names, names)
     rows = []
@@ -157,18 +163,19 @@ def cluster_tasks(dataset: Dataset, n_clusters: int = 8) -> tuple[pd.DataFrame, 
     return ordered, pd.DataFrame(rows)
 
 
-def enriched_words(dataset: Dataset, size: int = 7) -> pd.DataFrame:
-    """For each task the word that most marks the training regions in which it is active.
+def enriched_words(dataset: Dataset) -> pd.DataFrame:
+    """For each task the word of `WORD` bp that best marks the training regions where it is active.
 
-    A word and its reverse complement are one, and a region has it or not. z is the number of
-    active regions that have it, minus what chance expects, in hypergeometric standard deviations.
+    A word and its reverse complement are one. z is the number of active regions with the word,
+    minus its expectation by chance, in hypergeometric standard deviations.
 
-    Returns one row a task: task, group, word, share of the active and of the other regions that
-    have the word, fold (their ratio, with half a region added to each), z; largest z first.
+    Returns one row a task, largest z first: task, group, word, share of the active and of the other
+    regions that have the word, fold (their ratio, with half a region added to each), z.
     """
     rows = evenly(dataset.indices("train"), _MOST_REGIONS)
     has_task = active(dataset)[rows].astype(np.float64)
-    has_word = _word_presence(_windows(dataset, rows), size)
+    has_word = _word_counts(_windows(dataset, rows), WORD)
+    has_word.data[:] = 1
     n_active, n = has_task.sum(0), len(rows)
     both = has_word.T @ has_task  # (words, tasks)
     share = has_word.sum(0)[:, None] / n
@@ -181,7 +188,7 @@ def enriched_words(dataset: Dataset, size: int = 7) -> pd.DataFrame:
         {
             "task": dataset.tasks,
             "group": task_groups(dataset),
-            "word": [_letters(code, size) for code in best],
+            "word": [_letters(code, WORD) for code in best],
             "active": with_both / np.maximum(n_active, 1),
             "others": with_word_only / np.maximum(n_other, 1),
             "fold": (with_both + 0.5) / (n_active + 1) / (with_word_only + 0.5) * (n_other + 1),
@@ -196,43 +203,32 @@ def canonical_word_counts(dataset: Dataset, size: int) -> np.ndarray:
 
     A word and its reverse complement are one, so that 4**size words leave about half as many.
     """
-    words = canonical_words(_windows(dataset, np.arange(len(dataset.regions))), size)
-    known = np.unique(canonical_words(_all_words(size), size))
-    counts = np.zeros((len(words), len(known)), np.float32)
-    row = np.repeat(np.arange(len(words)), words.shape[1])
-    code = words.ravel()
-    exists = code != NO_WORD
-    np.add.at(counts, (row[exists], np.searchsorted(known, code[exists])), 1)
-    return counts
-
-
-def _all_words(size: int) -> np.ndarray:
-    """(4**size, size) base indices of every word."""
-    return np.stack(np.unravel_index(np.arange(4**size), (4,) * size), 1).astype(np.uint8)
+    every = np.stack(np.unravel_index(np.arange(4**size), (4,) * size), 1).astype(np.uint8)
+    known = np.unique(canonical_words(every, size)).astype(np.int64)
+    counts = _word_counts(_windows(dataset, np.arange(len(dataset.regions))), size)
+    return counts[:, known].toarray().astype(np.float32)
 
 
 def composition_span(frequencies: np.ndarray, n: int) -> tuple[float, float]:
-    """Largest difference of a base's share between two positions, and what chance alone gives.
+    """Largest difference of a base's share between two positions, observed and by chance.
 
-    frequencies : (4, length) of n regions; chance draws every position from the mean frequencies
+    frequencies : (4, length) of n regions; chance draws every position from their mean
     """
     drawn = np.random.default_rng(0).multinomial(n, frequencies.mean(1), frequencies.shape[1]) / n
     spans = (np.ptp(frequencies, axis=1).max(), np.ptp(drawn, axis=0).max())
     return float(spans[0]), float(spans[1])
 
 
-def _word_presence(sequences: np.ndarray, size: int):
-    """(n, 4**size) sparse matrix of ones where a sequence has a word, on either strand."""
+def _word_counts(sequences: np.ndarray, size: int) -> csr_array:
+    """(n, 4**size) sparse: how often each word occurs in each sequence, on either strand."""
     from scipy import sparse
 
     words = canonical_words(sequences, size)
-    row = np.repeat(np.arange(len(words)), words.shape[1])
-    code = words.ravel()
+    row, code = np.repeat(np.arange(len(words)), words.shape[1]), words.ravel()
     row, code = row[code != NO_WORD], code[code != NO_WORD].astype(np.int64)
     shape = (len(words), len(ALPHABET) ** size)
     counts = sparse.csr_array((np.ones(len(code)), (row, code)), shape=shape)
     counts.sum_duplicates()
-    counts.data[:] = 1
     return counts
 
 
@@ -240,19 +236,18 @@ def _letters(code: int, size: int) -> str:
     return "".join(ALPHABET[(int(code) >> 2 * (size - 1 - k)) & 3] for k in range(size))
 
 
-def motif_logos(dataset: Dataset, task: str, word: str, reach: int = 6) -> dict[str, np.ndarray]:
-    """What surrounds a word in training regions where a task is active, and in the others.
+def motif_logos(dataset: Dataset, task: str, word: str) -> dict[str, np.ndarray]:
+    """Logos around a word in training regions where a task is active, and in the others.
 
-    From each region that has the word with at most one mismatch, on either strand, comes its best
-    match, the one nearest the centre; matches are turned to the word's strand and stacked.
+    Each region contributes its best match (see `align`) with `REACH` bp on either side.
 
-    Returns title to (4, len(word) + 2 * reach) letter heights in bits against uniform bases.
+    Returns title to (4, len(word) + 2 * `REACH`) letter heights in bits against uniform bases.
     """
     rows = evenly(dataset.indices("train"), _MOST_REGIONS)
     is_active = active(dataset)[rows, dataset.tasks.index(task)]
     logos = {}
     for title, chosen in (("active", rows[is_active]), ("other", rows[~is_active])):
-        found = align(_windows(dataset, chosen), word, reach)
+        found = align(_windows(dataset, chosen), word, REACH)
         frequencies = np.stack([(found == base).mean(0) for base in range(len(ALPHABET))])
         logos[f"{len(found):,} of {len(chosen):,} {title} regions"] = information(frequencies)
     return logos
@@ -261,8 +256,10 @@ def motif_logos(dataset: Dataset, task: str, word: str, reach: int = 6) -> dict[
 def align(sequences: np.ndarray, word: str, reach: int) -> np.ndarray:
     """(m, len(word) + 2 * reach) base indices around the best match of each sequence that has one.
 
+    A match has at most one mismatch, on either strand, and is turned to the strand of the word. Of
+    equally good matches the one nearest the centre is taken.
+
     sequences : (n, length) base indices
-    word : over A, C, G, T; a match has at most one mismatch, on either strand
     """
     codes = np.array([ALPHABET.index(letter) for letter in word])
     width = len(codes) + 2 * reach
@@ -288,7 +285,7 @@ def information(frequencies: np.ndarray) -> np.ndarray:
 
 
 def describe_pairs(truth: Truth) -> pd.DataFrame:
-    """One row a couple of motifs that interact: kind, number of pairs, median spacing in bp."""
+    """One row for two motifs that interact: kind, number of pairs, median spacing in bp."""
     motif = truth.sites["motif"].to_numpy()
     first, second = motif[truth.pairs["first"]], motif[truth.pairs["second"]]
     couple = np.where(first < second, first + " + " + second, second + " + " + first)
@@ -298,7 +295,7 @@ def describe_pairs(truth: Truth) -> pd.DataFrame:
 
 
 def instructive_region(truth: Truth) -> int:
-    """A region to look at: most kinds of pairs, then fewest sites, then the strongest effects."""
+    """The region with most kinds of pairs, then fewest sites, then the strongest effect."""
     sites, pairs = truth.sites, truth.pairs
     largest = pd.Series(np.abs(truth.site_effects).max(1)).groupby(sites["region"]).max()
     table = pd.DataFrame({"sites": sites.groupby("region").size(), "effect": largest})

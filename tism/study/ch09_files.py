@@ -14,10 +14,10 @@ _LINE = 60
 
 
 def genome_file(dataset: Dataset, folder: Path) -> Path:
-    """The FASTA file that a data set was cut from; of a simulation, one written into `folder`.
+    """The FASTA file that a data set was cut from; for a simulation, one is written into `folder`.
 
-    The simulated chromosomes hold every region with its flanks at its place, and random bases
-    (uniform, seed 0) between.
+    The simulated chromosomes hold every region with its flanks at its place, and uniform random
+    bases between the regions.
     """
     return dataset.genome or _write_genome(dataset, folder / "genome.fa")
 
@@ -33,12 +33,12 @@ def write_peaks(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
     return path
 
 
-def write_variants(dataset: Dataset, rows: np.ndarray, path: Path, *, seed: int = 0) -> Path:
+def write_variants(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
     """Write a VCF file: a random substitution in each of these regions, then four rows to refuse.
 
     The four are a site of two alternates, a deletion, a symbolic allele and a wrong reference base.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     inner = dataset.sequences[rows, dataset.flank : dataset.flank + dataset.length]
     offset = rng.integers(dataset.length, size=len(rows))
     reference = inner[np.arange(len(rows)), offset]

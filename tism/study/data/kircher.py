@@ -69,7 +69,7 @@ class Locus:
         return float(np.mean(both)) if both else float("nan")
 
 
-def read_variants(path: str | Path) -> tuple[pd.DataFrame, dict[str, int]]:
+def read_measurements(path: str | Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows of GRCh38 that have coordinates, and counts of the rows by kind.
 
     Returns columns experiment, chrom, position (1-based), ref, alt ("-" for a deletion), barcodes,
@@ -121,8 +121,8 @@ def make_loci(variants: pd.DataFrame, tasks: pd.DataFrame) -> list[Locus]:
 
 
 def load_loci() -> tuple[list[Locus], dict[str, int]]:
-    """The 21 loci of the published file, and its numbers of rows by kind (see `read_variants`)."""
-    variants, notes = read_variants(fetch("kircher/elements.tsv.gz"))
+    """The 21 loci of the published file, and its rows by kind (see `read_measurements`)."""
+    variants, notes = read_measurements(fetch("kircher/elements.tsv.gz"))
     return make_loci(variants, read_tasks()), notes
 
 
