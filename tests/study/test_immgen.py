@@ -63,7 +63,7 @@ def test_targets_splits_and_standardisation(files):
     assert data.regions["split"].tolist() == ["train"] * 4 + ["validation"] * 4 + ["test"] * 2
     np.testing.assert_allclose(data.standardised[:4].mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(data.standardised[:4].std(0), 1, rtol=1e-5)
-    assert data.notes["other_chromosome"] == 2
+    assert data.notes["peaks dropped: not on chr1 to chr19"] == 2
 
 
 def test_counts_become_log2_of_two_more(files):
@@ -85,7 +85,7 @@ def test_n_in_window_or_flank_drops_the_peak_and_beyond_does_not(files):
         sequence = files.genome[chrom]
         files.genome[chrom] = sequence[:position] + "n" + sequence[position + 1 :]
     data = files.load(flank=10)
-    assert data.notes["window_with_n"] == 2
+    assert data.notes["peaks dropped: window holds an N"] == 2
     assert set(data.regions["name"]) == {f"peak_{k}" for k in (2, 4, 5, 6, 7, 8, 9, 10)}
     assert data.sequences.max() == 3
     assert data.targets.shape == (8, 3)
@@ -95,7 +95,7 @@ def test_flank_beyond_the_chromosome_drops_the_peak(files):
     files.peaks[0][2:] = [6, 256]
     files.peaks[3][2:] = [SIZE - 250, SIZE]
     data = files.load(flank=10)
-    assert data.notes["window_beyond_chromosome"] == 2
+    assert data.notes["peaks dropped: window reaches beyond the chromosome"] == 2
     assert len(data.regions) == 8
     assert len(files.load(flank=0).regions) == 10
 
@@ -104,8 +104,8 @@ def test_peaks_missing_on_either_side_are_counted(files):
     del files.heights[PEAK.format(2)]
     files.heights["ImmGenATAC1219.peak_99"] = np.array([1.0, 2.0, 3.0])
     data = files.load()
-    assert data.notes["peaks_without_heights"] == 1
-    assert data.notes["heights_without_peak"] == 1
+    assert data.notes["peaks dropped: no measured heights"] == 1
+    assert data.notes["rows of heights dropped: no coordinates"] == 1
     assert "peak_2" not in set(data.regions["name"])
 
 
@@ -223,18 +223,17 @@ def test_peaks_of_unknown_or_held_out_chromosomes_only_are_refused(files):
 
 def test_held_out_lists_that_agree_are_counted(files):
     path = files.held_out([5, 6, 7, 77], [9, 10])
-    assert files.load(held_out=path).notes["held_out"] == {
-        "Test0": {"listed": 4, "found": 3},
-        "Test1": {"listed": 2, "found": 2},
-        "not_listed": 1,
-    }
+    notes = files.load(held_out=path).notes
+    assert [notes[f"peaks listed in Test{k}"] for k in (0, 1)] == [4, 2]
+    assert [notes[f"peaks listed in Test{k} that are used"] for k in (0, 1)] == [3, 2]
+    assert notes["held-out peaks that no list names"] == 1
 
 
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        ([5, 6], [9, 1], "Test1: peak_1 lies on chr1, a training chromosome"),
-        ([5, 9], [10], "Test0 mixes peaks of chr19, chr8"),
+        ([5, 6], [9, 1], "Test1 holds peaks of chr1, chr19; give each list peaks of chr8"),
+        ([5, 9], [10], "Test0 holds peaks of chr19, chr8"),
         ([77], [78], "lists no peak of the data"),
         ([], [9], "list 'Test0' holds no name"),
     ],

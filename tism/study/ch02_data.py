@@ -20,24 +20,6 @@ if TYPE_CHECKING:
 
     from tism.study.data.simulation import Truth
 
-NOTES = {
-    "summits": "peak summits of all tasks",
-    "clusters": "clusters of summits, each the centre of a region",
-    "near_chromosome_end": "regions dropped: too near the end of a chromosome",
-    "validation_shares_31mers": "validation regions dropped: sequence shared with training",
-    "test_shares_31mers": "test regions dropped: sequence shared with training",
-    "other_chromosome": "peaks dropped: not on chr1 to chr19",
-    "peaks_without_heights": "peaks dropped: no measured heights",
-    "heights_without_peak": "rows of heights dropped: no coordinates",
-    "window_beyond_chromosome": "peaks dropped: window reaches beyond the chromosome",
-    "window_with_n": "peaks dropped: window holds an N",
-    "sites": "sites of all motifs found in the finished sequences",
-    "sites_arisen_by_chance": "of these, not planted: they arose by chance",
-    "decoys": "planted sites that came out too weak, or were overwritten",
-    "cooperative_pairs": "pairs of sites that strengthen each other",
-    "competing_pairs": "pairs of sites of which one masks the other",
-    "regions_without_a_site": "regions without any site",
-}
 MIDDLE = 24  # bp of a region that a table shows
 N_CLUSTERS = 8  # of tasks
 WORD = 7  # bp
@@ -76,12 +58,8 @@ def describe_regions(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
 
 
 def describe_notes(dataset: Dataset) -> pd.DataFrame:
-    """One row for each count that was noted when the data set was made, in plain words."""
-    flat = {}
-    for key, value in dataset.notes.items():
-        nested = value.items() if isinstance(value, dict) else [("", value)]
-        flat |= {f"{NOTES.get(key, key.replace('_', ' '))} {k}".strip(): v for k, v in nested}
-    return pd.DataFrame({"what": flat.keys(), "number": flat.values()})
+    """One row for each count that was noted when the data set was made."""
+    return pd.DataFrame({"what": dataset.notes.keys(), "number": dataset.notes.values()})
 
 
 def active(dataset: Dataset) -> np.ndarray:

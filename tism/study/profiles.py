@@ -17,8 +17,11 @@ from tism import versions
 from tism.score.files import data_folder, file_sha256
 from tism.study.data.dataset import Dataset
 from tism.study.data.download import checksum_of, data_root
+from tism.study.data.immgen import load_immgen
+from tism.study.data.simulation import simulate
+from tism.study.data.yeast import load_yeast
 
-DATASETS = ("simulated", "yeast", "immgen")
+DATASETS = {"simulated": simulate, "yeast": load_yeast, "immgen": load_immgen}
 _SOURCES = {
     "yeast": ["yeast/"],
     "immgen": ["immgen/ImmGen", "immgen/mouse", "immgen/mm10", "immgen/peak"],
@@ -121,18 +124,7 @@ def load_dataset(profile: Profile, name: str | None = None) -> Dataset:
 
 @cache
 def _load(name: str, settings: str) -> Dataset:
-    arguments = json.loads(settings)
-    if name == "simulated":
-        from tism.study.data.simulation import simulate
-
-        return simulate(**arguments)
-    if name == "yeast":
-        from tism.study.data.yeast import load_yeast
-
-        return load_yeast(**arguments)
-    from tism.study.data.immgen import load_immgen
-
-    return load_immgen(**arguments)
+    return DATASETS[name](**json.loads(settings))
 
 
 def work_folder(kind: str) -> Path:

@@ -1,5 +1,1 @@
-"""Data sets: simulated, yeast ChIP-exo and ImmGen ATAC-seq."""
-
-from tism.study.data.dataset import Dataset
-
-__all__ = ["Dataset"]
+"""Data sets: simulated, yeast ChIP-exo, ImmGen ATAC-seq and saturation mutagenesis."""

@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Regions of one length with real flanks, a target for every task, and a split by locus.
+    """Regions of one length with their flanks, a target for every task, and a split by locus.
 
     name : "simulated", "yeast" or "immgen"
     sequences : (n, length + 2 * flank) uint8; 0 1 2 3 = A C G T, 4 = N
@@ -27,10 +27,10 @@ class Dataset:
     tasks : n_tasks names
     regions : one row a region: name, chrom, start, end (0-based, half-open, without flanks),
         locus (int; regions that overlap share one) and split (one of `SPLITS`)
-    flank : bases on either side of the region that a random shift may move into
+    flank : bases on either side of a region, into which a random shift may move
     center, scale : (n_tasks,) float32; a model is trained on (targets - center) / scale
-    notes : counts worth reporting (regions dropped, and why)
-    truth : what a simulation knows and an experiment does not; None for real data
+    notes : counts by what they count, such as the regions dropped for a reason
+    truth : sites and effects behind a simulation; None for real data
     genome : FASTA file that the sequences were cut from; None for a simulation
     """
 
@@ -42,7 +42,7 @@ class Dataset:
     flank: int
     center: np.ndarray
     scale: np.ndarray
-    notes: dict[str, Any]
+    notes: dict[str, int]
     truth: Any = None
     genome: Path | None = None
 
@@ -73,7 +73,7 @@ class Dataset:
 
 
 def evenly(rows: np.ndarray, n: int) -> np.ndarray:
-    """n of the rows, spread evenly, or all of them where there are fewer."""
+    """n of the rows, spread evenly, or all of them if there are fewer."""
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]
 
 

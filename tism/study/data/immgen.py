@@ -63,7 +63,7 @@ def load_immgen(
     targets = read_heights(heights, unit)
     table, notes = _usable(peaks, heights, read_peaks(peaks), targets)
     if held_out is not None:
-        notes["held_out"] = _check_held_out(held_out, table)
+        notes |= _check_held_out(held_out, table)
     return _dataset(peaks, Path(genome), table, targets, notes, length, flank)
 
 
@@ -145,9 +145,9 @@ def _usable(
         problem = f"{chrom}, and no peak with heights on chr1 to chr19"
         raise InputFileError(peaks, table["line"][0], problem, "name chromosomes chr1 to chr19")
     notes = {
-        "peaks_without_heights": int((~matched).sum()),
-        "heights_without_peak": len(targets) - int(matched.sum()),
-        "other_chromosome": int((matched & ~known).sum()),
+        "peaks dropped: no measured heights": int((~matched).sum()),
+        "rows of heights dropped: no coordinates": len(targets) - int(matched.sum()),
+        "peaks dropped: not on chr1 to chr19": int((matched & ~known).sum()),
     }
     split = table["chrom"].map(HELD_OUT).fillna("train")
     return table.assign(split=split)[known & matched].reset_index(drop=True), notes
@@ -176,28 +176,22 @@ def read_held_out(path: str | Path) -> dict[str, set[str]]:
     return lists
 
 
-def _check_held_out(path: str | Path, table: pd.DataFrame) -> dict[str, Any]:
-    """Refuse lists that contradict the split by chromosome; count the peaks of each that exist."""
+def _check_held_out(path: str | Path, table: pd.DataFrame) -> dict[str, int]:
+    """Refuse lists that contradict the split by chromosome; count the peaks of each."""
     notes, listed = {}, set()
     for title, names in read_held_out(path).items():
         found = table[table["name"].isin(names)]
         listed |= names
-        training = found[found["split"] == "train"]
-        if len(training):
-            peak = training.iloc[0]
-            place = f"{peak['name']} lies on {peak['chrom']}, a training chromosome"
-            problem = f"{title}: {place} ({len(training)} such)"
-            remedy = f"held out are {', '.join(HELD_OUT)}; use the list of these peaks"
+        if not {*found["split"]} <= {"validation"} and not {*found["split"]} <= {"test"}:
+            problem = f"{title} holds peaks of {', '.join(sorted(found['chrom'].unique()))}"
+            remedy = "give each list peaks of chr8 and chr11 (validation) or of chr19 (test) only"
             raise InputFileError(path, None, problem, remedy)
-        if found["split"].nunique() > 1:
-            problem = f"{title} mixes peaks of {', '.join(sorted(found['chrom'].unique()))}"
-            remedy = "validation (chr8, chr11) and test (chr19) need lists of their own"
-            raise InputFileError(path, None, problem, remedy)
-        notes[title] = {"listed": len(names), "found": len(found)}
-    if not any(note["found"] for note in notes.values()):
+        notes[f"peaks listed in {title}"] = len(names)
+        notes[f"peaks listed in {title} that are used"] = len(found)
+    if not table["name"].isin(listed).any():
         raise InputFileError(path, None, "lists no peak of the data", "use the list of these peaks")
     unlisted = (table["split"] != "train") & ~table["name"].isin(listed)
-    return {**notes, "not_listed": int(unlisted.sum())}
+    return {**notes, "held-out peaks that no list names": int(unlisted.sum())}
 
 
 def _dataset(
@@ -214,8 +208,8 @@ def _dataset(
     table = table.assign(start=start, end=start + length, peak_end=table["end"])
     windows, fits = _cut_windows(genome, peaks, table, flank)
     has_n = (windows == NOT_A_BASE).any(1)
-    notes["window_beyond_chromosome"] = int((~fits).sum())
-    notes["window_with_n"] = int((fits & has_n).sum())
+    notes["peaks dropped: window reaches beyond the chromosome"] = int((~fits).sum())
+    notes["peaks dropped: window holds an N"] = int((fits & has_n).sum())
     keep = fits & ~has_n
     regions = table.loc[keep, ["name", "chrom", "start", "end"]].reset_index(drop=True)
     regions = regions.assign(locus=number_loci(regions), split=table["split"].to_numpy()[keep])

@@ -491,10 +491,10 @@ def _regions(config: SimulationConfig) -> pd.DataFrame:
 def _notes(truth: Truth) -> dict[str, int]:
     sites, pairs = truth.sites, truth.pairs
     return {
-        "sites": len(sites),
-        "sites_arisen_by_chance": int((~sites["planted"]).sum()),
-        "decoys": len(truth.decoys),
-        "cooperative_pairs": int((pairs["kind"] == "cooperative").sum()),
-        "competing_pairs": int((pairs["kind"] == "competing").sum()),
-        "regions_without_a_site": truth.config.n_regions - sites["region"].nunique(),
+        "sites of all motifs found in the finished sequences": len(sites),
+        "of these, not planted: they arose by chance": int((~sites["planted"]).sum()),
+        "planted sites that came out too weak, or were overwritten": len(truth.decoys),
+        "pairs of sites that strengthen each other": int((pairs["kind"] == "cooperative").sum()),
+        "pairs of sites of which one masks the other": int((pairs["kind"] == "competing").sum()),
+        "regions without any site": truth.config.n_regions - sites["region"].nunique(),
     }

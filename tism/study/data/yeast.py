@@ -93,12 +93,13 @@ def make_dataset(
     sequences = cut_windows(genome, regions, flank)
     keep = shared_word_share(sequences, train.to_numpy(), flank) < SHARED_SHARE
     notes = {
-        "summits": len(summits),
-        "clusters": len(inside),
-        "near_chromosome_end": int((~inside).sum()),
-        "validation_shares_31mers": int((~keep & (regions["split"] == "validation")).sum()),
-        "test_shares_31mers": int((~keep & (regions["split"] == "test")).sum()),
+        "peak summits of all tasks": len(summits),
+        "clusters of summits, each the centre of a region": len(inside),
+        "regions dropped: too near the end of a chromosome": int((~inside).sum()),
     }
+    for split in ("validation", "test"):
+        shared = ~keep & (regions["split"] == split)
+        notes[f"{split} regions dropped: sequence shared with training"] = int(shared.sum())
     regions, sequences = regions[keep].reset_index(drop=True), sequences[keep]
     targets = strongest_summits(regions, summits, len(tasks))
     center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
