@@ -1,4 +1,4 @@
-"""Every chapter runs at the smoke profile, refuses misspelt parameters and holds its record."""
+"""Every chapter runs at the smoke profile and refuses misspelt parameters; its record is fresh."""
 
 import json
 import re
@@ -11,11 +11,12 @@ from jupyter_core.utils import run_sync
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from tism.study import compendium
 from tism.study.compendium import run_chapter, stale_records
+from tism.study.data import download
+from tism.study.data.download import data_root
 from tism.study.networks import Experiment
-from tism.study.profiles import data_root, load_profile
-from tism.study.records import chapters
+from tism.study.profiles import load_profile, repository
+from tism.study.records import RECORDED_PROFILE, chapters, open_chapter
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,10 @@ def sandbox(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_kernel(sandbox):
-    """All chapters run in one kernel, emptied before each: they import for longer than they run."""
+    """One kernel for all chapters, emptied before each, because imports take most of the time."""
     manager, clients = AsyncKernelManager(kernel_name="python3"), []
-    quiet = ["--IPKernelApp.log_level=ERROR"]  # as `run_chapter` asks for
-    run_sync(manager.start_kernel)(cwd=compendium.repository(), extra_arguments=quiet)
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # as in `run_chapter`
+    run_sync(manager.start_kernel)(cwd=repository(), extra_arguments=quiet)
     client, execute = manager.client, papermill.execute_notebook
 
     def kept_client(**options):
@@ -57,7 +58,7 @@ def one_kernel(sandbox):
 
 
 def source(name):
-    path = compendium.repository() / "notebooks" / f"{name}.ipynb"
+    path = repository() / "notebooks" / f"{name}.ipynb"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -71,12 +72,12 @@ def test_chapter_runs_at_smoke(name, one_kernel):
 
 
 def test_misspelt_parameter_is_refused(monkeypatch):
-    path = compendium.repository() / "notebooks" / "01_taylor_to_ism.ipynb"
+    path = repository() / "notebooks" / "01_taylor_to_ism.ipynb"
     notebook = parameterize_notebook(load_notebook_node(str(path)), {"profle": "smoke"})
     code = ["", *(cell.source for cell in notebook.cells if cell.cell_type == "code")]
     monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns={"In": code}))
     with pytest.raises(ValueError, match="01_taylor_to_ism has no parameter profle"):
-        compendium.open_chapter("01_taylor_to_ism", profile="smoke")
+        open_chapter("01_taylor_to_ism", profile="smoke")
 
 
 def test_no_record_is_stale():
@@ -87,8 +88,8 @@ def test_no_record_is_stale():
 def test_committed_chapter(name):
     notebook = source(name)
     text = json.dumps(notebook)
-    assert notebook["metadata"]["tism"]["profile"] == compendium.RECORDED_PROFILE
-    here = [f"{folder}/" for folder in compendium.repository().parents if folder.name]
+    assert notebook["metadata"]["tism"]["profile"] == RECORDED_PROFILE
+    here = [f"{folder}/" for folder in repository().parents if folder.name]
     assert not re.search("/(root|home|tmp|Users)/", text)
     assert not [folder for folder in here if folder in text]
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -98,8 +99,9 @@ def test_committed_chapter(name):
     assert not [cell for cell in code if re.search(r"^def |^class ", "".join(cell["source"]), re.M)]
 
 
-def test_committed_networks_belong_to_the_recorded_profile():
-    profile = load_profile(compendium.RECORDED_PROFILE)
+def test_committed_networks_belong_to_the_recorded_profile(monkeypatch):
+    monkeypatch.setattr(download, "_download", lambda source: pytest.skip(f"no {source.path} here"))
+    profile = load_profile(RECORDED_PROFILE)
     records = sorted((data_root() / "models").glob("*.json"))
     assert {f"{d}_baseline_0" for d in profile.datasets} <= {r.stem for r in records}
     for record in records:
