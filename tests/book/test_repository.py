@@ -22,7 +22,8 @@ from packaging.version import Version
 import tism
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = METADATA["project"]
 PRIVATE = re.compile(  # package registries, and folders of the machine that a file was made on
     rb"pypi\.org|pythonhosted\.org|registry\.npmjs|download\.pytorch|[\s\"'](?:/work|/root|/tmp)/"
 )
@@ -36,24 +37,21 @@ def pins() -> dict[str, Version]:
 
 
 def requirements() -> list[Requirement]:
-    """Every direct requirement, the package's own extras resolved."""
+    """Every direct requirement of the package, its extras and its build."""
     extras = PROJECT["optional-dependencies"].values()
-    names = PROJECT["dependencies"] + [name for extra in extras for name in extra]
+    names = [*PROJECT["dependencies"], *METADATA["build-system"]["requires"]]
+    names += [name for extra in extras for name in extra]
     return [r for r in map(Requirement, names) if r.name != PROJECT["name"]]
 
 
+def output_of(*command: str) -> str:
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return run.stdout
+
+
 def tracked_files() -> list[Path]:
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    names = output_of("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
-
-
-def environment() -> tuple[list[str], list[str]]:
-    """Conda's and pip's lines of environment.yml."""
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    conda = [entry for entry in dependencies if isinstance(entry, str)]
-    (pip,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
-    return conda, pip
 
 
 def test_lock_is_a_sorted_list_of_plain_pins():
@@ -69,22 +67,11 @@ def test_lock_pins_every_requirement_within_its_range(requirement: Requirement):
     assert requirement.specifier.contains(version), f"{requirement} excludes {version}"
 
 
-def test_lock_satisfies_the_build_system():
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    for requirement in map(Requirement, build):
-        assert requirement.specifier.contains(pins()[requirement.name])
-
-
-def test_only_the_lock_pins():
-    ranges = [r for r in requirements() for clause in r.specifier if clause.operator == "=="]
-    assert ranges == []
-    conda, pip = environment()
-    assert conda == ["python=3.11", "pip"]
-    assert pip == ["-c requirements.lock", "-e .[compendium,test]"]
-
-
-def test_environment_and_makefile_install_the_same():
-    _, pip = environment()
+def test_only_the_lock_pins_and_every_environment_installs_by_it():
+    assert [r for r in requirements() for clause in r.specifier if clause.operator == "=="] == []
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = ["-c requirements.lock", "-e .[compendium,test]"]
+    assert conda == ["python=3.11", "pip", {"pip": pip}]
     (line,) = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
     assert line.replace("'", "") == " ".join(pip)
 
@@ -100,23 +87,20 @@ def test_workflow_uses_the_python_of_the_environment():
 
 
 @pytest.mark.parametrize(
-    "target", ["book", "site", "test", "faults", "fuzz", "audit", "record", "clean"]
+    ("target", "command"),
+    [
+        ("book", "snakemake --workflow-profile workflow/local --config profile=demo"),
+        ("site", "jupyter-book build . --all -W -n"),
+        ("test", "-m pytest"),
+        ("faults", "tests/faults.py"),
+        ("fuzz", "-m pytest tests/core/test_fuzz.py tests/score/test_fuzz_readers.py"),
+        ("audit", "pip-audit --requirement requirements.lock"),
+        ("record", "tism.study.compendium record yeast --executed"),
+        ("clean", "rm -rf _build results"),
+    ],
 )
-def test_makefile_target_runs(target: str):
-    run = subprocess.run(
-        ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    wanted = {
-        "book": "snakemake --workflow-profile workflow/local --config profile=demo",
-        "site": "jupyter-book build . --all -W -n",
-        "test": "-m pytest",
-        "faults": "tests/faults.py",
-        "fuzz": "-m pytest tests/core/test_fuzz.py tests/score/test_fuzz_readers.py",
-        "audit": "pip-audit --requirement requirements.lock",
-        "record": "tism.study.compendium record yeast --executed",
-        "clean": "rm -rf _build results",
-    }
-    assert wanted[target] in run.stdout
+def test_makefile_target_runs(target: str, command: str):
+    assert command in output_of("make", "--dry-run", target)
 
 
 def test_ci_runs_the_tests():
@@ -131,14 +115,7 @@ def test_readme_example_prints_what_it_says():
     languages = [language for language, _ in blocks]
     example = languages.index("python")
     (_, code), (_, printed) = blocks[example : example + 2]
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout == printed
+    assert output_of(sys.executable, "-W", "error", "-c", code) == printed
     assert len(code.strip().splitlines()) <= 14
 
 
@@ -189,13 +166,7 @@ def test_names_that_pages_mention_exist():
 
 def test_commands_that_pages_mention_exist():
     text = "\n".join(pages().values())
-    help_text = subprocess.run(
-        [sys.executable, "-m", "tism.study.compendium", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    help_text = output_of(sys.executable, "-m", "tism.study.compendium", "--help")
     commands = set(re.findall(r"-m tism\.study\.compendium (\w+)", text))
     assert len(commands) > 3
     assert commands <= set(re.findall(r"\w+", help_text))
