@@ -128,26 +128,22 @@ def test_tables_carry_their_provenance(private):
     assert {"versions", "torch", "numpy", "device", "data"} <= set(entry)
 
 
-def test_staged_book_has_the_profile_s_chapters(tmp_path, monkeypatch):
+def test_staged_book_has_the_profile_s_chapters_and_explorer(tmp_path, monkeypatch):
     monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path))
     fresh = tmp_path / "smoke" / "notebooks" / f"{CHAPTER}.ipynb"
     fresh.parent.mkdir(parents=True)
     fresh.write_text("{}")
     fresh.with_name(f".{CHAPTER}.left.ipynb").write_text("half of a ch")  # by a killed run
+    name, other = explorer.TABLES
+    (tmp_path / "smoke" / name).write_text("fresh")
+
     staged = stage_book("smoke")
+
     assert (staged / "notebooks" / fresh.name).read_text() == "{}"
     assert not list((staged / "notebooks").glob(".*"))
     assert (staged / "_toc.yml").is_file()
-    assert (staged / "CITATION.cff").is_file()
     assert not (staged / "data" / "cache").exists()
-
-
-def test_staged_book_has_the_profile_s_explorer(tmp_path, monkeypatch):
-    monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path))
-    name, other = explorer.TABLES
-    (tmp_path / "smoke").mkdir()
-    (tmp_path / "smoke" / name).write_text("fresh")
-    folder = stage_book("smoke") / "data" / "results" / compendium.RECORDED_PROFILE
+    folder = staged / "data" / "results" / compendium.RECORDED_PROFILE
     assert (folder / name).read_text() != "fresh"  # one table of two is no explorer
     (tmp_path / "smoke" / other).write_text("fresh")
     stage_book("smoke")
@@ -186,9 +182,15 @@ def test_command_line_refuses_what_it_does_not_know(command, capsys):
     assert "invalid choice" in capsys.readouterr().err
 
 
-def test_the_training_chapter_runs_once_a_data_set_the_own_one_last(monkeypatch):
-    ran = []
-    monkeypatch.setattr(compendium, "run_chapter", lambda *a, **k: ran.append((*a, k)))
+@pytest.fixture
+def ran(monkeypatch):
+    """The calls of `run_chapter`, which executes nothing."""
+    calls = []
+    monkeypatch.setattr(compendium, "run_chapter", lambda *a, **k: calls.append((*a, k)))
+    return calls
+
+
+def test_the_training_chapter_runs_once_a_data_set_the_first_last(ran):
     compendium.run_for_all_datasets("03_train_model", "yeast")
     compendium.run_for_all_datasets("02_data", "yeast")
     simulated = ("03_train_model", "yeast", {"dataset": "simulated"})
@@ -211,10 +213,7 @@ def test_a_run_of_the_profile_keeps_its_tables_in_its_own_folder(tmp_path, monke
         chapter.experiment("simulated")
 
 
-def test_training_a_run_executes_the_training_chapter_for_its_network(monkeypatch):
-    ran = []
-    monkeypatch.setattr(compendium, "run_chapter", lambda *a, **k: ran.append((*a, k)))
-
+def test_training_a_run_executes_the_training_chapter_for_its_network(ran):
     compendium.train_run("simulated_relu_2", "yeast")
 
     settings = {"dataset": "simulated", "variant": "relu", "seed": 2}

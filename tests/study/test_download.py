@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import multiprocessing
 import re
 import threading
 from contextlib import contextmanager
@@ -268,21 +267,6 @@ def test_cache_that_cannot_be_written(listed, cache):
         fetch(PATH)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the server is a thread
-def test_two_processes_share_a_cache(server, listed, cache):
-    listed((PATH, GOOD, server.url))
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=fetch, args=[PATH]) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert (cache / PATH).read_bytes() == CONTENT
-    assert len(server.ranges_asked) == 1
-    assert leftovers(cache) == []
-
-
 def test_unlisted_file_is_refused_with_what_is_close(listed):
     listed((PATH, GOOD, ""))
     with pytest.raises(ValueError, match=r"close to it: set/file\.bin"):
@@ -304,13 +288,3 @@ def test_package_without_repository(monkeypatch, tmp_path):
     monkeypatch.setattr("tism.__file__", str(tmp_path / "tism" / "__init__.py"))
     with pytest.raises(FileNotFoundError, match="clone it"):
         data_root()
-
-
-def test_committed_sources_are_complete():
-    rows = download.sources()
-    assert len({row.path for row in rows}) == len(rows)
-    for row in rows:
-        assert row.url.startswith("https://")
-        assert row.licence
-        if row.path.startswith("yeast/"):
-            assert re.fullmatch("[0-9a-f]{64}", row.sha256)

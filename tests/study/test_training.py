@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
-import pickle
+import functools
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,8 +21,7 @@ from tism import build_model
 from tism.exact import predict
 from tism.model import AITAC
 from tism.sequence import decode
-from tism.study import cache as checkpoint
-from tism.study import training
+from tism.study import cache, training
 from tism.study.cache import DamagedFileError, load_checkpoint
 from tism.study.data.dataset import one_hot_from_indices, standardisation
 from tism.study.data.download import data_root
@@ -234,18 +228,13 @@ def test_evaluate_counts_the_regions_without_a_correlation(dataset):
 
 def test_a_shift_moves_the_window_into_the_flanks(dataset):
     rows, shifts = np.array([3, 3, 9, 50]), np.array([0, -6, 6, 2])
+    dataset.sequences[3, 8] = 4
 
     windows = dataset.one_hot(rows, shifts)
 
     for row, shift, window in zip(rows, shifts, decode(windows), strict=True):
         (whole,) = decode(one_hot_from_indices(dataset.sequences[row : row + 1]))
         assert window == whole[6 + shift : 6 + shift + 24]
-
-
-def test_n_is_zeros_in_a_window(dataset):
-    dataset.sequences[0, 6] = 4
-
-    assert decode(dataset.one_hot([0]))[0][0] == "N"
 
 
 @pytest.mark.parametrize("shift", [7, -7, [0, 7]])
@@ -257,14 +246,6 @@ def test_a_shift_beyond_the_flank_is_refused(dataset, shift):
 def test_an_unknown_split_is_refused(dataset):
     with pytest.raises(ValueError, match="split must be one of train, validation, test; got 'dev'"):
         dataset.indices("dev")
-
-
-def test_targets_are_standardised_by_the_training_regions(dataset):
-    train_rows = dataset.indices("train")
-
-    assert np.allclose(dataset.standardised[train_rows].mean(0), 0, atol=1e-5)
-    assert np.allclose(dataset.standardised[train_rows].std(0), 1, atol=1e-5)
-    assert np.abs(dataset.standardised[dataset.indices("test")].mean(0)).max() > 0.01
 
 
 def test_a_task_constant_over_training_is_named(dataset):
@@ -281,7 +262,7 @@ def test_a_task_constant_over_training_is_named(dataset):
 def whole(tiny_dataset, tmp_path_factory):
     """Uninterrupted trainings by configuration: model, metadata, folder; not to be changed."""
 
-    @cache
+    @functools.cache
     def run(config: TrainingConfig) -> tuple[AITAC, dict[str, Any], Path]:
         model, folder = network(), tmp_path_factory.mktemp("whole")
         return model, train(model, tiny_dataset, config, folder), folder
@@ -591,10 +572,15 @@ MOMENTS = [
     pytest.param(training, "training_loss", 13, id="in the middle of an epoch"),
     pytest.param(training, "training_loss", 18, id="in the middle of fine-tuning"),
     pytest.param(training, "evaluate", 2, id="in validation"),
-    pytest.param(checkpoint, "write_text", 5, id="between the weights and the JSON of a state"),
+    pytest.param(cache, "write_text", 5, id="between the weights and the JSON of a state"),
     pytest.param(training, "_delete_states", 3, id="between two states"),
     pytest.param(training, "_write_log", 4, id="while logging"),
     pytest.param(training, "_clone", 3, id="while keeping the best"),
+]
+LATE_MOMENTS = [  # calls after as many as there are epochs
+    pytest.param("save_checkpoint", 1 + len(CONFIG.snapshots), id="before the last file"),
+    pytest.param("_delete_states", 0, id="after the last state"),
+    pytest.param("_delete_states", 1, id="after the last file"),
 ]
 
 
@@ -617,13 +603,13 @@ def test_a_killed_training_resumes_bit_for_bit(
     assert_same_weights(resumed, load_model(tmp_path / "model")[0])
 
 
-def test_a_training_killed_before_its_last_file_only_writes_it(
-    dataset, whole, tmp_path, monkeypatch
+@pytest.mark.parametrize(("name", "calls"), LATE_MOMENTS)
+def test_a_training_killed_after_its_last_epoch_only_writes(
+    dataset, whole, tmp_path, monkeypatch, name, calls
 ):
     _, expected, folder = whole(CONFIG)
-    saves = expected["epoch"] + len(CONFIG.snapshots)
     with monkeypatch.context() as patch:
-        die_at(patch, training, "save_checkpoint", saves + 1)
+        die_at(patch, training, name, expected["epoch"] + calls)
         with pytest.raises(Killed):
             train(network(), dataset, CONFIG, tmp_path)
     steps = spy_on_batches(monkeypatch)
@@ -631,35 +617,6 @@ def test_a_training_killed_before_its_last_file_only_writes_it(
     train(network(), dataset, CONFIG, tmp_path)
 
     assert not steps
-    assert contents(tmp_path) == contents(folder)
-
-
-def test_the_log_is_whole_after_a_kill_that_followed_the_last_state(
-    dataset, whole, tmp_path, monkeypatch
-):
-    _, expected, folder = whole(CONFIG)
-    with monkeypatch.context() as patch:
-        die_at(patch, training, "_delete_states", expected["epoch"])
-        with pytest.raises(Killed):
-            train(network(), dataset, CONFIG, tmp_path)
-
-    train(network(), dataset, CONFIG, tmp_path)
-
-    assert contents(tmp_path) == contents(folder)
-
-
-def test_states_that_a_kill_left_beside_the_finished_training_are_deleted(
-    dataset, whole, tmp_path, monkeypatch
-):
-    _, expected, folder = whole(CONFIG)
-    with monkeypatch.context() as patch:
-        die_at(patch, training, "_delete_states", expected["epoch"] + 1)
-        with pytest.raises(Killed):
-            train(network(), dataset, CONFIG, tmp_path)
-    assert list(tmp_path.glob("state_*.json"))
-
-    train(network(), dataset, CONFIG, tmp_path)
-
     assert contents(tmp_path) == contents(folder)
 
 
@@ -671,45 +628,6 @@ def test_lack_of_memory_names_the_setting(dataset, tmp_path, monkeypatch):
     assert caught.value.__notes__ == [
         "tism: lower batch_size of the training, now 8; another batch_size is another training"
     ]
-
-
-CHILD = """
-import os, pickle, signal, sys, torch
-from tism.study import training
-torch.set_num_threads(1)
-with open(sys.argv[1], "rb") as file:
-    model, dataset, config, folder = pickle.load(file)
-loss, calls = training.training_loss, []
-def mortal(*args):
-    calls.append(args)
-    if len(calls) == 13:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return loss(*args)
-training.training_loss = mortal
-training.train(model, dataset, config, folder)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-def test_a_training_killed_by_the_system_resumes_bit_for_bit(dataset, whole, tmp_path):
-    folder, job = tmp_path / "killed", tmp_path / "job.pickle"
-    job.write_bytes(pickle.dumps((network(), dataset, CONFIG, folder)))
-    root = str(Path(training.__file__).parents[2])
-
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(job)],
-        env={**os.environ, "PYTHONPATH": root},
-        timeout=120,
-        check=False,
-    )
-
-    assert done.returncode == -signal.SIGKILL
-    assert len(read_log(folder)) == 2
-    assert not (folder / "model.json").exists()
-    resumed = network()
-    model, expected, _ = whole(CONFIG)
-    assert train(resumed, dataset, CONFIG, folder) == expected
-    assert_same_weights(resumed, model)
 
 
 def test_a_finished_training_is_loaded_and_not_repeated(dataset, whole, monkeypatch):
