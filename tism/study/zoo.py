@@ -121,13 +121,17 @@ def published(
 
 
 def _calibrate(model: nn.Module, *inputs: Tensor) -> None:
-    """Give each layer's output the variance 1, and batch norms the statistics of these inputs."""
+    """Give each layer's output mean 0 and variance 1, and batch norms these inputs' statistics."""
 
     def scale(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-        deviation = output.std().clamp(min=1e-6)
-        layer.weight /= deviation
         if layer.bias is not None:
-            layer.bias /= deviation
+            channels = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
+            mean = output.mean([d for d in range(output.ndim) if d != channels], keepdim=True)
+            layer.bias -= mean.flatten()
+            output = output - mean
+        deviation = output.std().clamp(min=1e-6)
+        for parameter in layer.parameters():
+            parameter /= deviation
         return output / deviation
 
     weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d
