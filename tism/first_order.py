@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tism.engine.cheap_gradients import CheapBackward
+from tism.engine.cheap_gradients import cheap_graph, uncompiled
 from tism.predictor import (
     ModelError,
     OutputFn,
@@ -169,68 +170,107 @@ def gradient_anywhere(
         return in_one_tensor(len(inputs), batch_size, gradient, report=report)[0]
 
 
-def output_with_graph(
-    predict: Predictor,
-    rows: Tensor,
-    repeated: bool,
-    mode: AbstractContextManager | None = None,
-) -> Tensor:
-    """Predictions with a graph for one backward pass or `repeated` ones, computed within `mode`."""
-    mode = mode or nullcontext()
-    inputs = rows.clone()  # a model may change its input in place, which a leaf refuses
-    try:
-        with CheapBackward(repeated), mode:
-            return predict(inputs)
-    except RuntimeError as error:
-        if "is a view and is being modified inplace" not in str(error):  # by a cheap function
-            raise
-    inputs = rows.clone()
-    with mode:
-        return predict(inputs)
-
-
 def _batch_gradient(
     predict: Predictor, inputs: Tensor, tasks: Tasks, window: range, check: bool
 ) -> Tensor:
-    with torch.enable_grad():
-        rows = predict.prepare(inputs).clone().requires_grad_()
-        output = output_with_graph(predict, rows, repeated=not isinstance(tasks, int))
-        gradient = gradient_by_task(output, rows, tasks, window)
+    rows = predict.prepare(inputs)
+    gradient, output = gradient_by_task(predict, rows, tasks, window=window)
     if check:
-        warn_if_unstable(predict, rows, output)
+        with uncompiled(), suppress(RuntimeError):  # the model may need a graph, as a hook does
+            warn_if_unstable(predict, rows, output)
     return gradient
 
 
 def gradient_by_task(
-    output: Tensor, leaf: Tensor, tasks: Tasks, window: range | None = None
-) -> Tensor:
-    """(n, n_tasks, *inner) gradient of (n, tasks) predictions at the leaf, (n, *inner).
+    predict: Predictor,
+    rows: Tensor,
+    tasks: Tasks,
+    *,
+    window: range | None = None,
+    nudge: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """(n, n_tasks, *inner) gradient of each task at the rows, and (n, tasks) predictions.
 
+    If cheap gradients fail or are not finite, torch computes the batch once more without them.
+
+    rows : (n, 4, length), prepared
     window : the part of the last axis that is kept
+    nudge : a function mode with a `leaf`, (n, *inner), at which the gradient is taken instead
     """
-    kept = slice(window.start, window.stop) if window else slice(None)
+    cheap = partial(cheap_graph, repeated=not isinstance(tasks, int))
+    plain = uncompiled if nudge else nullcontext
+    build = partial(output_with_graph, predict, rows, nudge)
+    with torch.enable_grad():
+        try:
+            gradient, output = _task_by_task(partial(build, cheap), tasks, window)
+            if gradient.isfinite().all():
+                return gradient, output
+        except Exception as error:  # whatever it is, torch alone may do better
+            if is_out_of_memory(error) and len(rows) > 1:
+                raise
+        return _task_by_task(partial(build, plain), tasks, window, afresh=True)
+
+
+def output_with_graph(
+    predict: Predictor, rows: Tensor, nudge: Any, within: Callable[[], AbstractContextManager]
+) -> tuple[Tensor, Tensor]:
+    """Predictions, and the leaf of their graph: a copy of the rows, or that of the nudge."""
+    leaf = rows if nudge else rows.clone().requires_grad_()
+    inputs = leaf.clone()  # a model may change its input in place, which a leaf refuses
+    with within(), _recurrent_layers_differentiable(predict), nudge or nullcontext():
+        output = predict(inputs)
+    return output, nudge.leaf if nudge else leaf
+
+
+def _recurrent_layers_differentiable(predict: Predictor) -> AbstractContextManager:
+    """Without cuDNN, whose recurrent layers cannot be differentiated in evaluation mode."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in predict.model.modules())
+    without = recurrent and predict.device.type == "cuda"
+    return torch.backends.cudnn.flags(enabled=False) if without else nullcontext()
+
+
+def _task_by_task(
+    build: Callable[[], tuple[Tensor, Tensor]],
+    tasks: Tasks,
+    window: range | None,
+    afresh: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Gradients and predictions; a pass that fails is repeated on a new graph if `afresh`."""
+    output, leaf = build()
     chosen = select_tasks(tasks, output.shape[1])
     if not output.requires_grad:
         raise ValueError(
             "the model's output does not depend differentiably on its input (an argmax, "
             "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
         )
+    kept = slice(window.start, window.stop) if window else slice(None)
     wider = torch.promote_types(torch.float32, output.dtype)
     shape = (len(leaf), len(chosen), *leaf[..., kept].shape[1:])
     gradient = torch.empty(shape, dtype=wider, device=leaf.device)
     for column, task in enumerate(chosen):
-        more = column + 1 < len(chosen)
-        gradient[:, column] = _gradient_of_sum(output[:, task], leaf, more)[..., kept]
-    return gradient
+        total, more = output[:, task].sum(), column + 1 < len(chosen)
+        try:
+            part = torch.autograd.grad(total, leaf, retain_graph=more, materialize_grads=True)[0]
+        except Exception as error:
+            if not afresh or is_out_of_memory(error):
+                raise
+            part = _gradient_afresh(build, task)
+        gradient[:, column] = part[..., kept]
+    return gradient, output.detach()
 
 
-def _gradient_of_sum(output: Tensor, leaf: Tensor, more: bool) -> Tensor:
-    """The gradient at `leaf`; `more` keeps the graph for the next task."""
+def _gradient_afresh(build: Callable[[], tuple[Tensor, Tensor]], task: int) -> Tensor:
+    """The gradient of one task from a graph of its own.
+
+    Some graphs serve one pass only, and reentrant checkpoints need `backward` instead of `grad`.
+    """
+    output, leaf = build()
     try:
-        return torch.autograd.grad(output.sum(), leaf, retain_graph=more, materialize_grads=True)[0]
+        output[:, task].sum().backward()
     except RuntimeError as error:
         if type(error) is not RuntimeError or is_out_of_memory(error):
             raise
         raise ModelError(
             f"model cannot be differentiated by torch: {error}; exact ISM still applies"
         ) from error
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -17,7 +17,7 @@ from tism.engine.replay import Recording, WindowedModel, function_name, is_recor
 from tism.engine.rules import leaves
 from tism.engine.window import Reference, Untraceable, Windowed
 from tism.exact import by_position, ism, scores_of_effects, substitutions_on_host
-from tism.first_order import gradient_by_task, output_with_graph, tism
+from tism.first_order import gradient_by_task, tism
 from tism.predictor import OutputFn, Predictor, evaluating, warn_if_not_finite
 from tism.running import (
     Tasks,
@@ -284,11 +284,7 @@ def check_function(stage: Stage, function: str) -> None:
 
 def gradient_at(predict: Predictor, sequences: Tensor, tasks: Tasks, stage: Stage) -> Tensor:
     """(n, n_tasks, *inner): gradient of the predictions at a stage of shape (n, *inner)."""
-    with torch.enable_grad():
-        nudge = Nudge(stage)
-        repeated = not isinstance(tasks, int)
-        output = output_with_graph(predict, predict.prepare(sequences), repeated, nudge)
-        return gradient_by_task(output, nudge.leaf, tasks)
+    return gradient_by_task(predict, predict.prepare(sequences), tasks, nudge=Nudge(stage))[0]
 
 
 class Expansion:

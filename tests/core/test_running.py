@@ -376,7 +376,8 @@ def test_out_of_memory_at_one_row_is_the_callers(net, sequences, function, error
     assert caught.value is error
     assert any("take fewer tasks" in note for note in error.__notes__)
     assert len(error.__notes__) == 1
-    assert hungry.asked == [4, 2, 1]
+    assert hungry.asked[:3] == [4, 2, 1]
+    assert set(hungry.asked[3:]) <= {1}  # a gradient is tried once more without cheap functions
     assert state(hungry) == before
 
 
@@ -387,7 +388,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(net, sequences, function)
     with pytest.raises(RuntimeError, match="mat1"):
         function(hungry, sequences, batch_size=4)
 
-    assert hungry.asked == [4]
+    assert set(hungry.asked) == {4}
 
 
 def test_in_batches_covers_the_range_once_and_reports_it():
