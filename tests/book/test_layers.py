@@ -31,7 +31,7 @@ LAST = {"explorer": 98, "compendium": 99}  # after every chapter
 CORE = r"tism\.(engine\.)?\w+"
 BASE = (
     r"tism\.study\.(__init__|(data|plots)\.\w+|cache|profiles|networks|training|records|scores"
-    r"|statistics)"
+    r"|statistics|timing)"
 )
 CHAPTER = r"tism\.study\.ch(\d\d)_\w+"
 WRONG = [  # importer, imported

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tism.study import bench
-from tism.study.ch06_timing import Timing
+from tism.study.timing import Timing
 from tism.study.zoo import ZOO
 
 CASE = bench.Case("DeepSTARR", 6, 16, 4, 2)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tism.engine.replay import Windows, Work
+from tism.engine.choice import Work
+from tism.engine.replay import WindowedModel
 from tism.model import AITACConfig
 from tism.predictor import evaluating
 from tism.study.ch06_cost import cost_map, effective_window, forward_equivalents, window_table
-from tism.study.ch06_measure import Job
+from tism.study.ch06_methods import Job
 
 CONFIG = AITACConfig(length=251, n_tasks=5, width=16)
 
@@ -22,7 +23,7 @@ def counted(config: AITACConfig) -> tuple[float, float]:
     position = np.arange(config.length // 2 - 16, config.length // 2 + 16)
     base = (bases[0].numpy()[position] + 1) % 4
     with evaluating(model) as predict, torch.no_grad():
-        windows = Windows(predict, one_hot, {})
+        windows = WindowedModel(predict, one_hot, {})
         windows.effects(np.zeros_like(position), position, base)  # prepares the weights
         with Work() as windowed:
             windows.effects(np.zeros_like(position), position, base)
@@ -64,7 +65,7 @@ def test_forward_equivalents():
 
 def test_map_is_the_ratio_of_costs():
     lengths, tasks = np.array([251, 1000]), np.array([1, 9])
-    ratio = cost_map(CONFIG, lengths, tasks)
+    ratio = cost_map(CONFIG, lengths, tasks, windowed=1, backward=1)
     assert ratio.shape == (2, 2)
     assert ratio[1, 0] == pytest.approx(forward_equivalents(CONFIG)["windowed ISM"] / 10)
     scaled = cost_map(CONFIG, lengths, tasks, windowed=2, backward=3)

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
-from tism.study.ch06_timing import Timing, compare
 from tism.study.profiles import results_folder
+from tism.study.timing import Timing, compare
 from tism.study.zoo import ZOO
 
 _LIMIT = 120.0  # seconds after which a side that ran twice is left out

@@ -17,11 +17,11 @@ from tism.model import AITACConfig
 
 
 def window_table(config: AITACConfig) -> pd.DataFrame:
-    """What one substitution changes, layer by layer.
+    """How many columns of each layer one substitution changes, and what they cost.
 
-    Returns one row a layer that multiplies: layer, positions (that it reads), changed (columns of
+    Returns one row a layer that multiplies: layer, positions (that it reads), changed (those of
     them that a substitution can change), full and windowed (multiply-adds of a whole pass, and of
-    the changed columns).
+    the changed positions).
     """
     strands, width = 1 + config.both_strands, config.width
     positions, changed = config.length, 1
@@ -46,19 +46,19 @@ def window_table(config: AITACConfig) -> pd.DataFrame:
 
 
 def _pooled(positions: int, changed: int, size: int) -> tuple[int, int]:
-    """Positions after pooling, and the most of them that read one of some adjacent columns."""
+    """Number of positions after pooling, and of those that changed adjacent ones can reach."""
     after = -(-positions // size)
     return after, min(after, (changed + size - 2) // size + 1)
 
 
 def effective_window(config: AITACConfig) -> float:
-    """W: bases whose share of a whole forward pass is what one substitution costs."""
+    """W: one substitution costs as much as a forward pass of so many bases."""
     table = window_table(config)
     return float(config.length * table["windowed"].sum() / table["full"].sum())
 
 
 def forward_equivalents(config: AITACConfig, n_tasks: int | None = None) -> dict[str, float]:
-    """Cost of each method for one sequence; TISM for `n_tasks`, by default all of the network's."""
+    """Cost of each method for one sequence; of TISM for `n_tasks`, by default all of them."""
     tasks = config.n_tasks if n_tasks is None else n_tasks
     return {
         "ISM": 3.0 * config.length + 1,
@@ -68,17 +68,12 @@ def forward_equivalents(config: AITACConfig, n_tasks: int | None = None) -> dict
 
 
 def cost_map(
-    config: AITACConfig,
-    lengths: np.ndarray,
-    tasks: np.ndarray,
-    *,
-    windowed: float = 1.0,
-    backward: float = 1.0,
+    config: AITACConfig, lengths: np.ndarray, tasks: np.ndarray, *, windowed: float, backward: float
 ) -> np.ndarray:
     """How many times TISM is cheaper than windowed ISM, (tasks, lengths); below 1 ISM is cheaper.
 
     config : the network, built for each length
-    windowed, backward : measured seconds over counted ones, of windows and of a backward pass
+    windowed, backward : measured over counted cost, of windowed ISM and of a backward pass
     """
-    costs = [forward_equivalents(replace(config, length=int(n)))["windowed ISM"] for n in lengths]
-    return windowed * np.array(costs)[None] / (1 + backward * np.asarray(tasks, float)[:, None])
+    ism = [forward_equivalents(replace(config, length=int(n)))["windowed ISM"] for n in lengths]
+    return windowed * np.array(ism)[None] / (1 + backward * np.asarray(tasks, float)[:, None])

@@ -18,43 +18,45 @@ FORMATS = {
     "ISM against windowed ISM": "{:.1f}",
     "windowed ISM against TISM": "{:.1f}",
 }
-_TANGERMEME = ["tangermeme, plain", "tangermeme, fast"]
 
 
 def timed(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
-    """The rows of `runtime.measure` that hold repeated times, one a job and method.
+    """The rows of `ch06_measure.measure` with repeated times, one a job and method.
 
-    setting : "best", the faster of the batch size that was best when tried and of the paper's; or
-        "paper", batches of 20, for which the best stands in where there are fewer sequences
+    setting : "best" takes the faster of the paper's batch size and the one that was best in the
+        trials; "paper" takes batches of 20, and the best where there are fewer sequences
     """
     rows = rows[rows["seconds"].notna() & rows["setting"].isin(["best", "paper"])]
-    first = rows["seconds"] if setting == "best" else rows["setting"] == "best"
-    rows = rows.assign(first=first).sort_values("first", kind="stable")
-    return rows.drop_duplicates([*JOB, "method"]).drop(columns="first").sort_index()
+    rank = rows["seconds"] if setting == "best" else rows["setting"] == "best"
+    rows = rows.loc[rank.sort_values(kind="stable").index]
+    return rows.drop_duplicates([*JOB, "method"]).sort_index()
 
 
 def times_table(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
     """One row a job, one column a method: seconds with quartiles, "~" before an extrapolation."""
     rows = timed(rows, setting)
-    text = [_time(row) for row in rows.itertuples()]
-    order = list(dict.fromkeys(rows["method"]))
-    table = rows.assign(text=text).pivot(index=JOB, columns="method", values="text")[order]
-    return table.reset_index().rename_axis(columns=None)
+    text = [
+        f"{'~ ' * (row.share < 0.999)}{row.seconds:.3g} ({row.low:.3g}-{row.high:.3g})"
+        for row in rows.itertuples()
+    ]
+    return _by_method(rows.assign(text=text), "text", rows["method"].unique())
 
 
-def _time(row: object) -> str:
-    mark = "~ " if row.share < 0.999 else ""
-    return f"{mark}{row.seconds:.3g} ({row.low:.3g}-{row.high:.3g})"
+def _by_method(rows: pd.DataFrame, values: str, methods: Sequence[str]) -> pd.DataFrame:
+    table = rows.pivot(index=JOB, columns="method", values=values)
+    return table[list(methods)].reset_index().rename_axis(columns=None)
 
 
 def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> pd.DataFrame:
-    """How many times faster one method is, a row a job: ratio of medians, low and high.
+    """How many times faster one method is than another, a row a job that both have.
 
     slow, fast : methods; "tangermeme" is the faster of its two ways
-    low, high : the ratio of the quartiles that are nearest, and furthest
+
+    Returns the job, ratio (of the medians), low and high (ratios of the quartiles that lie nearest
+    to each other, and farthest), extrapolated.
     """
     rows = timed(rows, setting)
-    sides = [_of_method(rows, method).set_index(JOB) for method in (slow, fast)]
+    sides = [_times_of(rows, method) for method in (slow, fast)]
     a, b = (side.loc[sides[0].index.intersection(sides[1].index, sort=False)] for side in sides)
     table = {
         "ratio": a["seconds"] / b["seconds"],
@@ -65,16 +67,16 @@ def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> p
     return pd.DataFrame(table).reset_index()
 
 
-def _of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    names = _TANGERMEME if method == "tangermeme" else [method]
+def _times_of(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    names = ["tangermeme, plain", "tangermeme, fast"] if method == "tangermeme" else [method]
     rows = rows[rows["method"].isin(names)].sort_values("seconds")
-    return rows.drop_duplicates(JOB).sort_index()
+    return rows.drop_duplicates(JOB).sort_index().set_index(JOB)
 
 
 def beside_paper(
     rows: pd.DataFrame, paper: Mapping[str, float], table: int, setting: str = "paper"
 ) -> pd.DataFrame:
-    """Table 1 or 2 of the paper beside ours: seconds of ISM and TISM of one task, and speed-ups.
+    """Our Table 1 or 2 beside the paper's: seconds of ISM and of TISM of one task, and speed-ups.
 
     rows : of the networks of that table only
     paper : `compendium.paper_numbers()`
@@ -95,39 +97,39 @@ def beside_paper(
 def checks(rows: pd.DataFrame) -> pd.DataFrame:
     """Largest difference of each method from what it must equal, over all jobs."""
     rows = rows.drop_duplicates([*JOB, "method"])
-    largest = rows.groupby("method", sort=False)["error"].agg(["max", "size"])
-    against = {"Yuzu": "norm of ISM over tasks", "captum, one task": "TISM"}
-    table = largest.reset_index().set_axis(["method", "largest difference", "jobs"], axis=1)
-    table.insert(1, "compared with", [against.get(name, "ISM") for name in table["method"]])
+    errors = rows.groupby("method", sort=False)["error"].agg(["max", "size"])
+    table = errors.reset_index().set_axis(["method", "largest difference", "jobs"], axis=1)
+    equals = {"Yuzu": "norm of ISM over tasks", "captum, one task": "TISM"}
+    table.insert(1, "compared with", [equals.get(name, "ISM") for name in table["method"]])
     return table[~table["method"].str.startswith("TISM")]
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
     """Forward-equivalents of a sequence, counted and measured, for the jobs of the baseline.
 
-    The measured unit is what plain ISM pays, at its best batch size, for one of its 3 * length + 1
+    The measured unit is what plain ISM takes, at its best batch size, for one of its 3 * length + 1
     forward passes.
 
     Returns one row a job and method: the job, method, counted, measured, low and high (quartiles).
     """
     rows = timed(rows)
     rows = rows[(rows["network"] == "baseline") & rows["method"].isin(OURS)]
-    unit = rows[rows["method"] == "ISM"].set_index(JOB)["seconds"]
+    seconds_of_ism = rows[rows["method"] == "ISM"].set_index(JOB)["seconds"]
     table = []
-    for row in rows.itertuples():
-        job = tuple(getattr(row, name) for name in JOB)
-        config = AITACConfig(length=row.length, n_tasks=row.n_tasks, width=row.width, pool=row.pool)
-        one = 1 if row.method == "TISM, one task" else None
-        counted = forward_equivalents(config, one)[row.method.split(",")[0]]
-        scale = (3 * row.length + 1) / unit[job]
-        measured = {name: getattr(row, name) * scale for name in ("seconds", "low", "high")}
-        about = {**dict(zip(JOB, job, strict=True)), "method": row.method, "counted": counted}
-        table.append({**about, "measured": measured.pop("seconds"), **measured})
+    for row in rows.to_dict("records"):
+        job = {name: row[name] for name in JOB}
+        config = AITACConfig(**{name: row[name] for name in ("length", "n_tasks", "width", "pool")})
+        n_tasks = 1 if row["method"] == "TISM, one task" else None
+        counted = forward_equivalents(config, n_tasks)[row["method"].split(",")[0]]
+        scale = (3 * row["length"] + 1) / seconds_of_ism[tuple(job.values())]
+        measured = [row[name] * scale for name in ("seconds", "low", "high")]
+        named = dict(zip(("measured", "low", "high"), measured, strict=True))
+        table.append({**job, "method": row["method"], "counted": counted, **named})
     return pd.DataFrame(table)
 
 
 def overheads(table: pd.DataFrame) -> dict[str, float]:
-    """Measured over counted, medians over jobs: of "windowed ISM", and "backward" of one pass."""
+    """Measured over counted cost, medians over jobs: of "windowed ISM" and of a "backward" pass."""
     windowed = table[table["method"] == "windowed ISM"]
     tism = table[table["method"] == "TISM, all tasks"]
     return {
@@ -139,9 +141,9 @@ def overheads(table: pd.DataFrame) -> dict[str, float]:
 def memory(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """Peak memory in MB beyond what was held before, a row a job, a column a method."""
     rows = timed(rows)
+    measured = set(rows["method"])
     rows = rows[rows["method"].isin(methods)].assign(megabytes=rows["bytes"] / 1e6)
-    table = rows.pivot(index=JOB, columns="method", values="megabytes")
-    return table[[m for m in methods if m in table]].reset_index().rename_axis(columns=None)
+    return _by_method(rows, "megabytes", [m for m in methods if m in measured])
 
 
 def paper_networks(rows: pd.DataFrame) -> pd.DataFrame:
@@ -155,10 +157,10 @@ def figure_2(best: pd.DataFrame) -> list[tuple[str, str, str, pd.DataFrame]]:
     panels = []
     for network in ("shallow", "deep"):
         rows = best[best["network"] == network]
-        fewest, most = rows["n_sequences"].min(), rows["n_sequences"].idxmax()
+        fewest = rows["n_sequences"].min()
+        length = rows.loc[rows["n_sequences"].idxmax(), "length"]
         by_length = rows[rows["n_sequences"] == fewest]
-        by_number = rows[rows["length"] == rows.loc[most, "length"]]
-        length = by_number["length"].iloc[0]
+        by_number = rows[rows["length"] == length]
         panels.append((f"{network}, {fewest} sequences", "length", "length, bp", by_length))
         panels.append((f"{network}, {length:,} bp", "n_sequences", "sequences", by_number))
     return panels
@@ -168,19 +170,19 @@ def yuzu_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Yuzu's precomputation, time of a sequence and difference from ISM, a row a network."""
     rows = timed(rows)
     rows = rows[rows["method"] == "Yuzu"].drop_duplicates(["network", "length"])
-    return pd.DataFrame(
-        {
-            "network": rows["network"],
-            "length": rows["length"],
-            "precomputation, s": rows["preparation"],
-            "a sequence, s": rows["seconds"] / rows["n_sequences"],
-            "largest difference": rows["error"],
-        }
-    )
+    rows = rows.assign(seconds=rows["seconds"] / rows["n_sequences"])
+    columns = {
+        "network": "network",
+        "length": "length",
+        "preparation": "precomputation, s",
+        "seconds": "a sequence, s",
+        "error": "largest difference",
+    }
+    return rows[[*columns]].rename(columns=columns)
 
 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
-    """Plain ISM and the better way of tangermeme over windowed ISM, each with its spread."""
+    """Time of plain ISM, and of the faster way of tangermeme, over that of windowed ISM."""
     parts = []
     for slow in ("ISM", "tangermeme"):
         if rows["method"].str.startswith(slow).any():
@@ -191,18 +193,18 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweeps(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Title and batch sizes tried of two jobs: the shortest, and that with most sequences."""
+    """Title and tried batch sizes of two jobs: the shortest, and the one with most sequences."""
     rows = rows[(rows["setting"] == "sweep") & (rows["network"] == "baseline")]
     panels = []
     for number in (rows["length"].idxmin(), rows["n_sequences"].idxmax()):
-        one = rows.loc[number]
-        part = rows[(rows[JOB] == one[JOB]).all(axis=1)]
-        panels.append((f"{one['length']:,} bp, {one['n_sequences']:,} sequences", part))
+        job = rows.loc[number, JOB]
+        part = rows[(rows[JOB] == job).all(axis=1)]
+        panels.append((f"{job['length']:,} bp, {job['n_sequences']:,} sequences", part))
     return panels
 
 
 def settings_of(rows: pd.DataFrame) -> dict[str, int]:
-    """Length, pool, width and n_tasks of the first job, to build an `AITACConfig`."""
+    """Length, pool, width and n_tasks of the first job: arguments of `AITACConfig`."""
     return {name: int(rows[name].iloc[0]) for name in ("length", "pool", "width", "n_tasks")}
 
 
@@ -217,11 +219,8 @@ HEADLINES = {
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
     """The paper's speed-up by length: of TISM over plain and windowed ISM, for one and all tasks.
 
-    rows : of one network; of several numbers of sequences the largest is taken
+    rows : of one network; at each length the job with most sequences counts
     """
-    rows = rows.sort_values("n_sequences").drop_duplicates(
-        ["length", "method", "setting", "batch_size"], keep="last"
-    )
     most = rows.groupby("length")["n_sequences"].transform("max")
     rows, parts = rows[rows["n_sequences"] == most], []
     for name in HEADLINES.values():
