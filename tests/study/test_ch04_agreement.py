@@ -16,7 +16,7 @@ from tism.study.ch04_agreement import (
     call_motifs,
     compare_motifs,
     concordance_table,
-    correlations,
+    correlations_with_ism,
     example_region,
     planted_base_table,
     region_table,
@@ -79,7 +79,7 @@ def dataset(one_hot):
 
 def test_perfect_maps_correlate_at_one_and_the_gradient_below(scores):
     perfect = Scores(scores.rows, scores.one_hot, scores.tism, scores.gradient, scores.predicted)
-    r = correlations(perfect)
+    r = correlations_with_ism(perfect)
     for convention in CONVENTIONS:
         torch.testing.assert_close(
             r["TISM", convention], torch.ones_like(r["TISM", convention]), rtol=1e-5, atol=1e-5
@@ -88,7 +88,7 @@ def test_perfect_maps_correlate_at_one_and_the_gradient_below(scores):
 
 
 def test_concordance_table_repeats_the_correlations(scores, dataset):
-    r = correlations(scores)
+    r = correlations_with_ism(scores)
     table = concordance_table(r, dataset.regions["locus"].to_numpy(), "simulated")
     key = (table.method == "TISM") & (table.convention == "all entries")
     own = table[key].set_index("statistic")
@@ -102,7 +102,7 @@ def test_concordance_table_repeats_the_correlations(scores, dataset):
 
 
 def test_region_table_in_the_unit_of_the_assay(scores, dataset):
-    table = region_table(scores, dataset, correlations(scores))
+    table = region_table(scores, dataset, correlations_with_ism(scores))
     signal = 2 ** (scores.predicted.numpy() + 4) - 2
     np.testing.assert_allclose(table["variation"], signal.std(1) / signal.mean(1), rtol=1e-5)
     np.testing.assert_allclose(table["mean_log"], dataset.targets.mean(1), rtol=1e-6)
@@ -111,7 +111,7 @@ def test_region_table_in_the_unit_of_the_assay(scores, dataset):
 
 
 def test_association_is_the_correlation_over_regions(scores, dataset):
-    table = region_table(scores, dataset, correlations(scores))
+    table = region_table(scores, dataset, correlations_with_ism(scores))
     table.loc[0, "variation"] = np.nan
     y = "r TISM, all entries"
     row = association_table(table, y, ["variation"]).iloc[0]
@@ -124,6 +124,7 @@ def test_auroc_by_hand():
     assert auroc(np.array([4.0, 1.0, 3.0, 2.0]), positive) == 1.0
     assert auroc(np.array([1.0, 4.0, 2.0, 3.0]), positive) == 0.0
     assert auroc(np.ones(4), positive) == 0.5
+    assert auroc(np.array([4.0, 5, 2, 1]), positive, np.array([0, 1, 1, 0])) == 0.5
     assert np.isnan(auroc(np.ones(4), np.ones(4, bool)))
 
 
@@ -152,16 +153,13 @@ def test_motifs_that_agree_differ_in_sign_or_are_missing():
 
 
 def test_motif_half_as_high_is_the_last_that_agrees():
+    assert compare_motifs(torch.zeros(50), torch.zeros(50)) == []
     exact, taylor = torch.zeros(100), torch.zeros(100)
     exact[10:30], taylor[10:30] = 1, 1
     exact[60:80], taylor[60:80] = 1, 0.55
     assert [agree for *_, agree in compare_motifs(exact, taylor)] == [True, True]
     taylor[60:80] = 0.45
     assert [agree for *_, agree in compare_motifs(exact, taylor)] == [True, False]
-
-
-def test_a_profile_of_zeros_has_no_motif():
-    assert compare_motifs(torch.zeros(50), torch.zeros(50)) == []
 
 
 def test_example_region_is_typical_and_strong(scores):

@@ -11,7 +11,7 @@ import torch
 from tism.correlations import pearson, profile_correlation
 from tism.study import ch05_runs as robustness
 from tism.study.ch03_training import predict_rows
-from tism.study.ch04_agreement import correlations
+from tism.study.ch04_agreement import correlations_with_ism
 from tism.study.ch05_runs import (
     check_tables,
     compare_initialisations,
@@ -160,7 +160,7 @@ def test_one_pass_measures_what_whole_maps_give(smoke, monkeypatch):
     maps = compare_maps(model, data, rows)
 
     whole = score_regions(model, data, rows, progress=False)
-    r = correlations(whole)
+    r = correlations_with_ism(whole)
     for key, name in robustness._COLUMNS.items():
         expected = r[key] if name != "tism_task_differences" else r[key].nanmean(1, keepdim=True)
         torch.testing.assert_close(maps[name], expected, rtol=0, atol=1e-4)

@@ -59,7 +59,7 @@ def test_means_are_over_networks_where_maps_are_of_one_and_over_pairs_elsewhere(
 
 
 def test_every_variant_has_a_name():
-    assert set(comparison.NAMES) == set(VARIANTS)
+    assert set(comparison.VARIANT_NAMES) == set(VARIANTS)
 
 
 def test_an_ablation_is_set_against_the_baseline_of_all_seeds():

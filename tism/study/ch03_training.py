@@ -18,9 +18,9 @@ from tism.study.data.download import data_root
 from tism.study.profiles import default_device
 from tism.study.statistics import Summary, summarise, weighted_pearson
 
-Predictor = Callable[[np.ndarray], np.ndarray]
+RowPredictor = Callable[[np.ndarray], np.ndarray]  # rows of a data set to predictions
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-_RESAMPLES_AT_ONCE = 50
+_RESAMPLES, _RESAMPLES_AT_ONCE = 1000, 50
 
 
 def receptive_field(config: AITACConfig) -> int:
@@ -37,13 +37,13 @@ def receptive_field(config: AITACConfig) -> int:
 def describe_network(model: AITAC) -> pd.DataFrame:
     """One row a part of the network, from the input to the output, then its size."""
     config = model.config
-    first = "exponential, then " if config.exponential_first else ""
+    before = "exponential, then " if config.exponential_first else ""
     pooling = "maximum" if config.max_pooling else "softmax-weighted mean"
     facts = {
         "input": f"4 x {config.length} bp",
         "first convolution": f"{config.width} kernels of {config.kernel} bp",
         "strands": "both, the larger activation" if config.both_strands else "forward",
-        "activation": first + {"gelu": "GELU", "relu": "ReLU"}[config.activation],
+        "activation": before + {"gelu": "GELU", "relu": "ReLU"}[config.activation],
         "pooling after each convolution": f"{pooling} of {config.pool} positions",
         "blocks": _blocks(config),
         "receptive field of a last position": f"{receptive_field(config)} bp",
@@ -58,10 +58,9 @@ def describe_network(model: AITAC) -> pd.DataFrame:
 def _blocks(config: AITACConfig) -> str:
     if not config.n_blocks:
         return "none"
-    extras = {"batch norm": config.batch_norm, "input added": config.residual}
-    present = [name for name, there in extras.items() if there]
-    kernels = f"{config.n_blocks}, each {config.width} kernels of {config.block_kernel}"
-    return ", ".join([kernels, *present])
+    text = f"{config.n_blocks}, each {config.width} kernels of {config.block_kernel}"
+    text += ", batch norm" if config.batch_norm else ""
+    return text + (", input added" if config.residual else "")
 
 
 def _dense(config: AITACConfig) -> str:
@@ -71,13 +70,13 @@ def _dense(config: AITACConfig) -> str:
 
 
 def training_log(metadata: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, list[int]]]:
-    """One row an epoch, and the epochs worth a mark: the best one, the first of each fine-tuning.
+    """One row an epoch, and the epochs to mark: the best one, the first of each fine-tuning.
 
     metadata : of a trained network (`Experiment.trained`)
     """
     log = pd.DataFrame(metadata["log"])
-    rounds = log[log["fine_tune_round"] > 0].groupby("fine_tune_round")["epoch"].min()
-    return log, {"fine-tuning": rounds.tolist(), "best": [metadata["best_epoch"]]}
+    starts = log[log["fine_tune_round"] > 0].groupby("fine_tune_round")["epoch"].min()
+    return log, {"fine-tuning": starts.tolist(), "best": [metadata["best_epoch"]]}
 
 
 def predict_rows(model: nn.Module, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -85,26 +84,26 @@ def predict_rows(model: nn.Module, dataset: Dataset, rows: np.ndarray) -> np.nda
     return predict(model, dataset.one_hot(rows), device=default_device()).numpy()
 
 
-def predictors(model: nn.Module, dataset: Dataset, variant: str) -> dict[str, Predictor]:
-    """The network beside what it should beat and what it cannot: each from rows to predictions.
+def predictors(model: nn.Module, dataset: Dataset, variant: str) -> dict[str, RowPredictor]:
+    """The network, by the name of its variant, with a lower and an upper reference.
 
-    "word counts" is a linear regression on the counts of words, "noiseless truth" the simulation
-    without its noise, which only a simulated set has.
+    The lower one, "word counts", is a linear regression on the counts of words. The upper one,
+    "noiseless truth", is the simulation without its noise; real data have none.
     """
-    known = {
+    found = {
         variant: lambda rows: predict_rows(model, dataset, rows),
         "word counts": word_count_regression(dataset),
     }
     if dataset.truth is not None:
         truth = (dataset.truth.noiseless - dataset.center) / dataset.scale
-        known["noiseless truth"] = lambda rows: truth[rows]
-    return known
+        found["noiseless truth"] = lambda rows: truth[rows]
+    return found
 
 
-def word_count_regression(dataset: Dataset, size: int = 5) -> Predictor:
-    """Ridge regression of the standardised targets on how often each word occurs.
+def word_count_regression(dataset: Dataset, size: int = 5) -> RowPredictor:
+    """Ridge regression of the standardised targets on how often each word of `size` bp occurs.
 
-    A word and its reverse complement are one. The penalty is the one of `_PENALTIES` with the
+    A word and its reverse complement count as one. Of `_PENALTIES` it takes the one with the
     highest mean correlation by region on the validation regions.
     """
     train, validation = dataset.indices("train"), dataset.indices("validation")
@@ -122,63 +121,45 @@ def word_count_regression(dataset: Dataset, size: int = 5) -> Predictor:
 
 
 def performance_table(
-    known: dict[str, Predictor], dataset: Dataset, seed: int, **bootstrap: Any
+    predictors: dict[str, RowPredictor], dataset: Dataset, seed: int
 ) -> pd.DataFrame:
-    """Mean correlations of every predictor, by region (across tasks) and by task (across regions).
+    """Mean correlations of each predictor, by region (across tasks) and by task (across regions).
 
-    known : name to predictor, see `predictors`
-    bootstrap : settings of `tism.study.statistics.summarise`
+    predictors : by name, see the function of that name
 
     Returns dataset, variant (the predictor), seed, split, level, mean_r, low, high (95 % interval
-    over loci), n (correlations that exist), n_constant (that do not). Of the training regions as
-    many are used, evenly, as the test set has.
+    over loci), n and n_constant (correlations that exist, and that do not). Of the training regions
+    it takes as many as the test set has, evenly spread.
     """
     rows = []
     for split in SPLITS:
-        chosen = _as_many_as_test(dataset, split)
+        chosen = dataset.indices(split)
+        if split == "train":
+            chosen = evenly(chosen, len(dataset.indices("test")))
         target, loci = dataset.standardised[chosen], dataset.regions["locus"].to_numpy()[chosen]
-        for name, predictor in known.items():
+        for name, predictor in predictors.items():
             predicted = predictor(chosen)
-            levels = {
-                "region": summarise(pearson(predicted, target, 1), loci, **bootstrap),
-                "task": summarise_tasks(predicted, target, loci, **bootstrap),
-            }
             label = {"dataset": dataset.name, "variant": name, "seed": seed, "split": split}
-            rows += [{**label, "level": k, **_columns(v)} for k, v in levels.items()]
+            by_region = summarise(pearson(predicted, target, 1), loci)
+            rows.append({**label, "level": "region", **_columns(by_region)})
+            by_task = summarise_tasks(predicted, target, loci)
+            rows.append({**label, "level": "task", **_columns(by_task)})
     return pd.DataFrame(rows)
 
 
-def _as_many_as_test(dataset: Dataset, split: str) -> np.ndarray:
-    rows = dataset.indices(split)
-    return evenly(rows, len(dataset.indices("test"))) if split == "train" else rows
-
-
 def _columns(summary: Summary) -> dict[str, float]:
-    return {
-        "mean_r": summary.value,
-        "low": summary.low,
-        "high": summary.high,
-        "n": summary.n_profiles,
-        "n_constant": summary.n_constant,
-    }
+    interval = {"mean_r": summary.value, "low": summary.low, "high": summary.high}
+    return {**interval, "n": summary.n_profiles, "n_constant": summary.n_constant}
 
 
-def summarise_tasks(
-    predicted: Any,
-    target: Any,
-    loci: Any,
-    *,
-    confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> Summary:
-    """Mean over tasks of the correlation across regions, with a bootstrap interval over loci.
+def summarise_tasks(predicted: Any, target: Any, loci: Any) -> Summary:
+    """Mean over tasks of the correlation across regions, with a 95 % bootstrap interval over loci.
 
     predicted, target : (n, tasks)
-    loci : (n,) labels; regions of one locus are drawn together, and every correlation is
-        computed anew from what is drawn
+    loci : (n,) labels; regions of one locus are drawn together, and every correlation is computed
+        anew from the regions drawn
 
-    Raises ValueError where no task has a correlation. With a single locus the interval is NaN.
+    Raises ValueError if no task has a correlation. With a single locus the interval is NaN.
     """
     r = pearson(predicted, target, 0)
     if r.isnan().all():
@@ -187,19 +168,18 @@ def summarise_tasks(
     n_loci = int(locus.max()) + 1
     low = high = float("nan")
     if n_loci > 1:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         means: list[float] = []
-        while len(means) < n_resamples:
-            k = min(_RESAMPLES_AT_ONCE, n_resamples - len(means))
-            drawn = rng.multinomial(n_loci, np.full(n_loci, 1 / n_loci), k)[:, locus]
-            means += weighted_pearson(predicted, target, drawn).nanmean(1).tolist()
-        low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+        while len(means) < _RESAMPLES:
+            drawn = rng.multinomial(n_loci, np.full(n_loci, 1 / n_loci), _RESAMPLES_AT_ONCE)
+            means += weighted_pearson(predicted, target, drawn[:, locus]).nanmean(1).tolist()
+        low, high = np.nanquantile(means, [0.025, 0.975]).tolist()
     n_constant = int(r.isnan().sum())
     return Summary(r.nanmean().item(), low, high, len(r) - n_constant, n_constant, n_loci)
 
 
 def describe_tasks_predicted(predicted: Any, dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    """One row a task: group, correlation across these regions, regions in which it is active.
+    """One row a task: its group, correlation across these regions, and number of active regions.
 
     predicted : (len(rows), n_tasks)
     """
@@ -214,7 +194,7 @@ def describe_tasks_predicted(predicted: Any, dataset: Dataset, rows: np.ndarray)
 
 
 def schedule_trials(dataset: str) -> pd.DataFrame:
-    """Schedules tried on the validation set of a data set (`data/schedule_trials.csv`)."""
+    """The training schedules tried on a data set's validation regions (schedule_trials.csv)."""
     table = pd.read_csv(data_root() / "schedule_trials.csv").query("dataset == @dataset")
     table["peak rate"] = table["learning_rate"] * table["warmup_factor"] ** table["warmup_epochs"]
     names = {
@@ -230,5 +210,5 @@ def schedule_trials(dataset: str) -> pd.DataFrame:
 
 
 def region_correlations(predicted: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """(len(rows),) correlation across tasks of each region, as in the paper; NaN if constant."""
+    """(len(rows),): each region's correlation across tasks, as in the paper; NaN if constant."""
     return pearson(predicted, dataset.standardised[rows], 1).numpy()

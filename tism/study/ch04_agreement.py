@@ -1,9 +1,10 @@
-"""The comparisons of chapter 04 as tables: one row a comparison, a region or a method."""
+"""How well TISM and gradients agree with ISM: the tables of chapter 04."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from tism.correlations import (
 )
 from tism.study.data.dataset import Dataset
 from tism.study.scores import Scores
-from tism.study.statistics import summarise
+from tism.study.statistics import Summary, summarise
 from tism.taylor import centre, gradient_times_input, mean_effect
 
 CONVENTIONS = {
@@ -32,11 +33,12 @@ CONVENTIONS = {
 }
 
 
-def correlations(scores: Scores) -> dict[tuple[str, str], Tensor]:
+def correlations_with_ism(scores: Scores) -> dict[tuple[str, str], Tensor]:
     """Correlation of every profile with ISM, by method and convention.
 
-    Returns (n, n_tasks) tensors, or (n, pairs of tasks) for "task differences". The gradient itself
-    is left out where it equals TISM (centred); its mean effect is that of gradient x input.
+    Returns (n, n_tasks) tensors, or (n, pairs of tasks) for "task differences". The centred
+    gradient is left out since it equals centred TISM; the mean effect of the gradient is that of
+    gradient x input.
     """
     exact, taylor, gradient = scores.ism, scores.tism, scores.gradient
     times_input = pearson(
@@ -55,16 +57,11 @@ def correlations(scores: Scores) -> dict[tuple[str, str], Tensor]:
     }
 
 
-def share_at_least(threshold: float) -> Callable[[np.ndarray], float]:
-    """A statistic for `summarise`: the share of values of at least `threshold`."""
-    return lambda values: float((values >= threshold).mean())
-
-
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "mean": np.mean,
     "median": np.median,
-    "share >= 0.6": share_at_least(0.6),
-    "share > 0.58": share_at_least(0.58),
+    "share >= 0.6": lambda values: float((values >= 0.6).mean()),
+    "share > 0.58": lambda values: float((values >= 0.58).mean()),
     "share < 0": lambda values: float((values < 0).mean()),
 }
 
@@ -74,7 +71,9 @@ def concordance_table(
 ) -> pd.DataFrame:
     """One row a method, convention and statistic: value, 95 % interval over loci, counts.
 
-    All statistics for TISM in the paper's convention, the mean elsewhere.
+    TISM in the paper's convention has all of `STATISTICS`, other rows are means.
+
+    correlated : of `correlations_with_ism`
     """
     rows = []
     for (method, convention), r in correlated.items():
@@ -89,11 +88,11 @@ def concordance_table(
 def region_table(
     scores: Scores, dataset: Dataset, correlated: dict[tuple[str, str], Tensor]
 ) -> pd.DataFrame:
-    """One row a region: mean correlations over tasks and what Figs 1D and S2 set against them.
+    """One row a region: correlations with ISM, means over tasks, and the x axes of Figs 1D and S2.
 
-    mean_log : mean over tasks of the measured log2 signal
-    variation : coefficient of variation over tasks of the predicted signal, 2 ** log2 - 2
-    performance : Pearson across tasks of prediction and measurement
+    These axes are mean_log, the mean over tasks of the measured log2 signal; variation, the
+    coefficient of variation over tasks of the predicted signal, 2 ** log2 - 2; and performance,
+    the Pearson correlation across tasks of prediction and measurement.
     """
     regions = dataset.regions.iloc[scores.rows]
     table = regions[["name", "chrom", "start", "end", "locus"]].reset_index(drop=True)
@@ -115,27 +114,30 @@ def association_table(table: pd.DataFrame, y: str, columns: list[str]) -> pd.Dat
     """Pearson correlation over regions of `y` with each column, with its interval over loci."""
     rows = []
     for column in columns:
-        pair = table[[column, y]].to_numpy()
-        kept = np.isfinite(pair).all(1)
-        rows.append(_association(pair[kept], table["locus"].to_numpy()[kept], column, y))
+        finite = table[np.isfinite(table[[column, y]]).all(axis=1)]
+        a, b, loci = (finite[name].to_numpy() for name in (column, y, "locus"))
+        summary = summarise_pairs(lambda a, b: pearson(a, b).item(), a, b, loci)
+        rows.append({"x": column, "y": y, **vars(summary)})
     return pd.DataFrame(rows)
 
 
-def _association(pair: np.ndarray, loci: np.ndarray, x: str, y: str) -> dict:
-    """`summarise` of the row numbers: its statistic looks the pairs up."""
-    summary = summarise(
-        np.arange(len(pair), dtype=float),
-        loci,
-        lambda rows: pearson(*pair[rows.astype(int)].T).item(),
-    )
-    return {"x": x, "y": y, **vars(summary)}
+def summarise_pairs(
+    statistic: Callable[[np.ndarray, np.ndarray], float], a: np.ndarray, b: np.ndarray, loci: Any
+) -> Summary:
+    """`summarise` of statistic(a, b), where a[i] and b[i] are drawn together."""
+
+    def of_rows(drawn: np.ndarray) -> float:
+        rows = drawn.astype(int)
+        return statistic(a[rows], b[rows])
+
+    return summarise(np.arange(len(a), dtype=float), loci, of_rows)
 
 
 def base_importance(scores: Scores) -> dict[str, Tensor]:
-    """How much each method says a position matters: (n, length), the mean over tasks of |score|.
+    """Importance of each position by each method: (n, length), the mean over tasks of |score|.
 
-    ISM and TISM by the mean effect of the base, the gradient by the norm over the four bases, the
-    others by their value at the reference base.
+    The score is the mean effect of the base for ISM and TISM, the norm over the four bases for the
+    gradient, and the value at the reference base for the others.
     """
     one_hot, gradient = scores.one_hot, scores.gradient
     at_reference = {
@@ -149,21 +151,26 @@ def base_importance(scores: Scores) -> dict[str, Tensor]:
 
 
 def auroc(score: np.ndarray, positive: np.ndarray, group: np.ndarray | None = None) -> float:
-    """Area under the ROC curve (Mann-Whitney), over pairs of a positive and a negative.
+    """Area under the ROC curve: share of the pairs in which a positive scores above a negative.
 
-    group : (n,) labels; only pairs within a group count. NaN without such a pair
+    Counted by ranks (Mann-Whitney); NaN without a pair of a positive and a negative.
+
+    group : (n,) labels; only pairs within a group count
     """
+    group = np.zeros(len(score)) if group is None else group
     won = pairs = 0.0
-    for own in [slice(None)] if group is None else [group == label for label in np.unique(group)]:
-        found = positive[own]
-        n_positive = found.sum()
-        won += stats.rankdata(score[own])[found].sum() - n_positive * (n_positive + 1) / 2
-        pairs += n_positive * (len(found) - n_positive)
+    for label in np.unique(group):
+        member = group == label
+        is_positive = positive[member]
+        n_positive = is_positive.sum()
+        ranks = stats.rankdata(score[member])[is_positive]
+        won += ranks.sum() - n_positive * (n_positive + 1) / 2
+        pairs += n_positive * (len(is_positive) - n_positive)
     return won / pairs if pairs else float("nan")
 
 
 def planted_base_table(scores: Scores, dataset: Dataset) -> pd.DataFrame:
-    """How well each method finds the bases that a simulation planted: mean AUROC over regions."""
+    """How well each method finds the bases of planted motifs: mean AUROC over regions."""
     planted = dataset.truth.important[scores.rows]
     loci = dataset.regions["locus"].to_numpy()[scores.rows]
     rows = []
@@ -173,42 +180,41 @@ def planted_base_table(scores: Scores, dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("value", ascending=False, ignore_index=True)
 
 
-def smooth_profile(effect: Tensor, width: int = 7) -> np.ndarray:
-    """Running mean over `width` bp of a (length,) profile, as a share of its largest magnitude."""
-    smooth = ndimage.uniform_filter1d(effect.double().numpy(), width, mode="constant")
+def smooth_profile(effect: Tensor) -> np.ndarray:
+    """Running mean over 7 bp of a (length,) profile, as a share of its largest magnitude."""
+    smooth = ndimage.uniform_filter1d(effect.double().numpy(), 7, mode="constant")
     return smooth / max(np.abs(smooth).max(), np.finfo(float).tiny)
 
 
-def call_motifs(height: np.ndarray, *, least: float = 0.4, length: int = 5) -> np.ndarray:
+def call_motifs(height: np.ndarray) -> np.ndarray:
     """Stretches of a smoothed profile that stand out: rows (begin, end, sign), half-open.
 
-    A position belongs to one where |height| is at least `least`, with one sign; stretches shorter
-    than `length` bp are left out.
+    They are at least 5 bp of one sign over which |height| is at least 0.4.
     """
-    sign = np.sign(height) * (np.abs(height) >= least)
+    sign = np.sign(height) * (np.abs(height) >= 0.4)
     edges = np.flatnonzero(np.diff(sign, prepend=0, append=0))
-    runs = [(b, e, int(sign[b])) for b, e in pairwise(edges) if sign[b] and e - b >= length]
+    runs = [(b, e, int(sign[b])) for b, e in pairwise(edges) if sign[b] and e - b >= 5]
     return np.array(runs, dtype=int).reshape(-1, 3)
 
 
 def compare_motifs(exact: Tensor, taylor: Tensor) -> list[tuple[int, int, bool]]:
-    """Motifs called in either mean-effect profile as (begin, end, agree); both (length,).
+    """Motifs called in one or both mean-effect profiles, (length,) each, as (begin, end, agree).
 
-    Calls of one sign that overlap are one motif. It agrees where both profiles have that sign over
-    it on average, and the lower of the two heights is at least half of the higher.
+    Calls of one sign that overlap are one motif. The profiles agree on a motif if the mean height
+    over it has this sign in both and the lower of the two is at least half of the higher.
     """
     heights = smooth_profile(exact), smooth_profile(taylor)
-    frames = []
+    calls = np.concatenate([call_motifs(height) for height in heights])
+    motifs = []
     for sign in (1, -1):
-        calls = np.concatenate([call_motifs(height) for height in heights])
-        called = np.zeros(len(exact), bool)
-        for begin, end, own in calls:
-            called[begin:end] |= own == sign
-        edges = np.flatnonzero(np.diff(called.astype(int), prepend=0, append=0))
+        called = np.zeros(len(exact), int)
+        for begin, end, _ in calls[calls[:, 2] == sign]:
+            called[begin:end] = 1
+        edges = np.flatnonzero(np.diff(called, prepend=0, append=0))
         for begin, end in edges.reshape(-1, 2):
             low, high = sorted(sign * height[begin:end].mean() for height in heights)
-            frames.append((int(begin), int(end), bool(low >= 0.5 * high)))
-    return sorted(frames)
+            motifs.append((int(begin), int(end), bool(low >= 0.5 * high)))
+    return sorted(motifs)
 
 
 def example_region(scores: Scores, r: Tensor) -> int:

@@ -54,7 +54,7 @@ from tism.running import progress_bar
 from tism.score.files import write_text
 from tism.study.cache import read_csv, read_json, write_csv
 from tism.study.ch03_training import performance_table, predict_rows, summarise_tasks
-from tism.study.ch04_agreement import correlations
+from tism.study.ch04_agreement import correlations_with_ism
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.machine import check_machine
 from tism.study.networks import Run, list_runs
@@ -206,7 +206,7 @@ def _in_parts(
 
 
 def _compare(scores: Scores) -> dict[str, Tensor]:
-    r = {name: values for key, values in correlations(scores).items() if (name := _COLUMNS[key])}
+    r = {_COLUMNS[key]: values for key, values in correlations_with_ism(scores).items()}
     differences = r["tism_task_differences"].nanmean(1, keepdim=True)
     return {**r, "tism_task_differences": differences, **_sizes(scores)}
 

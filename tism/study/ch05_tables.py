@@ -1,4 +1,4 @@
-"""The views of models.csv and initialisations.csv that chapter 05 shows."""
+"""What chapter 05 shows of models.csv and initialisations.csv."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RELATIONS = {
     "ISM-TISM, two networks": "",
 }
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
-NAMES = {
+VARIANT_NAMES = {
     "baseline": "baseline",
     "mse_loss": "MSE loss only",
     "relu": "ReLU",
@@ -45,9 +45,12 @@ NAMES = {
 }
 
 
-def initialisation_pairs(table: pd.DataFrame, convention: str = "all entries") -> pd.DataFrame:
-    """One row a pair of maps of initialisations.csv: kind (its relation) and value."""
-    rows = table[(table["convention"] == convention) & (table["first_seed"] != "all")]
+def initialisation_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of initialisations.csv that compare two maps in the paper's convention.
+
+    Columns kind (the relation of the maps), first_seed, second_seed and value.
+    """
+    rows = table[(table["convention"] == "all entries") & (table["first_seed"] != "all")]
     return rows.rename(columns={"relation": "kind"})[["kind", "first_seed", "second_seed", "value"]]
 
 
@@ -59,24 +62,22 @@ def initialisation_means(pairs: pd.DataFrame, paper: Mapping[str, float]) -> pd.
         if kind == "ISM-TISM, one network":
             mean = mean_of(part["value"])
         else:
-            mean = jackknife_pairs(_by_pair(part))
+            mean = jackknife_pairs(_mean_by_networks(part))
         rows.append({"kind": kind, **mean._asdict(), "paper": paper.get(number, np.nan)})
     return pd.DataFrame(rows)
 
 
-def _by_pair(part: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Value of each pair of networks; ISM of one with TISM of the other is taken both ways."""
-    ordered = np.sort(part[["first_seed", "second_seed"]].astype(str).to_numpy(), axis=1)
-    means = part.assign(i=ordered[:, 0], j=ordered[:, 1]).groupby(["i", "j"])["value"].mean()
-    return means.to_dict()
+def _mean_by_networks(pairs: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Value of each two networks; the mean where ISM of either meets TISM of the other."""
+    seeds = np.sort(pairs[["first_seed", "second_seed"]].astype(str).to_numpy(), axis=1)
+    return pairs.groupby([seeds[:, 0], seeds[:, 1]])["value"].mean().to_dict()
 
 
 def variants(models: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the ablations, with `kind`, the name that figures show."""
+    """The networks of the ablations, with `kind`, the name that figures show."""
     rows = of_experiment(models, "ablation")
-    names = rows["variant"].map(NAMES)
     control = rows["control"].str.replace("_", " ").radd(", ").where(rows["control"] != "", "")
-    return rows.assign(kind=names + control)
+    return rows.assign(kind=rows["variant"].map(VARIANT_NAMES) + control)
 
 
 def ablation_table(
@@ -84,35 +85,35 @@ def ablation_table(
 ) -> pd.DataFrame:
     """One row a kind of network, the highest mean first.
 
-    Columns: kind, variant, value, low, high (mean of a measure, t interval over networks), n,
+    Columns: kind, variant, value, low, high (mean of `measure`, t interval over networks), n,
     difference, difference_low, difference_high, p (from the baseline, Holm), performance (mean test
     r across tasks), paper.
     """
     values = {kind: group[measure].to_numpy() for kind, group in rows.groupby("kind", sort=False)}
     others = {kind: v for kind, v in values.items() if kind != "baseline"}
-    against = compare_with(values["baseline"], others).set_index("name")
-    found = []
+    differences = compare_with(values["baseline"], others).set_index("name")
+    table = []
     for kind, group in rows.groupby("kind", sort=False):
         row = {"kind": kind, "variant": group["variant"].iloc[0], **mean_of(values[kind])._asdict()}
         if kind != "baseline":
-            numbers = against.loc[kind, ["value", "low", "high", "p"]]
+            numbers = differences.loc[kind, ["value", "low", "high", "p"]]
             row |= dict(zip(_DIFFERENCE, numbers, strict=True))
         row["performance"] = group["test_region_r"].mean()
-        plain = (group["control"] == "").all()
-        row["paper"] = paper.get(f"fig3d_{row['variant']}_r", np.nan) if plain else np.nan
-        found.append(row)
+        is_control = (group["control"] != "").any()  # the paper has none of these
+        row["paper"] = np.nan if is_control else paper.get(f"fig3d_{row['variant']}_r", np.nan)
+        table.append(row)
     columns = ["kind", "variant", "value", "low", "high", "n", *_DIFFERENCE, "performance", "paper"]
-    table = pd.DataFrame(found, columns=columns)
+    table = pd.DataFrame(table, columns=columns)
     return table.sort_values("value", ascending=False, ignore_index=True)
 
 
 def example_runs(models: pd.DataFrame) -> dict[str, str]:
-    """Label to run of the networks of Fig S4: shares of the training regions, and AdamW."""
-    parts = of_experiment(models, "fraction").query("seed == 0 and control == ''")
-    kept = parts[parts["fraction"].isin([0.01, 0.05, 0.1, 1.0])].sort_values("fraction")
-    runs = {f"{100 * row.fraction:g} % of the regions": row.run for row in kept.itertuples()}
-    other = variants(models).query("variant == 'adamw' and seed == 0 and dataset in @kept.dataset")
-    return runs | {row.kind: row.run for row in other.itertuples()}
+    """The runs of Fig S4 by label: networks of a share of the training regions, then AdamW."""
+    shares = of_experiment(models, "fraction").query("seed == 0 and control == ''")
+    shares = shares[shares["fraction"].isin([0.01, 0.05, 0.1, 1.0])].sort_values("fraction")
+    runs = {f"{100 * row.fraction:g} % of the regions": row.run for row in shares.itertuples()}
+    chosen = "variant == 'adamw' and seed == 0 and dataset in @shares.dataset"
+    return runs | {row.kind: row.run for row in variants(models).query(chosen).itertuples()}
 
 
 def example_maps(
@@ -128,7 +129,7 @@ def example_maps(
 
 
 def conventions_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean over networks of r in each convention and of the sizes of the effects, a row a kind."""
+    """One row a kind: means over its networks of r in each convention and of the effect sizes."""
     columns = {
         "tism_all": "all entries",
         "tism_substitutions": "substitutions",
@@ -144,7 +145,7 @@ def conventions_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def ages(models: pd.DataFrame) -> pd.DataFrame:
-    """The snapshots, with `kind`, the name of the training that they belong to."""
+    """The networks by epoch, with `kind`, the name of the training that they come from."""
     rows = of_experiment(models, "epoch")
     names = {
         "": "baseline",
@@ -155,7 +156,7 @@ def ages(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def origins(models: pd.DataFrame) -> pd.DataFrame:
-    """`models` with `origin`: in what a network, or a snapshot, differs from the baseline."""
+    """`models` with `origin`: what sets a network apart from the baseline."""
     differs = {
         "another age": models["experiment"].str.contains("epoch"),
         "another part": models["variant"] != "baseline",
@@ -165,15 +166,14 @@ def origins(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def warm_ups(rows: pd.DataFrame) -> dict[str, float]:
-    """Name to last epoch of the warm-ups of `ages`, but of networks with AdamW."""
+    """Last epoch of each warm-up of the networks of `ages`, by label; AdamW is left out."""
     lengths = rows.loc[rows["variant"] == "baseline", "warmup_epochs"]
     return {f"warm-up of {length} ends": float(length) for length in sorted(lengths.unique())}
 
 
 def example(scores: Scores) -> tuple[int, int, slice]:
     """Region, task with its highest prediction, and the 80 bp in which bases matter most."""
-    r = profile_correlation(scores.ism, scores.tism)
-    region = example_region(scores, r)
+    region = example_region(scores, profile_correlation(scores.ism, scores.tism))
     task = int(scores.predicted[region].argmax())
     effect = mean_effect(scores.ism[[region]], scores.one_hot[[region]])[0, task].sum(0).abs()
     width = min(80, len(effect))
