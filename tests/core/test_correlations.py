@@ -1,4 +1,4 @@
-"""Correlations against scipy and brute force; intervals against simulated truth."""
+"""Correlations against scipy and brute force."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tism.correlations import (
     substitution_correlation,
     task_difference_correlation,
 )
-from tism.study.statistics import summarise, weighted_pearson
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12, "equal_nan": True}
 
@@ -63,8 +62,6 @@ def test_rounding_takes_no_correlation_beyond_one():
     for scale in (3, -3):
         assert pearson(a, scale * a).abs().max() == 1
         assert task_difference_correlation(maps, scale * maps).abs().max() == 1
-        x = a[:, 0].T
-        assert weighted_pearson(x, scale * x, torch.ones(1, 7)).abs().max() == 1
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9 + 0.1])
@@ -93,38 +90,6 @@ def test_pearson_needs_an_axis_with_values(shape, dim):
 def test_pearson_refuses_to_broadcast():
     with pytest.raises(ValueError, match=r"shapes must agree, got \(2, 9\) and \(9,\)"):
         pearson(torch.zeros(2, 9), torch.zeros(9))
-
-
-def test_weighted_correlation_is_that_of_repeated_rows():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 6, 3))
-    weights = np.array([[2, 0, 1, 1, 3, 0], [1, 1, 1, 1, 1, 1]])
-    found = weighted_pearson(x, y, weights)
-    repeated = np.repeat(np.arange(6), weights[0])
-    torch.testing.assert_close(found[0], pearson(x[repeated], y[repeated], 0))
-    torch.testing.assert_close(found[1], pearson(x, y, 0))
-    torch.testing.assert_close(weighted_pearson(x + 1e7, y - 1e7, weights), found)
-
-
-def test_weighted_correlation_of_what_the_weights_make_constant_does_not_exist():
-    x = np.array([[1.0, 5.0, 2.0], [2.0, 5.0, 2.0], [4.0, 5.0, 3.0]])
-    y = np.random.default_rng(0).normal(size=(3, 3))
-    for found in (weighted_pearson(x, y, [[1, 1, 0]]), weighted_pearson(y, x, [[1, 1, 0]])):
-        assert found.isnan().tolist() == [[False, True, True]]
-
-
-@pytest.mark.parametrize("scale", [1e-8, 1, 1e8])
-def test_weighted_correlation_tells_constant_from_small(scale):
-    rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(2, 4, 50))
-    weights = rng.uniform(0.1, 1, (5, 4))
-    expected = weighted_pearson(x, y, weights)
-    assert not expected.isnan().any()
-    for found in (weighted_pearson(scale * x, y, weights), weighted_pearson(y, scale * x, weights)):
-        torch.testing.assert_close(found, expected)
-    x[:3], weights[:, 3] = x[0], 0  # constant but for rounding
-    for found in (weighted_pearson(scale * x, y, weights), weighted_pearson(y, scale * x, weights)):
-        assert found.isnan().all()
 
 
 def test_profile_correlation_includes_the_reference_zeros(maps):
@@ -220,99 +185,3 @@ def test_as_many_maps_on_either_side(maps, sequences):
         task_difference_correlation(first, second[1:])
     with pytest.raises(ValueError, match="shorter than argument"):
         substitution_correlation(first, second, sequences[1:])
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.95])
-def test_interval_is_the_percentile_bootstrap_of_scipy(confidence):
-    values = np.random.default_rng(3).exponential(size=40)
-    expected = stats.bootstrap(
-        (values,),
-        np.mean,
-        method="percentile",
-        n_resamples=1000,
-        confidence_level=confidence,
-        vectorized=False,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-
-    found = summarise(values, np.arange(40), confidence=confidence)
-
-    assert (found.low, found.high) == pytest.approx(expected)
-
-
-def test_summarise_counts_what_does_not_exist():
-    values = torch.tensor([[0.5, float("nan")], [0.7, 0.9], [0.1, 0.3]])
-
-    summary = summarise(values, loci=["a", "a", "b"], n_resamples=100)
-
-    assert summary.value == pytest.approx(0.5)
-    assert (summary.n_profiles, summary.n_constant, summary.n_loci) == (5, 1, 2)
-    assert summary.low == pytest.approx(0.2)  # locus b twice
-    assert summary.high == pytest.approx(0.7)  # locus a twice
-
-
-def test_summarise_takes_any_statistic_and_a_seed():
-    values = np.random.default_rng(10).normal(size=50)
-
-    first, second, other = (
-        summarise(values, np.arange(50), np.median, n_resamples=99, seed=seed) for seed in (1, 1, 2)
-    )
-
-    assert first == second
-    assert first != other
-    assert first.value == np.median(values)
-    assert first.low < first.value < first.high
-
-
-def test_a_wider_confidence_is_a_wider_interval():
-    values = np.random.default_rng(11).normal(size=50)
-
-    narrow, wide = (
-        summarise(values, np.arange(50), confidence=c, n_resamples=300) for c in (0.5, 0.99)
-    )
-
-    assert wide.low < narrow.low < narrow.high < wide.high
-
-
-def test_one_locus_has_no_interval():
-    summary = summarise([0.2, 0.4], loci=[3, 3])
-
-    assert summary.value == pytest.approx(0.3)
-    assert summary.n_loci == 1
-    assert np.isnan([summary.low, summary.high]).all()
-
-
-def test_summarise_refuses_a_table_without_values():
-    with pytest.raises(ValueError, match="none of the 4 values exists: every profile is constant"):
-        summarise(np.full((2, 2), np.nan), loci=[0, 1])
-
-
-def test_a_locus_without_a_value_does_not_spoil_the_interval():
-    summary = summarise([np.nan, 0.4, 0.8], loci=[0, 1, 2], n_resamples=200)
-
-    assert summary.value == pytest.approx(0.6)
-    assert (summary.low, summary.high) == (pytest.approx(0.4), pytest.approx(0.8))
-    assert (summary.n_profiles, summary.n_constant) == (2, 1)
-
-
-@pytest.mark.parametrize("loci", [[0, 1], [0, 1, 2, 3], []])
-def test_every_region_needs_a_locus(loci):
-    with pytest.raises(ValueError, match=rf"loci.*{len(loci)}.*3"):
-        summarise([0.1, 0.2, 0.3], loci)
-
-
-def test_the_interval_over_loci_covers_the_truth_where_the_naive_one_does_not():
-    rng = np.random.default_rng(12)
-    loci, regions = 25, 8
-    covered = {"loci": 0, "regions": 0}
-    repeats = 40
-    for seed in range(repeats):
-        effect = rng.normal(0.5, 0.2, loci)
-        values = (effect[:, None] + rng.normal(0, 0.05, (loci, regions))).ravel()
-        labels = {"loci": np.arange(loci).repeat(regions), "regions": np.arange(values.size)}
-        for name, label in labels.items():
-            summary = summarise(values, label, n_resamples=100, seed=seed)
-            covered[name] += summary.low <= 0.5 <= summary.high
-
-    assert covered["loci"] >= 0.85 * repeats
-    assert covered["regions"] <= 0.65 * repeats

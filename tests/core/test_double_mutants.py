@@ -1,8 +1,7 @@
-"""Epistasis: the counterexamples, double mutants by brute force, and what locates interactions."""
+"""Epistasis: the counterexamples, and double mutants by brute force."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,16 +9,6 @@ from torch import nn
 from tism import ism, tism
 from tism.double_mutants import interaction_map, interactions, strongest
 from tism.exact import predict
-from tism.study.ch07_epistasis import (
-    Sites,
-    auroc_within,
-    interacting,
-    location_table,
-    paired_regions,
-    position_scores,
-    precision,
-    strength,
-)
 
 
 class Product(nn.Module):
@@ -80,9 +69,9 @@ def test_map_has_the_interactions(net, sequences, engine):
     new = strongest(ism(net, sequences)[:, 0])
     found = interaction_map(net, sequences, new, [0, 2], engine=engine)
     assert found.shape == (5, 2, 20, 20)
-    own = interactions(net, sequences, 5, new[:, 5], [0, 2])
+    of_five = interactions(net, sequences, 5, new[:, 5], [0, 2])
     index = new[:, None, None].expand(5, 2, 1, 20)
-    expected = own.gather(2, index)[:, :, 0]
+    expected = of_five.gather(2, index)[:, :, 0]
     was_reference = sequences[torch.arange(5), new[:, 5], 5] == 1
     expected[was_reference] = 0
     torch.testing.assert_close(found[:, :, 5], expected)
@@ -101,85 +90,3 @@ def test_bad_arguments(net, bases):
         interaction_map(net, bases, torch.zeros(20).long())
     with pytest.raises(ValueError, match="bases must be integers"):
         interaction_map(net, bases, torch.zeros(5, 20))
-
-
-def test_position_scores():
-    one_hot = nn.functional.one_hot(torch.tensor([[0, 1]]), 4).transpose(1, 2).double()
-    exact = torch.zeros(1, 4, 2).double()
-    exact[0, 1:, 0] = torch.tensor([3.0, 3.0, 3.0])
-    found = position_scores(exact, exact / 3, one_hot)
-    assert found["|ISM|"].tolist() == [[3, 0]]
-    assert found["|TISM|"].tolist() == [[1, 0]]
-    assert found["discordance"].tolist() == [[2, 0]]
-    assert found["relative discordance"].tolist() == [[0.5, 0]]
-
-
-def test_strongest_interactions():
-    maps = torch.zeros(1, 10, 10)
-    maps[0, 2, 7] = maps[0, 7, 2] = 3
-    assert strength(maps)[0].nonzero().flatten().tolist() == [2, 7]
-    assert strength(maps)[0, 2] == pytest.approx(1)  # 3 in one of 9 others
-    assert np.flatnonzero(interacting(maps, 0.2)[0]).tolist() == [2, 7]
-
-
-def test_auroc_among_alike():
-    rng = np.random.default_rng(0)
-    signal = rng.random(4000)
-    positive = rng.random(4000) < signal
-    assert auroc_within(signal, positive, signal, 1) > 0.7
-    assert auroc_within(signal, positive, signal, 40) == pytest.approx(0.5, abs=0.04)
-    assert auroc_within(positive + 0.0, positive, signal, 40) == 1
-    assert np.isnan(auroc_within(signal, positive & False, signal, 4))
-
-
-def test_precision():
-    positive = np.array([True, False, True, False])
-    assert precision(np.array([3.0, 0, 2, 1]), positive) == 1
-    assert precision(np.array([3.0, 2, 0, 1]), positive) == 0.5
-    assert np.isnan(precision(np.zeros(4), positive & False))
-
-
-def sites(kind="a", n=12):
-    """Positions whose discordance is the truth, while |ISM| is noise."""
-    rng = np.random.default_rng(0)
-    truth = rng.random((n, 30)) < 0.2
-    truth[0] = False
-    effect = rng.random((n, 30))
-    scores = {"discordance": truth + 0.1 * effect, "|ISM|": effect}
-    level = np.arange(n) / n
-    return Sites(kind, np.arange(n), level, scores, {"planted": truth}, {"half": effect > 0.5})
-
-
-def test_location_table():
-    table = location_table([sites(), sites(), sites("b")])
-    columns = "network truth control score auroc auroc_low auroc_high precision precision_low"
-    columns += " precision_high chance n_regions n_networks"
-    assert [*table] == columns.split()
-    own = table[table["network"] == "a"].set_index(["control", "score"])
-    everywhere = own.loc["all positions"]
-    assert everywhere.loc["discordance", "auroc"] == 1
-    assert everywhere.loc["discordance", "precision"] == 1
-    assert everywhere.loc["|ISM|", "auroc"] == pytest.approx(0.5, abs=0.1)
-    assert everywhere.loc["discordance - |ISM|", "auroc"] == pytest.approx(0.5, abs=0.1)
-    assert everywhere["n_regions"].eq(22).all()  # one region of each network has no truth
-    assert everywhere["n_networks"].eq(2).all()
-    assert everywhere["chance"].iloc[0] == pytest.approx(0.2, abs=0.05)
-    assert own.loc[("alike in |ISM|", "discordance"), "auroc"] == 1
-    assert {"half", "low prediction", "high prediction"} <= {*own.index.get_level_values(0)}
-    assert own.loc[("low prediction", "discordance"), "n_regions"] == 2 * 3
-
-
-def test_paired_regions():
-    from tism.study.data.simulation import simulate
-
-    data = simulate(200, 4, seed=1)
-    rows, tasks = paired_regions(data.truth, np.arange(200), 15)
-    assert len(rows) == len(tasks) == 15
-    paired = data.truth.sites[data.truth.paired]
-    assert set(rows) <= set(paired["region"])
-    assert (data.truth.interacting[rows].sum(1) > 0).all()
-    assert (data.truth.interacting <= data.truth.important).all()
-    effect = np.abs(
-        data.truth.site_effects[data.truth.paired & (data.truth.sites["region"] == rows[0])]
-    )
-    assert effect.sum(0).argmax() == tasks[0]

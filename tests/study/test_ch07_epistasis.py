@@ -1,18 +1,17 @@
-"""What the chapter beyond first order is made of, on networks that take no time."""
+"""Double mutants of chapter 07: its tables on small networks, and what locates interactions."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from tism import build_model, ism, tism
 from tism.double_mutants import interaction_map, strongest
 from tism.study import ch07_epistasis as beyond
-from tism.study.ch07_estimators import trained
+from tism.study.ch07_epistasis import JudgedPositions
 from tism.study.data.simulation import simulate
-from tism.study.profiles import load_profile
 from tism.study.scores import Scores
 
 
@@ -24,34 +23,6 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def data():
     return simulate(200, 3, seed=0)
-
-
-def test_entry_changes_its_data_set_only():
-    profile = load_profile("yeast")
-    entry = {"dataset": "simulated", "variant": "relu", "data": {"length": 500}}
-    found = beyond.experiment_of(profile, {**entry, "model": {"pool": 3}}, 2)
-    assert (found.dataset, found.variant, found.seed) == ("simulated", "relu", 2)
-    assert found.profile.data["simulated"] == {**profile.data["simulated"], "length": 500}
-    assert found.profile.model["simulated"] == {"width": 64, "pool": 3}
-    assert found.profile.data["yeast"] == profile.data["yeast"]
-    assert found.profile.training == profile.training
-
-
-def test_tables_are_kept_by_network_and_settings(tiny_dataset):
-    model = build_model("cnn0", length=24, n_tasks=4, width=4, seed=0)
-    networks = [trained("a", model, tiny_dataset, 3, seed=s) for s in (0, 1)]
-    asked = []
-
-    def compute(network):
-        asked.append(network.seed)
-        return pd.DataFrame({"kind": [network.kind], "seed": network.seed})
-
-    first = beyond.kept("t", networks, compute)
-    assert first["seed"].tolist() == [0, 1]
-    pd.testing.assert_frame_equal(beyond.kept("t", networks, compute), first)
-    assert asked == [0, 1]
-    beyond.kept("t", networks, compute, settings=1)
-    assert asked == [0, 1, 0, 1]
 
 
 def test_reach_is_a_share_of_all_interactions():
@@ -105,5 +76,81 @@ def test_most_discordant_regions_are_described(data):
     assert row["sequence"].split("...")[0] in bases
     assert row["sequence"][:6][-1] == bases[row["first"]] or row["first"] < 5
     assert abs(row["interaction"]) == pytest.approx(maps.abs().max().item(), rel=1e-5)
-    own = data.truth.sites[data.truth.sites["region"] == rows[0]]
-    assert len(beyond.known_sites(x.argmax(1).numpy().astype(np.uint8), "simulated")) == len(own)
+    assert set(table["motif_first"][0].split(", ")) <= {"", *data.truth.motif_names}
+
+
+def test_position_scores():
+    one_hot = nn.functional.one_hot(torch.tensor([[0, 1]]), 4).transpose(1, 2).double()
+    exact = torch.zeros(1, 4, 2).double()
+    exact[0, 1:, 0] = torch.tensor([3.0, 3.0, 3.0])
+    found = beyond.position_scores(exact, exact / 3, one_hot)
+    assert found["|ISM|"].tolist() == [[3, 0]]
+    assert found["|TISM|"].tolist() == [[1, 0]]
+    assert found["discordance"].tolist() == [[2, 0]]
+    assert found["relative discordance"].tolist() == [[0.5, 0]]
+
+
+def test_strongest_interactions():
+    maps = torch.zeros(1, 20, 20)
+    maps[0, 2, 7] = maps[0, 7, 2] = 3
+    maps[0, 5, 9] = maps[0, 9, 5] = 2
+    assert np.flatnonzero(beyond.interacting(maps)[0]).tolist() == [2, 7]
+
+
+def test_auroc_among_alike():
+    rng = np.random.default_rng(0)
+    signal = rng.random(4000)
+    positive = rng.random(4000) < signal
+    assert beyond.auroc_within(signal, positive, signal, 1) > 0.7
+    assert beyond.auroc_within(signal, positive, signal, 40) == pytest.approx(0.5, abs=0.04)
+    assert beyond.auroc_within(positive + 0.0, positive, signal, 40) == 1
+    assert np.isnan(beyond.auroc_within(signal, positive & False, signal, 4))
+
+
+def test_precision():
+    positive = np.array([True, False, True, False])
+    assert beyond.precision(np.array([3.0, 0, 2, 1]), positive) == 1
+    assert beyond.precision(np.array([3.0, 2, 0, 1]), positive) == 0.5
+    assert np.isnan(beyond.precision(np.zeros(4), positive & False))
+
+
+def judged(kind="a", n=12):
+    """Positions whose discordance is the truth, while |ISM| is noise."""
+    rng = np.random.default_rng(0)
+    truth = rng.random((n, 30)) < 0.2
+    truth[0] = False
+    effect = rng.random((n, 30))
+    scores = {"discordance": truth + 0.1 * effect, "|ISM|": effect}
+    loci, level = np.arange(n), np.arange(n) / n
+    return JudgedPositions(kind, loci, level, scores, {"planted": truth}, {"half": effect > 0.5})
+
+
+def test_location_table():
+    table = beyond.location_table([judged(), judged(), judged("b")])
+    columns = "network truth control score auroc auroc_low auroc_high precision precision_low"
+    columns += " precision_high chance n_regions n_networks"
+    assert [*table] == columns.split()
+    own = table[table["network"] == "a"].set_index(["control", "score"])
+    everywhere = own.loc["all positions"]
+    assert everywhere.loc["discordance", "auroc"] == 1
+    assert everywhere.loc["discordance", "precision"] == 1
+    assert everywhere.loc["|ISM|", "auroc"] == pytest.approx(0.5, abs=0.1)
+    assert everywhere.loc["discordance - |ISM|", "auroc"] == pytest.approx(0.5, abs=0.1)
+    assert everywhere["n_regions"].eq(22).all()  # one region of each network has no truth
+    assert everywhere["n_networks"].eq(2).all()
+    assert everywhere["chance"].iloc[0] == pytest.approx(0.2, abs=0.05)
+    assert own.loc[("alike in |ISM|", "discordance"), "auroc"] == 1
+    assert {"half", "low prediction", "high prediction"} <= {*own.index.get_level_values(0)}
+    assert own.loc[("low prediction", "discordance"), "n_regions"] == 2 * 3
+
+
+def test_paired_regions():
+    data = simulate(200, 4, seed=1)
+    rows, tasks = beyond.paired_regions(data.truth, np.arange(200), 15)
+    assert len(rows) == len(tasks) == 15
+    paired = data.truth.sites[data.truth.paired]
+    assert set(rows) <= set(paired["region"])
+    assert (data.truth.interacting[rows].sum(1) > 0).all()
+    assert (data.truth.interacting <= data.truth.important).all()
+    in_first = data.truth.paired & (data.truth.sites["region"] == rows[0])
+    assert np.abs(data.truth.site_effects[in_first]).sum(0).argmax() == tasks[0]

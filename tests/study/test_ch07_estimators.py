@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tism import build_model, ism, tism
+from tism.study import ch07_networks, statistics
 from tism.study.ch07_estimators import (
     Estimator,
-    Trained,
     correlation_where,
     depth_profiles,
     depth_table,
@@ -22,19 +22,19 @@ from tism.study.ch07_estimators import (
     recall,
     reliability_errors,
     reliability_table,
-    trained,
 )
-from tism.study.statistics import nested_interval
+from tism.study.ch07_networks import JudgedNetwork, draw_regions, experiment_of, kept
+from tism.study.profiles import load_profile
 
 
 @pytest.fixture
-def networks(tiny_dataset) -> list[Trained]:
+def networks(tiny_dataset) -> list[JudgedNetwork]:
     """Two networks of one kind and one of another, on validation regions of 24 bp."""
     built = [("one", "cnn0", 0), ("one", "cnn0", 1), ("other", "relu", 0)]
     models = [build_model(v, length=24, n_tasks=4, width=4, seed=s).double() for _, v, s in built]
     how = {"split": "validation", "n_groups": 2}
     return [
-        trained(kind, model, tiny_dataset, 6, seed=seed, **how)
+        draw_regions(kind, model, tiny_dataset, 6, seed=seed, **how)
         for (kind, _, seed), model in zip(built, models, strict=True)
     ]
 
@@ -46,6 +46,35 @@ def test_regions_keep_their_tasks_and_order(networks):
         tasks = network.tasks[row % 2]
         expected = tism(network.model, network.one_hot[[row]], tasks)[0]
         torch.testing.assert_close(scores[row], expected)
+
+
+def test_entry_changes_its_data_set_only():
+    profile = load_profile("yeast")
+    entry = {"dataset": "simulated", "variant": "relu", "data": {"length": 500}}
+    found = experiment_of(profile, {**entry, "model": {"pool": 3}}, 2)
+    assert (found.dataset, found.variant, found.seed) == ("simulated", "relu", 2)
+    assert found.profile.data["simulated"] == {**profile.data["simulated"], "length": 500}
+    assert found.profile.model["simulated"] == {"width": 64, "pool": 3}
+    assert found.profile.data["yeast"] == profile.data["yeast"]
+    assert found.profile.training == profile.training
+
+
+def test_tables_are_kept_by_network_and_settings(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path))
+    model = build_model("cnn0", length=24, n_tasks=4, width=4, seed=0)
+    networks = [draw_regions("a", model, tiny_dataset, 3, seed=s) for s in (0, 1)]
+    asked = []
+
+    def compute(network):
+        asked.append(network.seed)
+        return pd.DataFrame({"kind": [network.kind], "seed": network.seed})
+
+    first = kept("t", networks, compute)
+    assert first["seed"].tolist() == [0, 1]
+    pd.testing.assert_frame_equal(kept("t", networks, compute), first)
+    assert asked == [0, 1]
+    kept("t", networks, compute, settings=1)
+    assert asked == [0, 1, 0, 1]
 
 
 def test_estimator_table(networks):
@@ -77,11 +106,8 @@ def test_estimator_table(networks):
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Fewer resamples and smaller batches."""
-    from tism.study import ch07_estimators as estimation
-    from tism.study import statistics
-
     monkeypatch.setattr(statistics, "_RESAMPLES", 200)
-    monkeypatch.setattr(estimation, "_BATCHES", (8,))
+    monkeypatch.setattr(ch07_networks, "_BATCHES", (8,))
 
 
 def test_depth_table_rises_from_tism_to_ism(networks):
@@ -130,17 +156,6 @@ def test_measures():
     assert r[1, 0].isnan()
     assert recall(exact, exact).eq(1).all()
     assert recall(exact, exact.flip(-1))[0] < 0.6
-
-
-def test_nested_interval_counts_networks_as_units():
-    spread = [torch.full((50, 1), v).double() for v in (0.2, 0.5, 0.8)]
-    loci = [np.arange(50)] * 3
-    low, high = nested_interval(spread, loci)
-    assert low < 0.31
-    assert high > 0.69
-    same = [0.5 + 0.1 * torch.randn(50, 1).double() for _ in range(3)]
-    low, high = nested_interval(same, loci)
-    assert high - low < 0.1
 
 
 def test_midpoints_are_exact_for_second_order_in_single_positions(bases):

@@ -1,10 +1,12 @@
-"""Statistics over networks, against scipy, simulation and each other."""
+"""Statistics over networks and over loci, against scipy, simulation and each other."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
+from tism.correlations import pearson
 from tism.study import statistics
 from tism.study.profiles import repository
 from tism.study.statistics import (
@@ -20,8 +22,11 @@ from tism.study.statistics import (
     mean_correlation,
     mean_of,
     means,
+    nested_interval,
     p_lowest,
     power_table,
+    summarise,
+    weighted_pearson,
 )
 
 
@@ -261,3 +266,135 @@ def test_power_of_the_page_is_computed_from_the_record():
 
     shown = pd.read_csv(results / "evidence" / "power.csv")
     pd.testing.assert_frame_equal(found.round(3), shown)
+
+
+def test_nested_interval_counts_networks_as_units():
+    spread = [torch.full((50, 1), v).double() for v in (0.2, 0.5, 0.8)]
+    loci = [np.arange(50)] * 3
+    low, high = nested_interval(spread, loci)
+    assert low < 0.31
+    assert high > 0.69
+    same = [0.5 + 0.1 * torch.randn(50, 1).double() for _ in range(3)]
+    low, high = nested_interval(same, loci)
+    assert high - low < 0.1
+
+
+def test_weighted_correlation_is_that_of_repeated_rows():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 6, 3))
+    weights = np.array([[2, 0, 1, 1, 3, 0], [1, 1, 1, 1, 1, 1]])
+    found = weighted_pearson(x, y, weights)
+    repeated = np.repeat(np.arange(6), weights[0])
+    torch.testing.assert_close(found[0], pearson(x[repeated], y[repeated], 0))
+    torch.testing.assert_close(found[1], pearson(x, y, 0))
+    torch.testing.assert_close(weighted_pearson(x + 1e7, y - 1e7, weights), found)
+    alike = torch.randn(7, 3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for scale in (3, -3):  # rounding must not take it beyond one
+        assert weighted_pearson(alike, scale * alike, torch.ones(1, 7)).abs().max() == 1
+
+
+def test_weighted_correlation_of_what_the_weights_make_constant_does_not_exist():
+    x = np.array([[1.0, 5.0, 2.0], [2.0, 5.0, 2.0], [4.0, 5.0, 3.0]])
+    y = np.random.default_rng(0).normal(size=(3, 3))
+    for found in (weighted_pearson(x, y, [[1, 1, 0]]), weighted_pearson(y, x, [[1, 1, 0]])):
+        assert found.isnan().tolist() == [[False, True, True]]
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1, 1e8])
+def test_weighted_correlation_tells_constant_from_small(scale):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 4, 50))
+    weights = rng.uniform(0.1, 1, (5, 4))
+    expected = weighted_pearson(x, y, weights)
+    assert not expected.isnan().any()
+    for found in (weighted_pearson(scale * x, y, weights), weighted_pearson(y, scale * x, weights)):
+        torch.testing.assert_close(found, expected)
+    x[:3], weights[:, 3] = x[0], 0  # constant but for rounding
+    for found in (weighted_pearson(scale * x, y, weights), weighted_pearson(y, scale * x, weights)):
+        assert found.isnan().all()
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_interval_is_the_percentile_bootstrap_of_scipy(confidence):
+    values = np.random.default_rng(3).exponential(size=40)
+    expected = stats.bootstrap(
+        (values,),
+        np.mean,
+        method="percentile",
+        n_resamples=1000,
+        confidence_level=confidence,
+        vectorized=False,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+
+    found = summarise(values, np.arange(40), confidence=confidence)
+
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_summarise_counts_what_does_not_exist():
+    values = torch.tensor([[0.5, float("nan")], [0.7, 0.9], [0.1, 0.3]])
+
+    summary = summarise(values, loci=["a", "a", "b"], n_resamples=100)
+
+    assert summary.value == pytest.approx(0.5)
+    assert (summary.n_profiles, summary.n_constant, summary.n_loci) == (5, 1, 2)
+    assert summary.low == pytest.approx(0.2)  # locus b twice
+    assert summary.high == pytest.approx(0.7)  # locus a twice
+
+
+def test_summarise_takes_any_statistic_and_a_seed():
+    values = np.random.default_rng(10).normal(size=50)
+
+    first, second, other = (
+        summarise(values, np.arange(50), np.median, n_resamples=99, seed=seed) for seed in (1, 1, 2)
+    )
+
+    assert first == second
+    assert first != other
+    assert first.value == np.median(values)
+    assert first.low < first.value < first.high
+
+
+def test_one_locus_has_no_interval():
+    summary = summarise([0.2, 0.4], loci=[3, 3])
+
+    assert summary.value == pytest.approx(0.3)
+    assert summary.n_loci == 1
+    assert np.isnan([summary.low, summary.high]).all()
+
+
+def test_summarise_refuses_a_table_without_values():
+    with pytest.raises(ValueError, match="none of the 4 values exists: every profile is constant"):
+        summarise(np.full((2, 2), np.nan), loci=[0, 1])
+
+
+def test_a_locus_without_a_value_does_not_spoil_the_interval():
+    summary = summarise([np.nan, 0.4, 0.8], loci=[0, 1, 2], n_resamples=200)
+
+    assert summary.value == pytest.approx(0.6)
+    assert (summary.low, summary.high) == (pytest.approx(0.4), pytest.approx(0.8))
+    assert (summary.n_profiles, summary.n_constant) == (2, 1)
+
+
+@pytest.mark.parametrize("loci", [[0, 1], []])
+def test_every_region_needs_a_locus(loci):
+    with pytest.raises(ValueError, match=rf"loci.*{len(loci)}.*3"):
+        summarise([0.1, 0.2, 0.3], loci)
+
+
+def test_the_interval_over_loci_covers_the_truth_where_the_naive_one_does_not():
+    rng = np.random.default_rng(12)
+    loci, regions = 25, 8
+    covered = {"loci": 0, "regions": 0}
+    repeats = 40
+    for seed in range(repeats):
+        effect = rng.normal(0.5, 0.2, loci)
+        values = (effect[:, None] + rng.normal(0, 0.05, (loci, regions))).ravel()
+        labels = {"loci": np.arange(loci).repeat(regions), "regions": np.arange(values.size)}
+        for name, label in labels.items():
+            summary = summarise(values, label, n_resamples=100, seed=seed)
+            covered[name] += summary.low <= 0.5 <= summary.high
+
+    assert covered["loci"] >= 0.85 * repeats
+    assert covered["regions"] <= 0.65 * repeats
