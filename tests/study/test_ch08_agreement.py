@@ -1,4 +1,4 @@
-"""Concordance of ISM and gradient maps over real windows, on models small enough to check."""
+"""Agreement of ISM and gradient maps over real sequences, on models small enough to check."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tism import one_hot_encode
 from tism.score.readers import InputFileError
 from tism.study import ch08_agreement as concordance
 from tism.study.ch08_agreement import (
-    Windows,
+    PaddedSequences,
     concordance_quantiles,
     concordance_rows,
     deepstarr_sequences,
     external_correlations,
-    motif_effect,
-    real_windows,
-    window_correlations,
+    real_sequences,
+    sequence_correlations,
 )
+from tism.study.ch08_checks import motif_effect
 from tism.study.ch08_networks import ExternalModel
 from tism.study.data.download import DownloadError
 from tism.study.data.kircher import Locus
@@ -56,8 +56,8 @@ def element(length: int) -> Locus:
     return Locus(f"L{length}", "enhancer", "X", "none", *place, nothing, nothing > 0, {}, {})
 
 
-def test_windows_lie_side_by_side_and_short_sequences_in_the_middle(sample):
-    long, short, regions = real_windows(network(True), [element(70), element(21)])
+def test_tiles_lie_side_by_side_and_short_sequences_in_the_middle(sample):
+    long, short, regions = real_sequences(network(True), [element(70), element(21)])
 
     assert len(long.one_hot) == 2
     first, second = long.one_hot
@@ -74,7 +74,9 @@ def test_windows_lie_side_by_side_and_short_sequences_in_the_middle(sample):
 def test_a_linear_model_has_perfect_concordance_over_known_bases():
     one_hot = torch.zeros(2, 4, LENGTH)
     one_hot[..., 5:26] = one_hot_encode(["ACGTTGACCATTGACGTACGA", "TTGACCATTGACGTACGAACG"])
-    found = window_correlations(network(True), Windows(one_hot, 5, 26, np.arange(2), "here"))
+    found = sequence_correlations(
+        network(True), PaddedSequences(one_hot, 5, 26, np.arange(2), "here")
+    )
 
     for convention in ("all entries", "substitutions", "centred", "mean effect"):
         assert found["TISM", convention].shape == (2, 2)

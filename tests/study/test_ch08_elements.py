@@ -8,20 +8,23 @@ import torch
 from torch import nn
 
 from tism import ism, one_hot_encode, tism
-from tism.study.ch08_elements import (
-    METHODS,
-    N_RESAMPLES,
+from tism.study import ch08_elements
+from tism.study.ch08_attribution import (
+    EFFECT_PREDICTORS,
     MeanTask,
+    deep_lift_multipliers,
+    removal_effect,
+)
+from tism.study.ch08_elements import (
+    N_RESAMPLES,
     compare_with_measured,
     convergence_deltas,
-    deep_lift_multipliers,
     element_tracks,
     locus_table,
     measured_tables,
     method_agreement,
     motif_recovery,
     predicted_effects,
-    removal_effect,
     resampled_correlations,
     score_loci,
     summarise_loci,
@@ -31,7 +34,7 @@ from tism.study.ch08_networks import CalderonCNN, ExternalModel
 from tism.study.data.kircher import Locus
 
 WINDOW = 30
-FAST = {name: METHODS[name] for name in ("ISM", "TISM", "gradient x input", "corrected gradient")}
+FAST = {"ISM": ism, "TISM": tism}
 
 
 def make_locus(length: int, seed: int = 0, name: str = "L", match: str = "same") -> Locus:
@@ -69,7 +72,7 @@ def test_tiles_cover_the_element_to_its_end():
 
 def test_every_position_is_read_from_the_tile_that_shows_most_of_both_sides(external):
     locus = make_locus(75)
-    found = predicted_effects(external, locus, {"ISM": ism})["ISM"]
+    found = predicted_effects(external, locus, ism)
 
     starts = [*range(0, 45, 5), 45]
     for position in range(75):
@@ -81,7 +84,7 @@ def test_every_position_is_read_from_the_tile_that_shows_most_of_both_sides(exte
 
 def test_a_short_element_stands_in_the_middle_between_unknown_bases(external):
     locus = make_locus(21)
-    found = predicted_effects(external, locus, {"TISM": tism})["TISM"]
+    found = predicted_effects(external, locus, tism)
 
     window = torch.zeros(1, 4, WINDOW, dtype=torch.float64)
     window[:, :, 5:26] = locus.one_hot
@@ -100,12 +103,12 @@ def test_methods_agree_on_a_linear_model(bases):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(80, 1)).double()
     exact = ism(model, bases)
-    torch.testing.assert_close(METHODS["TISM"](model, bases), exact)
+    torch.testing.assert_close(EFFECT_PREDICTORS["TISM"](model, bases), exact)
     model.float()
-    shap = METHODS["DeepLIFT/SHAP"](model, bases.float())
+    shap = EFFECT_PREDICTORS["DeepLIFT/SHAP"](model, bases.float())
     torch.testing.assert_close(shap, exact.float(), rtol=1e-4, atol=1e-5)
     at_reference = (bases == 1)[:, None]
-    for name, method in METHODS.items():
+    for name, method in EFFECT_PREDICTORS.items():
         assert (method(model, bases.float())[at_reference] == 0).all(), name
 
 
@@ -129,9 +132,9 @@ def test_a_perfect_prediction_is_seen_as_one_and_its_reverse_as_none():
         "method", "pearson", "spearman", "sign_agreement", "low", "high", "n_variants",
     ]  # fmt: skip
     best, worst = table.iloc[0], table.iloc[1]
-    own = ["pearson", "spearman", "sign_agreement", "low", "high"]
-    assert best[own].tolist() == pytest.approx([1] * 5)
-    assert worst[own[:3]].tolist() == pytest.approx([-1, -1, 0])
+    measures = ["pearson", "spearman", "sign_agreement", "low", "high"]
+    assert best[measures].tolist() == pytest.approx([1] * 5)
+    assert worst[measures[:3]].tolist() == pytest.approx([-1, -1, 0])
     assert best["n_variants"] == 270
     assert paired["method"].tolist() == ["TISM"]
     assert paired[["difference", "low", "high"]].iloc[0].tolist() == pytest.approx([2] * 3)
@@ -165,15 +168,18 @@ def test_resampled_correlations_are_those_of_the_drawn_blocks(monkeypatch):
         np.testing.assert_allclose(found[sample], expected)
 
 
-def test_tables_name_their_rows(external):
+def test_tables_name_their_rows(external, monkeypatch):
     loci = [make_locus(45, 1, "one"), make_locus(50, 2, "two", "none"), make_locus(50, 3, "three")]
-    scores = {"tiny": score_loci(external, loci, FAST, progress=False)}
+    monkeypatch.setattr(ch08_elements, "EFFECT_PREDICTORS", FAST)
+    scores = {"tiny": score_loci(external, loci, progress=False)}
     agreement, ahead = measured_tables(scores, loci)
     assert agreement.columns[:2].tolist() == ["element", "model"]
     assert len(agreement) == 3 * len(FAST)
     assert set(ahead["method"]) == set(FAST) - {"ISM"}
 
-    summary = summarise_loci(agreement, locus_table(loci)).set_index(["match", "method"])
+    summary = summarise_loci(agreement, locus_table(loci), ["pearson"]).set_index(
+        ["match", "method"]
+    )
     own = agreement[agreement["method"] == "TISM"].set_index("element")["pearson"]
     assert summary.loc[("any", "TISM"), "mean"] == pytest.approx(own.mean())
     assert summary.loc[("any", "TISM"), "n_elements"] == 3
@@ -186,16 +192,15 @@ def test_tables_name_their_rows(external):
     assert deltas["delta"].max() < 1e-3
 
 
-def test_scores_are_kept_until_something_changes(external):
-    locus = make_locus(45)
+def test_scores_are_kept_until_something_changes(external, monkeypatch):
     calls = []
-    methods = {"ISM": lambda *arguments: calls.append(1) or ism(*arguments)}
-    first = score_loci(external, [locus], methods, progress=False)
-    second = score_loci(external, [locus], methods, progress=False)
-    assert len(calls) == 1
-    assert torch.equal(first["L"]["ISM"], second["L"]["ISM"])
-    score_loci(external, [make_locus(45, 9)], methods, progress=False)
+    counted = {"ISM": lambda *arguments: calls.append(1) or ism(*arguments)}
+    monkeypatch.setattr(ch08_elements, "EFFECT_PREDICTORS", counted)
+    first, second, _ = (
+        score_loci(external, [make_locus(45, seed)], progress=False) for seed in (0, 0, 9)
+    )
     assert len(calls) == 2
+    assert torch.equal(first["L"]["ISM"], second["L"]["ISM"])
 
 
 def test_tracks_point_up_where_a_base_helps_and_motifs_are_recovered():

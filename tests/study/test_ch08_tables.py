@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from tism.study.ch08_elements import METHODS
+from tism.study.ch08_attribution import EFFECT_PREDICTORS
 from tism.study.ch08_networks import EXTERNAL
 from tism.study.ch08_tables import (
     TABLES,
@@ -34,7 +36,7 @@ def test_the_record_has_every_table_without_a_gap(tables):
     ]  # fmt: skip
     assert mpra["element"].nunique() == 21
     assert set(mpra["model"]) == set(concordance["model"]) == set(EXTERNAL)
-    assert set(METHODS) <= set(mpra["method"])
+    assert set(EFFECT_PREDICTORS) <= set(mpra["method"])
     assert not mpra.duplicated(["element", "model", "method"]).any()
     assert (mpra["low"] <= mpra["pearson"]).all()
     assert (mpra["pearson"] <= mpra["high"]).all()
@@ -52,15 +54,12 @@ def test_deep_lift_accounts_for_the_predictions(tables):
 
 
 def test_two_elements_are_shown_by_how_well_they_are_predicted():
-    class Element:
-        def __init__(self, name, match):
-            self.name, self.match = name, match
-
-    loci = [Element("a", "same"), Element("b", "none"), Element("c", "same"), Element("d", "same")]
+    matches = {"a": "same", "b": "none", "c": "same", "d": "same"}
+    loci = [SimpleNamespace(name=name, match=match) for name, match in matches.items()]
     table = pd.DataFrame(
         {"element": list("abcd"), "pearson": [0.2, 0.9, 0.6, 0.1], "method": "ISM"}
     ).assign(model="mpra_dragonn")
-    assert [locus.name for _, locus in shown_elements(table, loci)] == ["c", "d"]
+    assert [locus.name for locus in shown_elements(table, loci)] == ["c", "d"]
 
 
 def test_the_strongest_stretch_and_its_letters():

@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tism.model import BothStrandsConv, SoftmaxPool
+from tism.study.data.download import fetch
 from tism.study.scores import weights_sha256
 
 KERAS_EPSILON = 1e-3  # of batch normalisation; torch's default is 1e-5
@@ -70,39 +72,38 @@ class ExternalModel:
         return weights_sha256(self.model)
 
     def task_numbers(self, names: str) -> list[int]:
-        """Numbers of tasks named in one string: "all", a name, or several separated by ";"."""
-        if names == "all":
-            return list(range(len(self.tasks)))
-        unknown = [name for name in names.split(";") if name not in self.tasks]
+        """Numbers of the tasks in a text: "all", a name, or several separated by ";"."""
+        wanted = self.tasks if names == "all" else names.split(";")
+        unknown = [name for name in wanted if name not in self.tasks]
         if unknown:
             raise ValueError(
                 f"{self.name} has no task {', '.join(unknown)}; it has {', '.join(self.tasks)}"
             )
-        return [self.tasks.index(name) for name in names.split(";")]
+        return [self.tasks.index(name) for name in wanted]
 
 
 class CalderonCNN(nn.Module):
     """401 bp to 45 human immune cell states: 256 kernels on both strands, GELU, 6 pooled windows.
 
-    The sequence stands between 10 unknown bases on either side, which the training shifted it into.
+    Ten unknown bases stand on either side of the sequence; in training it was shifted into them.
     The published code pads the 421 activations to 486 with their minimum over the batch, which with
-    256 kernels is the lowest value of GELU; that constant keeps a prediction free of its batch.
+    256 kernels is the lowest value of GELU. Here it is that constant, so that a prediction does not
+    depend on its batch.
+
+    padding : the constant
 
     Source: github.com/mostafavilabuw/Calderon2019ATACmodel, on data of Calderon et al. 2019, Nat
     Genet 51:1494; the network's code is github.com/LXsasse/DRG.
     """
 
-    def __init__(self, *, length: int = 401, pool: int = 81, padding: float = GELU_MINIMUM) -> None:
+    def __init__(self, padding: float = GELU_MINIMUM) -> None:
         super().__init__()
-        shift, width = 10, 256
-        windows = -(-(length + 2 * shift) // pool)
-        added = windows * pool - length - 2 * shift
-        self.shift = nn.ConstantPad1d(shift, 0.0)
-        self.conv = BothStrandsConv(width, 15)
+        self.shift = nn.ConstantPad1d(10, 0.0)
+        self.conv = BothStrandsConv(256, 15)
         self.activation = nn.GELU()
-        self.fill = nn.ConstantPad1d((added - added // 2, added // 2), padding)
-        self.pool = SoftmaxPool(pool)
-        self.head = nn.Linear(width * windows, len(CALDERON_TASKS))
+        self.fill = nn.ConstantPad1d((33, 32), padding)
+        self.pool = SoftmaxPool(81)
+        self.head = nn.Linear(256 * 6, len(CALDERON_TASKS))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 4, 401) to (n, 45), mean log2(count + 2) after quantile normalisation."""
@@ -152,7 +153,7 @@ def mpra_dragonn() -> nn.Sequential:
 def read_keras_layers(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """Arrays of a Keras 2 weight file by layer and name, such as ["dense_1"]["kernel"].
 
-    Raises WeightFileError where the file is no HDF5, ImportError without h5py.
+    Raises WeightFileError if the file is not HDF5, ImportError without h5py.
     """
     try:
         import h5py
@@ -185,15 +186,13 @@ def load_keras(model: nn.Sequential, path: str | Path, names: list[list[str]]) -
 
     Raises WeightFileError naming the file, the layer and what differs.
     """
-    layers = read_keras_layers(path)
-    channels, flattened = 0, False
-    slots = iter(names)
-    state = {}
+    layers, names_left = read_keras_layers(path), iter(names)
+    channels, flattened, state = 0, False, {}
     for position, module in enumerate(model):
         flattened = flattened or isinstance(module, nn.Flatten)
-        if not isinstance(module, _CONVERTERS):
+        if not isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
             continue
-        arrays = _joined(layers, next(slots), path)
+        arrays = _joined(layers, next(names_left), path)
         if isinstance(module, nn.Linear):
             arrays = _dense(arrays, channels if flattened else 1)
             flattened = False
@@ -206,7 +205,6 @@ def load_keras(model: nn.Sequential, path: str | Path, names: list[list[str]]) -
     _load(model, state, path)
 
 
-_CONVERTERS = (nn.Conv1d, nn.Linear, nn.BatchNorm1d)
 _NORM = {
     "weight": "gamma",
     "bias": "beta",
@@ -236,31 +234,32 @@ def _dense(arrays: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
 def read_torch_arrays(path: str | Path, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """The float32 arrays of a torch weight file (zip), in the order in which they were saved.
 
-    shapes : of each array in the file; its size must be that many numbers, row by row
+    shapes : of each array in the file, whose size must fit
 
-    The arrays lie in the zip as raw bytes, so the pickle beside them, which names them, is not
-    needed. Raises WeightFileError where the file holds other arrays.
+    The arrays lie in the zip as raw bytes; the pickle beside them, which names them, is not read.
+    Raises WeightFileError if the file holds other arrays.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if re.search(r"/data/\d+$", n)]
             names.sort(key=lambda name: int(name.rsplit("/", 1)[1]))
-            content = [archive.read(name) for name in names]
+            arrays = [archive.read(name) for name in names]
     except (OSError, zipfile.BadZipFile) as error:
         raise WeightFileError(f"{path} is no torch weight file: {error}") from error
     sizes = [4 * math.prod(shape) for shape in shapes]
-    if [len(array) for array in content] != sizes:
-        raise WeightFileError(
-            f"{path} must hold arrays of {sizes} bytes, got {[len(array) for array in content]}"
-        )
-    pairs = zip(content, shapes, strict=True)
-    return [torch.frombuffer(bytearray(array), dtype=torch.float32).view(s) for array, s in pairs]
+    got = [len(array) for array in arrays]
+    if got != sizes:
+        raise WeightFileError(f"{path} must hold arrays of {sizes} bytes, got {got}")
+    return [
+        torch.frombuffer(bytearray(array), dtype=torch.float32).view(shape)
+        for array, shape in zip(arrays, shapes, strict=True)
+    ]
 
 
 def load_calderon(model: CalderonCNN, path: str | Path) -> None:
-    """Fill the network from its published state dict, whose identity matrix has no use here.
+    """Fill the network from its published state dict; the identity matrix in it is not used.
 
-    Raises WeightFileError where the file holds other arrays.
+    Raises WeightFileError if the file holds other arrays.
     """
     pool, head = model.pool.size, model.head.weight.shape
     shapes = [model.conv.conv.weight.shape, (pool, 1, 1, pool), head, head[:1]]
@@ -292,40 +291,35 @@ _DRAGONN_LAYERS = [
 ]  # fmt: skip
 
 
-def _build_calderon(fetch: Callable[[str], Path]) -> tuple[nn.Module, int, tuple[str, ...]]:
-    model = CalderonCNN()
-    load_calderon(model, fetch("models/calderon/weights.pth"))
-    return model, 401, CALDERON_TASKS
-
-
-def _build_deepstarr(fetch: Callable[[str], Path]) -> tuple[nn.Module, int, tuple[str, ...]]:
-    model = deepstarr()
-    load_keras(model, fetch("models/deepstarr/deepstarr.model.h5"), _DEEPSTARR_LAYERS)
-    return model, 249, DEEPSTARR_TASKS
-
-
-def _build_dragonn(fetch: Callable[[str], Path]) -> tuple[nn.Module, int, tuple[str, ...]]:
-    model = mpra_dragonn()
-    load_keras(model, fetch("models/mpra_dragonn/pretrained.hdf5"), _DRAGONN_LAYERS)
-    return model, 145, MPRA_DRAGONN_TASKS
-
-
-EXTERNAL = {
-    "calderon": _build_calderon,
-    "deepstarr": _build_deepstarr,
-    "mpra_dragonn": _build_dragonn,
+# Name to untrained network, reader of its weights, their file, bases of the input, tasks.
+EXTERNAL: dict[str, tuple[Callable[[], nn.Module], Callable, str, int, tuple[str, ...]]] = {
+    "calderon": (CalderonCNN, load_calderon, "calderon/weights.pth", 401, CALDERON_TASKS),
+    "deepstarr": (
+        deepstarr,
+        partial(load_keras, names=_DEEPSTARR_LAYERS),
+        "deepstarr/deepstarr.model.h5",
+        249,
+        DEEPSTARR_TASKS,
+    ),
+    "mpra_dragonn": (
+        mpra_dragonn,
+        partial(load_keras, names=_DRAGONN_LAYERS),
+        "mpra_dragonn/pretrained.hdf5",
+        145,
+        MPRA_DRAGONN_TASKS,
+    ),
 }
 
 
 def load_external(name: str) -> ExternalModel:
-    """A published network by its name in `EXTERNAL`, its weights downloaded if need be.
+    """A published network by its name in `EXTERNAL`; its weights are downloaded if need be.
 
-    Raises ValueError for another name, DownloadError where the file cannot be had, WeightFileError
-    where it is not what it should be.
+    Raises ValueError for another name, DownloadError if the file cannot be had, WeightFileError if
+    it is not what it should be.
     """
-    from tism.study.data.download import fetch
-
     if name not in EXTERNAL:
         raise ValueError(f"name must be one of {', '.join(EXTERNAL)}; got {name!r}")
-    model, length, tasks = EXTERNAL[name](fetch)
+    build, load, file, length, tasks = EXTERNAL[name]
+    model = build()
+    load(model, fetch(f"models/{file}"))
     return ExternalModel(name, model, length, tasks)

@@ -1,4 +1,4 @@
-"""The tables of chapter 08: computed from the published networks and data, or from the record."""
+"""The tables of chapter 08: computed from published networks and data, or from the record."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tism.study.ch08_agreement import (
     concordance_quantiles,
     concordance_rows,
     external_correlations,
-    port_checks,
 )
+from tism.study.ch08_checks import port_checks
 from tism.study.ch08_elements import (
     convergence_deltas,
     effect_autocorrelation,
@@ -29,7 +29,7 @@ from tism.study.ch08_networks import EXTERNAL, ExternalModel, load_external
 from tism.study.data.download import data_root
 from tism.study.data.kircher import Locus, load_loci
 
-FOLDER = "external"
+FOLDER, _SHOWN = "external", "mpra_dragonn"
 TABLES = (
     "port_checks",
     "concordance",
@@ -57,7 +57,7 @@ def recorded_tables() -> dict[str, pd.DataFrame]:
 def computed_tables(*, progress: bool = True) -> dict[str, pd.DataFrame]:
     """All tables, from the published files; about half an hour on two cores, kept in the cache.
 
-    Raises DownloadError where a file cannot be had.
+    Raises DownloadError if a file cannot be had.
     """
     loci, notes = load_loci()
     externals = [load_external(name) for name in EXTERNAL]
@@ -72,14 +72,14 @@ def computed_tables(*, progress: bool = True) -> dict[str, pd.DataFrame]:
 def concordance_tables(
     externals: Sequence[ExternalModel], loci: Sequence[Locus], *, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """Checks of the ports, and the concordance of ISM with the gradient's maps."""
+    """Checks of the rebuilt networks, and how well the gradient's maps agree with ISM."""
     found = {e.name: external_correlations(e, loci, progress=progress) for e in externals}
     pooled = [concordance_rows(model, r, labels) for model, (r, labels, _) in found.items()]
-    split = [concordance_rows(model, *parts) for model, parts in found.items()]
+    by_source = [concordance_rows(model, *parts) for model, parts in found.items()]
     return {
         "port_checks": pd.concat([port_checks(e) for e in externals], ignore_index=True),
         "concordance": pd.concat(pooled, ignore_index=True),
-        "concordance_by_source": pd.concat(split, ignore_index=True),
+        "concordance_by_source": pd.concat(by_source, ignore_index=True),
         "concordance_quantiles": concordance_quantiles({m: r for m, (r, *_) in found.items()}),
     }
 
@@ -91,15 +91,14 @@ def mutagenesis_tables(
     scores = {e.name: score_loci(e, loci, progress=progress) for e in externals}
     table = locus_table(loci)
     agreement, ahead = measured_tables(scores, loci)
-    statistics = ("pearson", "spearman", "sign_agreement")
-    differences = ahead.rename(columns={"difference": "pearson of ISM minus method"})
+    difference = "pearson of ISM minus method"
     summary = [
-        summarise_loci(agreement, table, columns=statistics),
-        summarise_loci(differences, table, columns=["pearson of ISM minus method"]),
+        summarise_loci(agreement, table, ["pearson", "spearman", "sign_agreement"]),
+        summarise_loci(ahead.rename(columns={"difference": difference}), table, [difference]),
     ]
     tracks = [
-        element_tracks(scores[model][locus.name], locus).assign(element=locus.name, model=model)
-        for model, locus in shown_elements(agreement, loci)
+        element_tracks(scores[_SHOWN][locus.name], locus).assign(element=locus.name, model=_SHOWN)
+        for locus in shown_elements(agreement, loci)
     ]
     return {
         "mpra_loci": table,
@@ -114,13 +113,13 @@ def mutagenesis_tables(
     }
 
 
-def shown_elements(agreement: pd.DataFrame, loci: Sequence[Locus]) -> list[tuple[str, Locus]]:
-    """Model and element of the tracks: measured in a cell line of MPRA-DragoNN, the one on which
-    its ISM agrees best with the measurement, and the one on which it agrees least."""
+def shown_elements(agreement: pd.DataFrame, loci: Sequence[Locus]) -> list[Locus]:
+    """The two elements whose tracks are shown, measured in a cell line of MPRA-DragoNN: the one
+    for which its ISM agrees best with the measurement, and the one for which it agrees least."""
     same = {locus.name: locus for locus in loci if locus.match == "same"}
-    own = agreement.query("model == 'mpra_dragonn' and method == 'ISM'")
-    own = own[own["element"].isin(list(same))].sort_values("pearson")
-    return [("mpra_dragonn", same[own["element"].iloc[i]]) for i in (-1, 0)]
+    rows = agreement[(agreement["model"] == _SHOWN) & (agreement["method"] == "ISM")]
+    rows = rows[rows["element"].isin(list(same))].sort_values("pearson")
+    return [same[rows["element"].iloc[i]] for i in (-1, 0)]
 
 
 def strongest_stretch(tracks: pd.DataFrame, width: int = 80) -> pd.DataFrame:
@@ -131,7 +130,7 @@ def strongest_stretch(tracks: pd.DataFrame, width: int = 80) -> pd.DataFrame:
 
 
 def letter_maps(tracks: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Each column of tracks as (4, length), its value in the row of the reference base."""
+    """Each column of tracks as (4, length), with its value in the row of the reference base."""
     one_hot = one_hot_encode("".join(tracks["base"]))[0].numpy()
     columns = tracks.columns.drop(["position", "base", "element", "model"])
     return {name: one_hot * tracks[name].fillna(0).to_numpy() for name in columns}
