@@ -1,6 +1,7 @@
 """Sphinx extension that gives the explorer page its script, its style and the recorded score maps.
 
-The maps come as a script that sets one variable: a page opened from disk cannot fetch a file.
+The maps come as scripts: a page opened from disk cannot fetch a file. Each region has one of its
+own, so that the page opens with the maps of one region only.
 """
 
 from __future__ import annotations
@@ -14,18 +15,27 @@ PAGE = "book/explorer"
 DATA = "explorer_data.js"
 
 
-def script(data: dict) -> str:
-    """JavaScript that holds the data of `tism.study.explorer.page_data`."""
-    return f"window.TISM_EXPLORER={json.dumps(data, separators=(',', ':'), allow_nan=False)};\n"
+def write_scripts(data: dict, folder: Path) -> None:
+    """Write what `tism.study.explorer.page_data` returns as scripts that the page can load."""
+    for i, dataset in enumerate(data["datasets"]):
+        for j, region in enumerate(dataset["regions"]):
+            region["script"] = f"explorer_data_{i}_{j}.js"
+            place = f"TISM_EXPLORER.datasets[{i}].regions[{j}].tasks"
+            _assign(folder / region["script"], place, region.pop("tasks"))
+    _assign(folder / DATA, "TISM_EXPLORER", data)
+
+
+def _assign(path: Path, variable: str, value: dict) -> None:
+    content = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    path.write_text(f"window.{variable}={content};\n", encoding="utf-8")
 
 
 def write_data(app) -> None:
-    """Handler of the start of a build: the tables of `explorer_tables` to a script."""
+    """Handler of the start of a build: the tables of `explorer_tables` to scripts."""
     if app.builder.format == "html":
         folder = Path(app.outdir) / "_static"
         folder.mkdir(parents=True, exist_ok=True)
-        data = page_data(Path(app.srcdir) / app.config.explorer_tables)
-        (folder / DATA).write_text(script(data), encoding="utf-8")
+        write_scripts(page_data(Path(app.srcdir) / app.config.explorer_tables), folder)
 
 
 def add_files(app, pagename, templatename, context, doctree) -> None:

@@ -1,10 +1,11 @@
 // The explorer page: two score maps of one region and task, from the recorded tables.
-// window.TISM_EXPLORER is what tism.explorer.page_data returns; effects are stored as it describes.
+// window.TISM_EXPLORER is what page_data of tism/study/explorer.py returns, but for the maps of a
+// region: its own script sets `tasks` of the region when it is first shown.
 (() => {
   "use strict";
 
   const BASES = "ACGT";
-  const STEPS = 127, FEWEST = 16, TOP = 10; // of a byte; bases in view; rows of a table
+  const FEWEST = 16, TOP = 10; // bases in view; rows of a table
   const LEFT = 46, RIGHT = 6; // margins of the plotting area, in px
   const GLYPHS = { // in a unit square, y downwards
     A: "M0 1L.38 0H.62L1 1H.77L.69 .78H.31L.23 1ZM.37 .61H.63L.5 .24Z",
@@ -15,15 +16,19 @@
 
   const root = document.getElementById("ex-root");
   const data = window.TISM_EXPLORER;
+  const folder = document.currentScript.src.replace(/[^/]*$/, "");
   if (!root) return;
   root.hidden = false;
+  const missing = (file) => {
+    root.textContent = `The recorded maps could not be loaded: ${file} is missing.`;
+  };
   if (!data) {
-    root.textContent = "The recorded maps could not be loaded: explorer_data.js is missing.";
+    missing("explorer_data.js");
     return;
   }
   const element = (name) => document.getElementById(`ex-${name}`);
-  const regions = data.datasets.flatMap((set) =>
-    set.regions.map((region) => ({ ...region, set: set.name, id: `${set.name} ${region.name}` })));
+  const regions = data.datasets.flatMap((set) => set.regions.map((region) =>
+    Object.assign(region, { set: set.name, id: `${set.name} ${region.name}` })));
   const state = {};
   let shown; // what `describe` made of the state
 
@@ -32,20 +37,20 @@
   const count = (n) => n.toLocaleString("en-GB");
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
+  /** Adds the maps of a region to it, by a script: a page opened from disk cannot fetch. */
+  function load(region, then) {
+    const script = document.createElement("script");
+    const onerror = () => missing(region.script);
+    Object.assign(script, { src: folder + region.script, async: false, onload: then, onerror });
+    document.head.append(script);
+  }
+
   /** {values: of the substitutions, rows: by base and position, mean: minus the mean of a position}. */
-  function restore([largest, text], sequence) {
-    const bytes = Int8Array.from(atob(text), (c) => c.charCodeAt(0));
-    const values = [], rows = [];
+  function restore([largest, thousandths], sequence) {
+    const values = thousandths.map((k) => (k * largest) / 1000);
     let next = 0;
-    for (const base of BASES) {
-      const row = new Float64Array(sequence.length);
-      for (let l = 0; l < sequence.length; l++) {
-        if (sequence[l] === base) continue;
-        const part = bytes[next++] / STEPS;
-        values.push((row[l] = largest * Math.sign(part) * part * part));
-      }
-      rows.push(row);
-    }
+    const rows = Array.from(BASES, (base) =>
+      Array.from(sequence, (reference) => (reference === base ? 0 : values[next++])));
     const mean = Array.from(sequence, (base, l) =>
       BASES.includes(base) ? -(rows[0][l] + rows[1][l] + rows[2][l] + rows[3][l]) / 3 : 0);
     return { values, rows, mean };
@@ -95,10 +100,11 @@
   const fitting = () => clamp(Math.floor(plot() / 11), FEWEST, length());
 
   /** Takes what is wanted where it exists, else keeps what is; `from` null is the strongest stretch. */
-  function change(wanted) {
+  function change(wanted, then = () => {}) {
     const old = { ...state };
     const typical = regions[data.datasets[0].regions.length >> 1]; // they go from worst to best
     const region = regions.find((r) => r.id === wanted.region) || old.region || typical;
+    if (!region.tasks) return load(region, () => change(wanted, then));
     const tasks = tasksOf(region);
     const highest = tasks.reduce((a, b) => (predicted(region, b) > predicted(region, a) ? b : a));
     const task = pick(wanted.task, tasks, pick(old.task, tasks, highest));
@@ -113,6 +119,7 @@
     if (from === null || !Number.isFinite(from)) from = strongestStart(state.bases);
     state.from = clamp(Math.round(from), 0, length() - state.bases);
     draw();
+    then();
   }
 
   /** Computes what is shown of the chosen maps, and all that does not depend on the window. */
@@ -153,7 +160,7 @@
     }, 200);
   }
 
-  const user = (wanted) => { change(wanted); toHash(); };
+  const user = (wanted) => change(wanted, toHash);
   const step = (by) =>
     user({ region: regions.at((regions.indexOf(state.region) + by) % regions.length).id });
   function zoom(factor) {
@@ -360,7 +367,11 @@
       KEYS[event.key]();
     });
     window.addEventListener("hashchange", () => change(fromHash()));
-    new ResizeObserver(() => { if (width() !== drawn) { drawn = width(); draw(); } }).observe(element("figure"));
+    new ResizeObserver(() => {
+      if (!shown || width() === drawn) return;
+      drawn = width();
+      draw();
+    }).observe(element("figure"));
     dragging();
   }
 
