@@ -13,6 +13,7 @@ import tism
 from tism.score.methods import score_to_store
 from tism.score.modisco import contributions, modisco_window, write_modisco_pair
 from tism.score.store import StoreError
+from tism.study import ch09_motifs
 from tism.study.ch02_data import information
 from tism.study.ch09_motifs import (
     FoundMotif,
@@ -134,7 +135,13 @@ def test_too_few_sites_make_no_motif(known):
     assert table["TISM p"].isna().all()
 
 
-def test_motifs_are_matched_on_either_strand(known):
+@pytest.fixture
+def whole_motifs(monkeypatch):
+    """Motifs are cut to their core, which in these tests is all that there is."""
+    monkeypatch.setattr(ch09_motifs, "TRIM_FLANK", 0)
+
+
+def test_motifs_are_matched_on_either_strand(known, whole_motifs):
     matrix = known.set_index("name")["frequencies"]["CTCF"]
     flanked = np.concatenate([np.full((4, 6), 0.25), matrix, np.full((4, 3), 0.25)], 1)
     core = np.pad(np.ones(matrix.shape), ((0, 0), (6, 3)))
@@ -143,7 +150,7 @@ def test_motifs_are_matched_on_either_strand(known):
         FoundMotif(1, 50, flanked[::-1, ::-1], core[::-1, ::-1]),
         FoundMotif(1, 9, matrix[:, 4:], core[:, 10:-3]),
     ]
-    report = match_motifs(found, known, flank=0)
+    report = match_motifs(found, known)
     assert report["offset"].tolist() == [0, 0, 4]
     report = report[:2]
     assert report["name"].tolist() == ["CTCF", "CTCF"]
@@ -164,10 +171,10 @@ def test_motifs_are_matched_on_either_strand(known):
     np.testing.assert_allclose(logos["CTCF, JASPAR"], information(matrix))
 
 
-def test_where_no_motif_is_expected_logos_show_those_that_were_found(known):
+def test_where_no_motif_is_expected_logos_show_those_that_were_found(known, whole_motifs):
     none = known[:0]
     matrix = known.set_index("name")["frequencies"]["CTCF"]
-    report = match_motifs([FoundMotif(1, 50, matrix, np.ones(matrix.shape))], known, flank=0)
+    report = match_motifs([FoundMotif(1, 50, matrix, np.ones(matrix.shape))], known)
     assert list(motif_logos({"TISM": report}, none)) == ["CTCF, JASPAR", "CTCF, TISM: 50 sites"]
     assert motif_logos({"TISM": match_motifs([], known)}, none) == {}
 
@@ -180,14 +187,14 @@ def test_known_motifs_are_frequencies(known):
         assert matrix.min() >= 0.0025
 
 
-def test_trimming():
+def test_trimming(monkeypatch):
     matrix = np.array(
         [[0.25, 1, 0.25, 0.5], [0.25, 0, 0.25, 0.5], [0.25, 0, 0.25, 0], [0.25, 0, 0.25, 0]]
     )
     found = FoundMotif(1, 20, matrix, np.array([[0.1, 0.5, 0.1, -0.2], [0.04, 0, 0, 0.3]]))
-    np.testing.assert_array_equal(trim(found, flank=0), matrix[:, 1:])
-    np.testing.assert_array_equal(trim(found, 0.2, flank=0), matrix)
     np.testing.assert_array_equal(trim(found), matrix)
+    monkeypatch.setattr(ch09_motifs, "TRIM_FLANK", 0)
+    np.testing.assert_array_equal(trim(found), matrix[:, 1:])
 
 
 def test_expected_motifs(known):

@@ -1,28 +1,26 @@
-"""From a store of scores to motifs: the files that TF-MoDISco reads, its motifs, known motifs."""
+"""From a store of scores to motifs: those that TF-MoDISco finds, and the known ones like them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from tism.running import threads_kept
 from tism.score.modisco import contributions
 from tism.score.store import ScoreStore
+from tism.study.ch02_data import information
+from tism.study.data.dataset import Dataset
+from tism.study.data.download import data_root
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from tism.study.data.dataset import Dataset
-
-MATCH_COLUMNS = [
-    *("sign", "n_seqlets", "width", "dataset", "matrix_id", "name"),
-    *("p_value", "offset", "frequencies"),
-]
+MATCH_COLUMNS = ["sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "offset"]
+MATCH_COLUMNS += ["frequencies"]
 LEAST_EFFECT = 0.5  # logits
 LEAST_SHARE, TRIM_FLANK = 0.3, 4
+SIGNIFICANT = 0.05
+MOST_LOGOS = 6
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class FoundMotif:
 
 
 @threads_kept()
-def find_motifs(
-    one_hot: np.ndarray, scores: np.ndarray, *, max_seqlets: int = 2000, n_leiden: int = 2
-) -> list[FoundMotif]:
+def find_motifs(one_hot: np.ndarray, scores: np.ndarray) -> list[FoundMotif]:
     """Motifs by TF-MoDISco (modisco-lite) with the settings of its command line, largest first.
 
     one_hot, scores : (n, 4, length), as `contributions` gives them
@@ -57,11 +53,11 @@ def find_motifs(
     clusters = TFMoDISco(
         one_hot=np.ascontiguousarray(one_hot.transpose(0, 2, 1), dtype=np.float32),
         hypothetical_contribs=np.ascontiguousarray(scores.transpose(0, 2, 1), dtype=np.float32),
-        max_seqlets_per_metacluster=max_seqlets,
+        max_seqlets_per_metacluster=2000,
         sliding_window_size=20,
         flank_size=5,
         target_seqlet_fdr=0.05,
-        n_leiden_runs=n_leiden,
+        n_leiden_runs=2,
     )
     return [
         FoundMotif(sign, len(p.seqlets), np.array(p.sequence.T), np.array(p.contrib_scores.T))
@@ -76,10 +72,6 @@ def known_motifs() -> pd.DataFrame:
     dataset : "simulated" (vertebrate factors, the planted ones) or "yeast" (those of its tasks)
     frequencies : (4, width), with a pseudocount of 0.25 % at each base
     """
-    import pandas as pd
-
-    from tism.study.data.download import data_root
-
     rows = []
     for dataset, file in (("simulated", "motifs.csv"), ("yeast", "motifs_yeast.csv")):
         table = pd.read_csv(data_root() / file)
@@ -91,26 +83,21 @@ def known_motifs() -> pd.DataFrame:
 
 
 @threads_kept()
-def match_motifs(
-    found: Sequence[FoundMotif], known: pd.DataFrame, *, flank: int = TRIM_FLANK
-) -> pd.DataFrame:
+def match_motifs(found: Sequence[FoundMotif], known: pd.DataFrame) -> pd.DataFrame:
     """The known motif most like each found one, by Tomtom (memelite).
 
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
-    flank : bases kept on either side of a found motif's core; see `trim`
 
     Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, offset
     and frequencies. The p-value is that of the best match times the number of known motifs
     (Bonferroni), at most 1; frequencies is the trimmed matrix on the strand of the known motif, in
     which it begins at column `offset`.
     """
-    import pandas as pd
-
     if not found:
         return pd.DataFrame(columns=MATCH_COLUMNS)
     from memelite import tomtom
 
-    trimmed = [trim(motif, flank=flank) for motif in found]
+    trimmed = [trim(motif) for motif in found]
     p_values, _, offsets, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
     best = p_values.argmin(1)
     each = np.arange(len(found))
@@ -129,19 +116,27 @@ def match_motifs(
     )[MATCH_COLUMNS]
 
 
-def motif_report(store: ScoreStore, tasks: Mapping[int, str], **options: Any) -> pd.DataFrame:
+def trim(motif: FoundMotif) -> np.ndarray:
+    """(4, width) frequencies between the outermost positions that contribute, and 4 bp beside.
+
+    A position contributes if the magnitudes of its bases sum to 0.3 of the largest such sum. With
+    these numbers modisco-lite's report cuts its logos.
+    """
+    height = np.abs(motif.contributions).sum(0)
+    kept = np.flatnonzero(height >= LEAST_SHARE * height.max())
+    return motif.frequencies[:, max(0, kept[0] - TRIM_FLANK) : kept[-1] + 1 + TRIM_FLANK]
+
+
+def motif_report(store: ScoreStore, tasks: Mapping[int, str]) -> pd.DataFrame:
     """What TF-MoDISco finds in the maps of these tasks, with the known motif most like each.
 
     tasks : the model's number of each task and its name
-    options : of `find_motifs`
 
     Returns the rows of `match_motifs` with a column `task` before them.
     """
-    import pandas as pd
-
     known, reports = known_motifs(), []
     for task, name in tasks.items():
-        matches = match_motifs(find_motifs(*contributions(store, task), **options), known)
+        matches = match_motifs(find_motifs(*contributions(store, task)), known)
         matches.insert(0, "task", name)
         reports.append(matches)
     return pd.concat(reports, ignore_index=True)
@@ -163,68 +158,48 @@ def expected_motifs(dataset: Dataset, tasks: Sequence[int]) -> pd.DataFrame:
     return known[(known["dataset"] == dataset.name) & known["name"].isin(names)]
 
 
-def recovery_table(
-    reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame, *, significant: float = 0.05
-) -> pd.DataFrame:
+def recovery_table(reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame) -> pd.DataFrame:
     """One row an expected motif: by method, the sites of its patterns and their best p-value.
 
     reports : method to `motif_report`; a pattern counts for the known motif that it is most like,
-        if its p-value is below `significant`
+        if its p-value is below 0.05
     """
     table = expected[["matrix_id", "name"]].reset_index(drop=True)
     for method, report in reports.items():
-        hits = report[report["p_value"] < significant].groupby("matrix_id")
-        table[f"{method} sites"] = table["matrix_id"].map(hits["n_seqlets"].sum()).fillna(0)
-        table[f"{method} sites"] = table[f"{method} sites"].astype(int)
+        hits = report[report["p_value"] < SIGNIFICANT].groupby("matrix_id")
+        sites = table["matrix_id"].map(hits["n_seqlets"].sum()).fillna(0)
+        table[f"{method} sites"] = sites.astype(int)
         table[f"{method} p"] = table["matrix_id"].map(hits["p_value"].min()).astype(float)
     return table
 
 
 def motif_logos(
-    reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame, *, most: int = 6
+    reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame
 ) -> dict[str, np.ndarray]:
     """Letter heights (bits) of the expected motifs and of the largest pattern like each, by method.
 
-    Of the expected motifs, the `most` with the most sites; where none is expected, of all known
-    ones that patterns are like. A motif and its patterns are aligned. Where a method found none,
-    zeros.
+    Of the expected motifs, the six with the most sites; where none is expected, of all known ones
+    that patterns are like. A motif and its patterns are aligned. Where a method found none, zeros.
     """
-    from tism.study.ch02_data import information
-
+    found = pd.concat(reports.values())
     if expected.empty:
         known = known_motifs()
-        found = [matrix_id for report in reports.values() for matrix_id in report["matrix_id"]]
-        expected = known[known["matrix_id"].isin(found)]
-    counts = sum(
-        report.groupby("matrix_id")["n_seqlets"].sum().reindex(expected["matrix_id"]).fillna(0)
-        for report in reports.values()
-    )
+        expected = known[known["matrix_id"].isin(found["matrix_id"])]
+    motifs = expected.set_index("matrix_id")
+    sites = found.groupby("matrix_id")["n_seqlets"].sum().reindex(motifs.index).fillna(0)
     logos = {}
-    for matrix_id in counts.sort_values(ascending=False, kind="stable").index[:most]:
-        motif = expected.set_index("matrix_id").loc[matrix_id]
-        rows = {f"{motif['name']}, JASPAR": (motif["frequencies"], 0)}
+    for matrix_id in sites.sort_values(ascending=False, kind="stable").index[:MOST_LOGOS]:
+        name = motifs.loc[matrix_id, "name"]
+        rows = {f"{name}, JASPAR": (motifs.loc[matrix_id, "frequencies"], 0)}
         for method, report in reports.items():
             like = report[report["matrix_id"] == matrix_id]
-            title, drawn = f"{motif['name']}, {method}: none", (np.full((4, 1), 0.25), 0)
+            title, drawn = f"{name}, {method}: none", (np.full((4, 1), 0.25), 0)
             if len(like):
                 largest = like.loc[like["n_seqlets"].idxmax()]
-                title = f"{motif['name']}, {method}: {largest['n_seqlets']} sites"
+                title = f"{name}, {method}: {largest['n_seqlets']} sites"
                 drawn = largest["frequencies"], largest["offset"]
             rows[title] = drawn
         first = min(offset for _, offset in rows.values())
         for title, (frequencies, offset) in rows.items():
             logos[title] = np.pad(information(frequencies), ((0, 0), (offset - first, 0)))
     return logos
-
-
-def trim(
-    motif: FoundMotif, least_share: float = LEAST_SHARE, flank: int = TRIM_FLANK
-) -> np.ndarray:
-    """(4, width) frequencies between the outermost positions that contribute, and `flank` beside.
-
-    least_share : of the largest contribution of a position (sum of magnitudes over the bases);
-        share and flank are those with which modisco-lite's report cuts its logos
-    """
-    height = np.abs(motif.contributions).sum(0)
-    kept = np.flatnonzero(height >= least_share * height.max())
-    return motif.frequencies[:, max(0, kept[0] - flank) : kept[-1] + 1 + flank]
