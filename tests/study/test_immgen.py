@@ -217,7 +217,7 @@ def test_peaks_of_unknown_or_held_out_chromosomes_only_are_refused(files):
     with pytest.raises(ValueError, match="peaks, line 1: chromosome 'chrX'"):
         files.load()
     files.peaks = every[4:]
-    with pytest.raises(ValueError, match="no peak left on a training chromosome"):
+    with pytest.raises(ValueError, match="no region on a training chromosome"):
         files.load()
 
 

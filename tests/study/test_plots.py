@@ -91,11 +91,6 @@ def test_a_logo_without_letters_is_drawn_empty():
     assert ax.get_ylim() == (-1, 1)
 
 
-def test_logo_refuses_another_shape():
-    with pytest.raises(ValueError, match=r"\(4, length\), got \(5, 4\)"):
-        plotting.plot_logo(np.zeros((5, 4)))
-
-
 def test_pair_grid_frames_both_maps_and_explains_the_frames(rng):
     maps = torch.tensor(rng.normal(size=(2, 4, 30)))
     frames = [[(102, 108, True)], [(110, 115, False)]]

@@ -132,7 +132,7 @@ def test_every_summit_within_a_region_counts():
 
 
 def test_no_training_region_is_an_error(genome, summits):
-    with pytest.raises(ValueError, match="no training region of 51 bp"):
+    with pytest.raises(ValueError, match="yeast data set has no region on a training"):
         build(genome, summits[summits["chrom"] == "chr8"])
 
 

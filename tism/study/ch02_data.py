@@ -29,20 +29,16 @@ _MOST_REGIONS = 20_000  # of more training regions, words are counted in an even
 
 def describe_splits(dataset: Dataset) -> pd.DataFrame:
     """One row a split: its chromosomes, regions, loci, and regions that overlap another one."""
-    rows = []
-    for split in SPLITS:
-        regions = dataset.regions.iloc[dataset.indices(split)]
-        size = regions["locus"].map(regions["locus"].value_counts())
-        rows.append(
-            {
-                "split": split,
-                "chromosomes": regions["chrom"].nunique(),
-                "regions": len(regions),
-                "loci": regions["locus"].nunique(),
-                "overlapping regions": int((size > 1).sum()),
-            }
-        )
-    return pd.DataFrame(rows)
+    regions = dataset.regions
+    shared = regions["locus"].duplicated(keep=False)
+    table = regions.assign(shared=shared).groupby("split").agg(
+        chromosomes=("chrom", "nunique"),
+        regions=("name", "size"),
+        loci=("locus", "nunique"),
+        overlapping=("shared", "sum"),
+    )  # fmt: skip
+    table = table.reindex(list(SPLITS), fill_value=0).rename_axis("split").reset_index()
+    return table.rename(columns={"overlapping": "overlapping regions"})
 
 
 def describe_regions(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:

@@ -72,6 +72,20 @@ class Dataset:
         return one_hot_from_indices(self.sequences[rows[:, None], columns])
 
 
+def build_dataset(
+    name: str, sequences: np.ndarray, targets: np.ndarray, regions: pd.DataFrame, **others: Any
+) -> Dataset:
+    """A `Dataset` whose center and scale are those of its training regions.
+
+    Raises ValueError if there is no training region, or a task is constant over them.
+    """
+    train = np.flatnonzero(regions["split"] == "train")
+    if not len(train):
+        raise ValueError(f"the {name} data set has no region on a training chromosome")
+    center, scale = standardisation(targets, train)
+    return Dataset(name, sequences, targets, regions=regions, center=center, scale=scale, **others)
+
+
 def evenly(rows: np.ndarray, n: int) -> np.ndarray:
     """n of the rows, spread evenly, or all of them if there are fewer."""
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]

@@ -93,13 +93,8 @@ def fetch(path: str | Path) -> Path:
 
     path : relative, as in `data/sources.csv`
 
-    Raises
-    ------
-    ValueError
-        The path is not listed.
-    DownloadError
-        There is no connection, the server refuses, or the checksum of the download is wrong; what
-        was in the cache before stays as it was.
+    Raises ValueError if the path is not listed, and DownloadError if there is no connection, the
+    server refuses, or the checksum is wrong; what was in the cache before stays as it was.
     """
     source = next((row for row in sources(Path(path).as_posix()) if row.path == str(path)), None)
     if source is None:

@@ -16,7 +16,7 @@ import pandas as pd
 from tism.score.genome import Genome
 from tism.score.readers import InputFileError, decoded, numbered_lines
 from tism.sequence import ALPHABET, NOT_A_BASE
-from tism.study.data.dataset import Dataset, standardisation
+from tism.study.data.dataset import Dataset, build_dataset
 from tism.study.data.download import fetch
 from tism.study.data.tables import END_MARK, check_unique, read_targets
 from tism.study.data.yeast import number_loci
@@ -213,24 +213,9 @@ def _dataset(
     keep = fits & ~has_n
     regions = table.loc[keep, ["name", "chrom", "start", "end"]].reset_index(drop=True)
     regions = regions.assign(locus=number_loci(regions), split=table["split"].to_numpy()[keep])
-    train = np.flatnonzero(regions["split"] == "train")
-    if not len(train):
-        problem = "no peak left on a training chromosome"
-        raise InputFileError(peaks, None, problem, "give peaks of chr1 to chr19")
     values = targets.loc[regions["name"]].to_numpy(np.float32)
-    center, scale = standardisation(values, train)
-    return Dataset(
-        name="immgen",
-        sequences=windows[keep],
-        targets=values,
-        tasks=list(targets.columns),
-        regions=regions,
-        flank=flank,
-        center=center,
-        scale=scale,
-        notes=notes,
-        genome=genome,
-    )
+    others = {"tasks": list(targets.columns), "flank": flank, "notes": notes, "genome": genome}
+    return build_dataset("immgen", windows[keep], values, regions, **others)
 
 
 def _cut_windows(

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import expit
 
 from tism.sequence import NOT_A_BASE
-from tism.study.data.dataset import Dataset, standardisation
+from tism.study.data.dataset import Dataset, build_dataset
 from tism.study.data.immgen import HELD_OUT
 from tism.study.data.sites import Motif, find_sites, neighbours, read_motifs
 
@@ -218,20 +218,8 @@ def simulate(n_regions: int = 20_000, n_tasks: int = 30, **options: Any) -> Data
     window = sequences[:, config.flank : config.flank + config.length]
     truth = _truth(window, plants, motifs, tasks, config)
     targets = _measure(truth.noiseless, config)
-    regions = _regions(config)
-    center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
-    return Dataset(
-        name="simulated",
-        sequences=sequences,
-        targets=targets,
-        tasks=tasks,
-        regions=regions,
-        flank=config.flank,
-        center=center,
-        scale=scale,
-        notes=_notes(truth),
-        truth=truth,
-    )
+    described = {"tasks": tasks, "flank": config.flank, "notes": _notes(truth), "truth": truth}
+    return build_dataset("simulated", sequences, targets, _regions(config), **described)
 
 
 def _truth(

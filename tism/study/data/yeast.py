@@ -15,7 +15,7 @@ import pandas as pd
 
 from tism.score.genome import Genome
 from tism.score.readers import read_bed
-from tism.study.data.dataset import Dataset, standardisation
+from tism.study.data.dataset import Dataset, build_dataset
 from tism.study.data.download import data_root, fetch
 
 GENOME = "yeast/Saccharomyces_cerevisiae.R64-1-1.dna.toplevel.fa.gz"
@@ -87,11 +87,9 @@ def make_dataset(
     inside = (regions["start"] >= flank) & (regions["end"] + flank <= sizes)
     regions = regions[inside].reset_index(drop=True)
     regions = regions.assign(locus=number_loci(regions), split=_split(regions["chrom"]))
-    train = regions["split"] == "train"
-    if not train.any():
-        raise ValueError(f"no training region of {length} bp with flanks of {flank} bp is left")
     sequences = cut_windows(genome, regions, flank)
-    keep = shared_word_share(sequences, train.to_numpy(), flank) < SHARED_SHARE
+    train = (regions["split"] == "train").to_numpy()
+    keep = shared_word_share(sequences, train, flank) < SHARED_SHARE
     notes = {
         "peak summits of all tasks": len(summits),
         "clusters of summits, each the centre of a region": len(inside),
@@ -102,17 +100,8 @@ def make_dataset(
         notes[f"{split} regions dropped: sequence shared with training"] = int(shared.sum())
     regions, sequences = regions[keep].reset_index(drop=True), sequences[keep]
     targets = strongest_summits(regions, summits, len(tasks))
-    center, scale = standardisation(targets, np.flatnonzero(regions["split"] == "train"))
-    return Dataset(
-        name="yeast",
-        sequences=sequences,
-        targets=targets,
-        tasks=list(tasks),
-        regions=regions,
-        flank=flank,
-        center=center,
-        scale=scale,
-        notes=notes,
+    return build_dataset(
+        "yeast", sequences, targets, regions, tasks=list(tasks), flank=flank, notes=notes
     )
 
 

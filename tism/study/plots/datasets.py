@@ -21,7 +21,7 @@ from tism.study.plots.style import (
     SKY,
     VERMILLION,
     WIDE,
-    as_map,
+    as_array,
     legend_outside,
     new_axes,
 )
@@ -50,7 +50,7 @@ def plot_base_frequencies(frequencies: Any) -> Axes:
 
     frequencies : (4, length)
     """
-    frequencies = as_map(frequencies, "frequencies")
+    frequencies = as_array(frequencies)
     ax = new_axes(height=3.4)
     positions = np.arange(frequencies.shape[1]) - frequencies.shape[1] // 2
     styles = ("-", "--", "-.", ":")

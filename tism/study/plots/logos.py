@@ -21,7 +21,6 @@ from tism.study.plots.style import (
     VERMILLION,
     WIDE,
     as_array,
-    as_map,
     new_axes,
     panels,
 )
@@ -44,7 +43,7 @@ def plot_logo(
     start : position of the first column in the region, in bp
     limits : of the y axis; by default those of the letters
     """
-    scores = as_map(scores, "scores")
+    scores = as_array(scores)
     ax = ax or new_axes(height=1.6)
     positions = np.arange(start, start + scores.shape[1])
     if scores.any():

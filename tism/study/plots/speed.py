@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-    StrMethodFormatter,
-)
 
 from tism.study.plots.style import (
     BLUE,
@@ -76,7 +70,7 @@ def plot_batch_sizes(rows: pd.DataFrame, *, title: str, ax: Axes) -> Axes:
         relative = row["seconds"] / rows.loc[rows["method"] == method, "seconds"].min()
         ax.plot(row["batch_size"], relative, style, marker="o", ms=4, color=colour, label=method)
     ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="time / best time", title=title)
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     ax.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
     ax.minorticks_off()
     return ax
@@ -128,12 +122,12 @@ def plot_cost_map(lengths: Any, tasks: Any, ratio: Any) -> Axes:
                 ha="right", va="center", fontsize=9, bbox=box,
             )  # fmt: skip
     bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label="windowed ISM / TISM")
-    bar.locator = MaxNLocator(integer=True)
-    bar.formatter = FuncFormatter(lambda power, _: f"{10.0**power:g}")
+    bar.locator = ticker.MaxNLocator(integer=True)
+    bar.formatter = ticker.FuncFormatter(lambda power, _: f"{10.0**power:g}")
     bar.update_ticks()
     ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="tasks")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     return ax
 
 
@@ -150,7 +144,7 @@ def plot_speed_ups(table: pd.DataFrame) -> Axes:
         ax.fill_between(row["length"], row["low"], row["high"], color=colour, alpha=0.25, lw=0)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
     label_ticks(ax, table["length"], "{:,}")
     legend_outside(ax, "lower center", 2)
     return ax
@@ -171,9 +165,9 @@ def plot_accuracy_cost(table: pd.DataFrame, *, title: str, ax: Axes) -> Axes:
             markersize=5, capsize=2, lw=1.4, label=name,
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.set(xlabel="cost (forward passes a sequence)", ylabel="mean r with ISM", title=title)
     ax.grid(color="#dddddd", linewidth=0.6)
     return ax

@@ -15,8 +15,6 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tism.sequence import ALPHABET
-
 # Okabe and Ito's colours for colour-blind readers (https://jfly.uni-koeln.de/color/).
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
@@ -130,11 +128,3 @@ def as_array(values: Any) -> np.ndarray:
     """A tensor, list or array as a float64 array."""
     values = values.detach().cpu() if hasattr(values, "detach") else values
     return np.asarray(values, dtype=float)
-
-
-def as_map(scores: Any, name: str) -> np.ndarray:
-    """Scores as float64; ValueError that names the argument if they are not (4, length)."""
-    scores = as_array(scores)
-    if scores.ndim != 2 or scores.shape[0] != len(ALPHABET):
-        raise ValueError(f"{name} must have shape (4, length), got {scores.shape}")
-    return scores
