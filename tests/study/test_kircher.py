@@ -89,15 +89,6 @@ def test_a_locus_on_the_other_strand_is_turned_round(tmp_path):
     assert minus.effect[minus.one_hot[0] == 1].isnan().all()
 
 
-def test_clashes_and_unknown_experiments_are_named(tmp_path):
-    clash = pd.DataFrame({"position": [11, 12, 11], "ref": list("ACG")})
-    with pytest.raises(ValueError, match="position 11 has two reference bases"):
-        rebuild_sequence(clash, 11, 12)
-    variants, _ = read_measurements(write(tmp_path / "v.tsv", [*rows("a", 1), *rows("c", 1)]))
-    with pytest.raises(ValueError, match="experiments of one table only: b, c"):
-        make_loci(variants, tasks())
-
-
 def test_task_table_covers_the_published_experiments():
     table = read_tasks()
     assert len(table) == 29

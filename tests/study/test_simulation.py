@@ -337,8 +337,8 @@ def test_background_varies_in_gc():
     ("options", "message"),
     [
         ({"n_regions": 10}, "n_regions must be an integer of at least 50; got 10"),
-        ({"n_tasks": 0}, "n_tasks must be an integer of at least 1; got 0"),
-        ({"n_tasks": 41}, "n_tasks must be at most 40; got 41"),
+        ({"n_tasks": 0}, "n_tasks must be an integer of at least 1 and at most 40; got 0"),
+        ({"n_tasks": 41}, "n_tasks must be an integer of at least 1 and at most 40; got 41"),
         ({"n_tasks": True}, "n_tasks must be an integer"),
         ({"length": 50}, "length must be at least 61, to hold two sites"),
         ({"length": 251.0}, "length must be an integer"),

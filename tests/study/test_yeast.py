@@ -138,7 +138,7 @@ def test_no_training_region_is_an_error(genome, summits):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"length": 30}, "at least 31"), ({"flank": -1}, "flank"), ({"n_tasks": 82}, "1 and 81")],
+    [({"length": 30}, "at least 31"), ({"flank": -1}, "flank"), ({"n_tasks": 82}, "at most 81")],
 )
 def test_bad_sizes_are_refused(options, word):
     with pytest.raises(ValueError, match=word):

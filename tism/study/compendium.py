@@ -29,7 +29,7 @@ from typing import Any
 
 from tism.score.files import replacing, write_text
 from tism.study import ch05_runs, explorer
-from tism.study.cache import read_csv, read_json
+from tism.study.cache import load_checkpoint, read_csv, read_json, save_checkpoint
 from tism.study.machine import start_as
 from tism.study.networks import Experiment, committed_network, find_run, list_runs, tables_key
 from tism.study.profiles import (
@@ -184,11 +184,9 @@ def record_networks(profile: str) -> None:
     for dataset in settings.datasets:
         experiment = Experiment(settings, dataset)
         experiment.trained()
-        source = work_folder("checkpoints") / experiment.name
-        for ending in (".safetensors", ".json"):  # a checkpoint exists once its JSON does
-            if (source / f"model{ending}").exists():
-                with replacing(committed_network(experiment).with_suffix(ending)) as temporary:
-                    shutil.copyfile(source / f"model{ending}", temporary)
+        source = work_folder("checkpoints") / experiment.name / "model"
+        if source.with_suffix(".json").exists():
+            save_checkpoint(committed_network(experiment), *load_checkpoint(source))
 
 
 def stale_records() -> list[str]:

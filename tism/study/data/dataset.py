@@ -72,6 +72,14 @@ class Dataset:
         return one_hot_from_indices(self.sequences[rows[:, None], columns])
 
 
+def check_integer(name: str, value: Any, least: int, most: float = np.inf) -> None:
+    """Raise ValueError naming a setting that is not an integer from `least` to `most`."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (whole and least <= value <= most):
+        limit = f" and at most {most}" if most < np.inf else ""
+        raise ValueError(f"{name} must be an integer of at least {least}{limit}; got {value!r}")
+
+
 def build_dataset(
     name: str, sequences: np.ndarray, targets: np.ndarray, regions: pd.DataFrame, **others: Any
 ) -> Dataset:

@@ -16,7 +16,7 @@ import pandas as pd
 from tism.score.genome import Genome
 from tism.score.readers import InputFileError, decoded, numbered_lines
 from tism.sequence import ALPHABET, NOT_A_BASE
-from tism.study.data.dataset import Dataset, build_dataset
+from tism.study.data.dataset import Dataset, build_dataset, check_integer
 from tism.study.data.download import fetch
 from tism.study.data.tables import END_MARK, check_unique, read_targets
 from tism.study.data.yeast import number_loci
@@ -54,7 +54,10 @@ def load_immgen(
     Raises InputFileError for a file that breaks its format or does not fit the others, and
     ValueError for a size or a unit that makes no sense.
     """
-    _check_arguments(length, flank, unit)
+    check_integer("length", length, 1)
+    check_integer("flank", flank, 0)
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}; got {unit!r}")
     if peaks is None and held_out is None:
         held_out = fetch("immgen/peak_matchedtestsetschr81119.txt")
     peaks = peaks or fetch("immgen/ImmGenATAC1219.peak_matched.txt")
@@ -65,14 +68,6 @@ def load_immgen(
     if held_out is not None:
         notes |= _check_held_out(held_out, table)
     return _dataset(peaks, Path(genome), table, targets, notes, length, flank)
-
-
-def _check_arguments(length: int, flank: int, unit: str) -> None:
-    for name, value, least in (("length", length, 1), ("flank", flank, 0)):
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
-    if unit not in UNITS:
-        raise ValueError(f"unit must be one of {', '.join(UNITS)}; got {unit!r}")
 
 
 def read_peaks(path: str | Path) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import expit
 
 from tism.sequence import NOT_A_BASE
-from tism.study.data.dataset import Dataset, build_dataset
+from tism.study.data.dataset import Dataset, build_dataset, check_integer
 from tism.study.data.immgen import HELD_OUT
 from tism.study.data.sites import Motif, find_sites, neighbours, read_motifs
 
@@ -126,12 +126,9 @@ class SimulationConfig:
     noise_task: float = 0.6
 
     def __post_init__(self) -> None:
-        least = {"n_regions": 50, "n_tasks": 1, "length": 1, "flank": 0, "seed": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            self._check(name, whole and value >= low, f"an integer of at least {low}")
-        self._check("n_tasks", self.n_tasks <= len(CELL_TYPES), f"at most {len(CELL_TYPES)}")
+        check_integer("n_tasks", self.n_tasks, 1, len(CELL_TYPES))
+        for name, least in {"n_regions": 50, "length": 1, "flank": 0, "seed": 0}.items():
+            check_integer(name, getattr(self, name), least)
         for name in ("empty", "pairs", "p_value", "weakest", "elsewhere", "switch"):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("sites", "drift", "noise_shared", "noise_task", "boost", "competing_gap"):

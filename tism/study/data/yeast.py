@@ -15,7 +15,7 @@ import pandas as pd
 
 from tism.score.genome import Genome
 from tism.score.readers import read_bed
-from tism.study.data.dataset import Dataset, build_dataset
+from tism.study.data.dataset import Dataset, build_dataset, check_integer
 from tism.study.data.download import data_root, fetch
 
 GENOME = "yeast/Saccharomyces_cerevisiae.R64-1-1.dna.toplevel.fa.gz"
@@ -43,7 +43,9 @@ def load_yeast(*, length: int = 251, flank: int = 10, n_tasks: int = 81) -> Data
     Raises ValueError for a length below 31, a negative flank, or an `n_tasks` beyond the table.
     """
     tasks = task_table()["factor"].tolist()
-    _check_sizes(length, flank, n_tasks, len(tasks))
+    check_integer("length", length, SHARED_WORD)
+    check_integer("flank", flank, 0)
+    check_integer("n_tasks", n_tasks, 1, len(tasks))
     tasks = tasks[:n_tasks]
     genome = load_genome()
     summits = load_summits(tasks, {name: codes.size for name, codes in genome.items()})
@@ -223,12 +225,3 @@ def canonical_words(sequences: np.ndarray, size: int = SHARED_WORD) -> np.ndarra
     words = np.minimum(forward, reverse)
     words[has_n] = NO_WORD
     return words
-
-
-def _check_sizes(length: int, flank: int, n_tasks: int, most: int) -> None:
-    if length < SHARED_WORD:
-        raise ValueError(f"length must be at least {SHARED_WORD} bp; got {length}")
-    if flank < 0:
-        raise ValueError(f"flank must be at least 0 bp; got {flank}")
-    if not 1 <= n_tasks <= most:
-        raise ValueError(f"n_tasks must be between 1 and {most}; got {n_tasks}")
