@@ -105,10 +105,9 @@ def reliability(
     window = select_positions(start, stop, one_hot.shape[2])
     stretch = one_hot[..., start:stop].cpu()
     m, generator = _checked_m(m, stretch), torch.Generator().manual_seed(checked_seed(seed))
-    lent = {"args": args, "autocast": autocast}
-    same = {"start": start, "stop": stop, "output_fn": output_fn, "device": device, **lent}
-    base = tism(model, one_hot, tasks, **same, batch_size=batch_size)
-    with evaluating(model, output_fn, device, n=len(one_hot), **lent) as predict, torch.no_grad():
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    base = tism(model, one_hot, tasks, start=start, stop=stop, batch_size=batch_size, **lent)
+    with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
         plan = plan_of_engine(engine, predict, one_hot, window, len(one_hot) * m, batch_size)
         exact = ExactEffects(predict, one_hot, tasks, window, plan, batch_size)
         r = _assess_all(exact, base, m, generator, progress)

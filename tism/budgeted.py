@@ -84,37 +84,32 @@ def budgeted_ism(
 ) -> Budgeted:
     """ISM estimated from `m` exact substitutions of each sequence and a first estimate of the rest.
 
-    The substitutions with the largest estimates are run, in a few rounds. What each round finds
-    rescales and shifts the estimates of the others, which choose the next round. All tasks share
-    the exact substitutions, chosen by their share of each task's sum of squares.
+    The substitutions with the largest estimates are run in a few rounds, which rescale and shift
+    the estimates of the others. All tasks share them, by their share of a task's sum of squares.
 
     m : exact substitutions of a sequence, from 0 (the base itself) to all of them (ISM)
-    base : "tism", or any first estimate, (n, n_tasks, 4, length), such as that of `layerwise_tism`,
-        or of a cheaper model where this one has no gradient
+    base : "tism", or any estimate, (n, n_tasks, 4, length), such as that of `layerwise_tism` or,
+        where the model has no gradient, of a cheaper model
 
-    Other arguments, warnings and errors as in `tism.ism`. Costs the base and m substitutions a
-    sequence.
+    Others, warnings and errors as in `tism.ism`. Costs the base and m substitutions a sequence.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
-    >>> result = tism.budgeted_ism(model, tism.one_hot_encode("ACGTACGT"), 0, m=3)
-    >>> result.estimate.shape, int(result.exact.sum()) - 8
-    (torch.Size([1, 1, 4, 8]), 3)
+    >>> int(tism.budgeted_ism(model, tism.one_hot_encode("ACGTACGT"), 0, m=3).exact.sum()) - 8
+    3
     """
     one_hot = validate_one_hot(one_hot)
     window = select_positions(start, stop, one_hot.shape[2])
-    lent = {"args": args, "autocast": autocast}
-    same = {"start": start, "stop": stop, "output_fn": output_fn, "device": device, **lent}
-    same["batch_size"] = batch_size
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    same = {"start": start, "stop": stop, "batch_size": batch_size, **lent}
     if _is_everything(m, one_hot[..., start:stop]):
         return _as_budgeted(ism(model, one_hot, tasks, engine=engine, **same, progress=progress))
     from_tism = isinstance(base, str) and base == "tism"
-    if from_tism:
-        base = tism(model, one_hot, tasks, **same)
-    with evaluating(model, output_fn, device, n=len(one_hot), **lent) as predict, torch.no_grad():
+    taylor = tism(model, one_hot, tasks, **same) if from_tism else None
+    with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
         plan = plan_of_engine(engine, predict, one_hot, window, len(one_hot) * m, batch_size)
         exact = ExactEffects(predict, one_hot, tasks, window, plan, batch_size)
-        base = base if from_tism else _checked_base(base, exact)
+        base = _checked_base(base, exact) if taylor is None else taylor
         return estimate_all(exact, base, m, progress=progress)
 
 

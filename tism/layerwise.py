@@ -63,17 +63,16 @@ def layerwise_tism(
 ) -> Tensor:
     """Taylor expansion at a hidden layer h: gradient at h times the exact change of h.
 
-    For the substitution of base b at position l, with h the activations of the sequence x:
-    sum over h of df/dh(x) * (h(x with b at l) - h(x)). Layers before h are exact, layers behind it
-    are linear. Depth 0, the input, is TISM and the last depth, the output, is ISM. One gradient at
-    h serves all substitutions of a task, and the change of h serves all tasks.
+    For base b at position l, with h the activations of the sequence x: sum over h of
+    df/dh(x) * (h(x with b at l) - h(x)). Layers before h are exact, layers behind it are linear:
+    depth 0, the input, is TISM and the last depth, the output, is ISM.
 
     depth : number or name of a layer in `depths`; a module's name stands for its last layer, and
         negative numbers count from the output
 
-    Other arguments, warnings and the result are those of `tism.ism`. Costs one forward and n_tasks
-    backward passes, and the share of windowed ISM that lies before h. Raises ValueError if `depth`
-    does not exist, naming those that do, or if the model cannot be traced, with the remedy.
+    Others, warnings and result as in `tism.ism`. Costs one gradient of each task and the share of
+    windowed ISM that lies before h. ValueError names the depths there are if this one does not
+    exist, and the remedy if the model cannot be traced.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -84,14 +83,12 @@ def layerwise_tism(
     if isinstance(depth, bool) or not isinstance(depth, int | str):
         raise TypeError(f"depth must be an int or the name of a layer, got {depth!r}")
     window = select_positions(start, stop, one_hot.shape[2])
-    lent = {"args": args, "autocast": autocast}
-    same = {"start": start, "stop": stop, "output_fn": output_fn, "device": device, **lent}
-    same |= {"batch_size": batch_size, "progress": progress}
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    same = {"start": start, "stop": stop, "batch_size": batch_size, "progress": progress, **lent}
     if depth == -1:
         return ism(model, one_hot, tasks, **same)
     if depth not in ("input", 0):
-        lent["n"] = len(one_hot)
-        with evaluating(model, output_fn, device, **lent) as predict, following():
+        with evaluating(model, n=len(one_hot), **lent) as predict, following():
             stage = find_stage(stages(predict, one_hot[:1]), depth)
             if stage.call >= 0:
                 return _layerwise(predict, one_hot, tasks, window, stage, batch_size, progress)
