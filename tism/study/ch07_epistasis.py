@@ -33,7 +33,6 @@ from tism.study.scores import Scores, fingerprint, score_regions, scored_rows
 from tism.study.statistics import interval
 
 REACHES = (5, 10, 20, 40)  # bp between two positions
-_WEAKEST = 0.25  # affinity of a site at the threshold, as in the simulation
 _ALIKE = 4  # positions next to each other by |ISM|
 _SHARE_INTERACTING = 0.1  # of the positions, by double mutants
 _DISCORDANCE, _EFFECT = "discordance", "|ISM|"
@@ -99,7 +98,7 @@ def paired_regions(truth: Truth, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
     """
     size = np.abs(truth.site_effects) * truth.paired[:, None]
     region = truth.sites["region"].to_numpy()
-    total = np.zeros((truth.config.n_regions, size.shape[1]))
+    total = np.zeros((len(truth.noiseless), size.shape[1]))
     np.add.at(total, region, size)
     has_pair, has_other = (np.isin(rows, region[which]) for which in (truth.paired, ~truth.paired))
     rows = rows[has_pair & has_other]
@@ -345,7 +344,7 @@ def describe_maps(
     single = exact.gather(1, strongest(exact)[:, None])[:, 0]
     sequences = scores.one_hot[regions].argmax(1).numpy().astype(np.uint8)
     known = read_motifs(file="motifs_yeast.csv" if data.name == "yeast" else "motifs.csv")
-    sites = find_sites(sequences, known, _WEAKEST)
+    sites = find_sites(sequences, known)
     near = reach_table({str(i): m[None] for i, m in enumerate(maps)}).query("reach == 10")
     rows = []
     for i, (region, task) in enumerate(zip(regions, tasks, strict=True)):

@@ -9,7 +9,6 @@ function of the sequence, `Truth.response`, which can be evaluated for any mutan
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +63,24 @@ COOPERATIVE = (
     ("CEBPA", "FOS::JUN"), ("Stat5a", "TBX21"),
 )  # fmt: skip
 COMPETING = (("Spi1", "ETS1"), ("Stat5a", "BCL6"), ("CEBPA", "POU2F2"), ("Gata3", "GFI1"))
+# Sequences
+GC_MEAN, GC_SPREAD = 0.47, 0.07  # mean and standard deviation of the regions' GC content
+EMPTY = 0.1  # share of regions into which nothing is planted
+N_SITES = 4.0  # mean number of single sites that are planted into the others, at least one each
+PAIRED = 0.6  # share of the others that also receive two motifs of a pair
+# Effects of a factor in logits of accessibility, at affinity 1
+EFFECT = (1.0, 1.8)  # range where the factor is switched on
+ELSEWHERE = 0.15  # share of it where the factor is not switched on
+DRIFT = 0.25  # on every branch of the tree the effect is multiplied by a log-normal of this spread,
+SWITCH = 0.08  # and redrawn between 0 and its full size with this probability
+# Pairs of sites
+COOPERATIVE_GAP = (0, 15)  # fewest and most bases between two cooperating sites
+BOOST = 0.8  # their extra effect, as a share of the mean of their effects
+COMPETING_GAP = 6  # most bases between two competing sites, which may overlap
+MASK = 0.6  # share of its effect that the weaker of two competing sites loses
+# Accessibility
+BASELINE, CEILING = -4.5, 150.0  # logit without sites; upper limit
+NOISE_SHARED, NOISE_TASK = 0.7, 0.6  # of log2 accessibility, shared by all tasks and of each task
 # Regions a chromosome: the paper's numbers of held-out regions of chr8, chr11 and chr19, and the
 # other 244,103 of 286,000 in proportion to the lengths of mm10's chromosomes (in Mb).
 _HELD_OUT_REGIONS = {"chr8": 16_619, "chr11": 16_120, "chr19": 9_158}
@@ -72,79 +89,6 @@ _MEGABASES = {
     "chr7": 145.4, "chr9": 124.6, "chr10": 130.7, "chr12": 120.1, "chr13": 120.4, "chr14": 124.9,
     "chr15": 104.0, "chr16": 98.2, "chr17": 95.0, "chr18": 90.7,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SimulationConfig:
-    """The settings of a simulated data set, which determine it together with `data/motifs.csv`.
-
-    n_regions, n_tasks, length, flank : the shape
-    seed : of every random choice; a task's effects are the same for any n_regions and n_tasks
-    gc_mean, gc_spread : mean and standard deviation of the regions' GC content
-    empty : share of regions into which nothing is planted
-    sites : mean number of single sites planted into the others (at least one)
-    pairs : share of the others that also receive one interacting pair
-    p_value : chance that a window of uniform random bases is a site, for every motif
-    weakest : affinity of a site at that threshold; the consensus has 1
-    effect : (low, high) of a factor's effect at affinity 1 where it is switched on, in logits
-    elsewhere : share of that effect where the factor is not switched on
-    drift, switch : on every branch of the tree a factor's effect is multiplied by a log-normal of
-        this standard deviation, and redrawn between 0 and its full size with this probability
-    cooperative_gap : (fewest, most) bases between two cooperating sites
-    boost : their extra effect, as a share of the mean of their effects
-    competing_gap : most bases between two competing sites; overlap is negative
-    mask : share of its effect that the weaker of two competing sites loses
-    baseline : logit of the accessibility of a region without sites
-    ceiling : upper limit of accessibility
-    noise_shared, noise_task : standard deviations of the noise in log2 accessibility that all tasks
-        of a region share, and of the noise that each task has for itself
-    """
-
-    n_regions: int = 20_000
-    n_tasks: int = 30
-    length: int = 251
-    flank: int = 10
-    seed: int = 0
-    gc_mean: float = 0.47
-    gc_spread: float = 0.07
-    empty: float = 0.1
-    sites: float = 4.0
-    pairs: float = 0.6
-    p_value: float = 1e-4
-    weakest: float = 0.25
-    effect: tuple[float, float] = (1.0, 1.8)
-    elsewhere: float = 0.15
-    drift: float = 0.25
-    switch: float = 0.08
-    cooperative_gap: tuple[int, int] = (0, 15)
-    boost: float = 0.8
-    competing_gap: int = 6
-    mask: float = 0.6
-    baseline: float = -4.5
-    ceiling: float = 150.0
-    noise_shared: float = 0.7
-    noise_task: float = 0.6
-
-    def __post_init__(self) -> None:
-        check_integer("n_tasks", self.n_tasks, 1, len(CELL_TYPES))
-        for name, least in {"n_regions": 50, "length": 1, "flank": 0, "seed": 0}.items():
-            check_integer(name, getattr(self, name), least)
-        for name in ("empty", "pairs", "p_value", "weakest", "elsewhere", "switch"):
-            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("sites", "drift", "noise_shared", "noise_task", "boost", "competing_gap"):
-            self._check(name, 0 <= getattr(self, name) < np.inf, "finite and not negative")
-        for name in ("effect", "cooperative_gap"):
-            low, high = getattr(self, name)
-            self._check(name, 0 <= low <= high < np.inf, "two numbers, the smaller first")
-        self._check("mask", 0 <= self.mask < 1, "at least 0 and below 1")
-        self._check("gc_mean", 0 < self.gc_mean < 1, "between 0 and 1")
-        most = np.sqrt(self.gc_mean * (1 - self.gc_mean))
-        self._check("gc_spread", 0 < self.gc_spread < most, f"above 0 and below {most:.2f}")
-        self._check("ceiling", 0 < self.ceiling < np.inf, "finite and above 0")
-
-    def _check(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise ValueError(f"{name} must be {wanted}; got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -163,7 +107,6 @@ class Truth:
     noiseless : (n, n_tasks) targets without noise
     """
 
-    config: SimulationConfig
     motifs: list[Motif]
     effects: np.ndarray
     sites: pd.DataFrame = field(repr=False)
@@ -193,30 +136,40 @@ class Truth:
         sequences = np.asarray(sequences)
         if sequences.ndim != 2 or not np.isin(sequences, range(NOT_A_BASE + 1)).all():
             raise ValueError("sequences must be (n, length) base indices from 0 to 4")
-        sites = find_sites(sequences, self.motifs, self.config.weakest)
-        pairs = find_pairs(sites, self.motif_names, self.config)
-        inputs = _Inputs(sites, pairs, self.motif_names, self.effects, self.config)
-        return _target(inputs.total(len(sequences)), self.config)
+        sites = find_sites(sequences, self.motifs)
+        pairs = find_pairs(sites, self.motif_names)
+        inputs = _Inputs(sites, pairs, self.motif_names, self.effects)
+        return _target(inputs.total(len(sequences)))
 
 
-def simulate(n_regions: int = 20_000, n_tasks: int = 30, **options: Any) -> Dataset:
+def simulate(
+    n_regions: int = 20_000,
+    n_tasks: int = 30,
+    *,
+    length: int = 251,
+    flank: int = 10,
+    seed: int = 0,
+) -> Dataset:
     """Regions, their targets in log2(x + 2) of accessibility, and the truth behind them.
 
     Regions lie on pseudo-chromosomes in ImmGen's proportions: chr19 is the test set, chr8 and chr11
-    are the validation set, and no two regions overlap. The same arguments give the same data set.
-
-    options : further settings of `SimulationConfig`, which raises ValueError for senseless ones
+    are the validation set, and no two regions overlap. The same arguments give the same data set; a
+    task has the same effects for any number of regions and tasks.
     """
-    config = SimulationConfig(n_regions, n_tasks, **options)
-    motifs = read_motifs(config.p_value)
-    _check_room(motifs, config)
+    motifs = read_motifs()
+    widest = max(motif.width for motif in motifs)
+    room = 2 * widest + 2 * max(COOPERATIVE_GAP[1], COMPETING_GAP) + 1  # for any pair, twice as far
+    check_integer("n_tasks", n_tasks, 1, len(CELL_TYPES))
+    least = {"n_regions": (n_regions, 50), "length": (length, room), "flank": (flank, 0)}
+    for name, (value, low) in {**least, "seed": (seed, 0)}.items():
+        check_integer(name, value, low)
     tasks = sorted(list(CELL_TYPES)[:n_tasks], key=lambda task: (CELL_TYPES[task], task))
-    sequences, plants = _sequences(motifs, config)
-    window = sequences[:, config.flank : config.flank + config.length]
-    truth = _truth(window, plants, motifs, tasks, config)
-    targets = _measure(truth.noiseless, config)
-    described = {"tasks": tasks, "flank": config.flank, "notes": _notes(truth), "truth": truth}
-    return build_dataset("simulated", sequences, targets, _regions(config), **described)
+    sequences, plants = _sequences(motifs, n_regions, length, flank, seed)
+    truth = _truth(sequences[:, flank : flank + length], plants, motifs, tasks, seed)
+    targets = _measure(truth.noiseless, seed)
+    others = {"tasks": tasks, "flank": flank, "notes": _notes(truth), "truth": truth}
+    regions = _regions(n_regions, length, flank)
+    return build_dataset("simulated", sequences, targets, regions, **others)
 
 
 def _truth(
@@ -224,40 +177,29 @@ def _truth(
     plants: pd.DataFrame,
     motifs: list[Motif],
     tasks: list[str],
-    config: SimulationConfig,
+    seed: int,
 ) -> Truth:
     names = [motif.name for motif in motifs]
-    effects = _effects(names, tasks, config)
-    sites = find_sites(window, motifs, config.weakest)
-    pairs = find_pairs(sites, names, config)
+    effects = _effects(names, tasks, seed)
+    sites = find_sites(window, motifs)
+    pairs = find_pairs(sites, names)
     sites["planted"] = _keys(sites).isin(_keys(plants))
-    inputs = _Inputs(sites, pairs, names, effects, config)
+    inputs = _Inputs(sites, pairs, names, effects)
     logit = inputs.total(len(window))
     with_site = logit[sites["region"]]
     return Truth(
-        config=config,
         motifs=motifs,
         effects=effects,
         sites=sites,
         pairs=pairs,
         decoys=plants[~_keys(plants).isin(_keys(sites))].reset_index(drop=True),
-        site_effects=_target(with_site, config) - _target(with_site + inputs.removal(), config),
+        site_effects=_target(with_site) - _target(with_site + inputs.removal()),
         important=_important(sites, motifs, window.shape),
-        noiseless=_target(logit, config),
+        noiseless=_target(logit),
     )
 
 
-def _check_room(motifs: list[Motif], config: SimulationConfig) -> None:
-    reach = max(config.cooperative_gap[1], config.competing_gap)
-    least = 2 * max(motif.width for motif in motifs) + 2 * reach + 1
-    if config.length < least:
-        raise ValueError(
-            f"length must be at least {least}, to hold two sites and twice the reach of a pair; "
-            f"got {config.length}"
-        )
-
-
-def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) -> pd.DataFrame:
+def find_pairs(sites: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """The pairs of `Truth.pairs` among sites sorted by region and start."""
     kinds = np.full((len(names), len(names)), "", dtype="<U11")
     for kind, couples in (("cooperative", COOPERATIVE), ("competing", COMPETING)):
@@ -265,13 +207,13 @@ def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) 
             kinds[names.index(a), names.index(b)] = kinds[names.index(b), names.index(a)] = kind
     motif = pd.Index(names).get_indexer(sites["motif"])
     start, end, affinity = (sites[c].to_numpy() for c in ("start", "end", "affinity"))
-    reach = max(config.cooperative_gap[1], config.competing_gap)
+    reach = max(COOPERATIVE_GAP[1], COMPETING_GAP)
     first, second = neighbours(sites["region"].to_numpy(), start, end - start + reach)
     spacing = start[second] - end[first]
     kind = kinds[motif[first], motif[second]]
-    low, high = config.cooperative_gap
+    low, high = COOPERATIVE_GAP
     cooperate = (kind == "cooperative") & (spacing >= low) & (spacing <= high)
-    keep = cooperate | ((kind == "competing") & (spacing <= config.competing_gap))
+    keep = cooperate | ((kind == "competing") & (spacing <= COMPETING_GAP))
     first, second, spacing, kind = (x[keep] for x in (first, second, spacing, kind))
     tie = affinity[first] == affinity[second]
     stronger = np.where(tie, motif[first] < motif[second], affinity[first] > affinity[second])
@@ -291,8 +233,8 @@ def find_pairs(sites: pd.DataFrame, names: list[str], config: SimulationConfig) 
 class _Inputs:
     """The contributions of sites and pairs to the logit of accessibility, in every task."""
 
-    def __init__(self, sites, pairs, names, effects, config):
-        self.config, self.region = config, sites["region"].to_numpy()
+    def __init__(self, sites, pairs, names, effects):
+        self.region = sites["region"].to_numpy()
         competing = pairs[pairs["kind"] == "competing"]
         self.masked = competing["masked"].to_numpy()
         first, second = competing["first"].to_numpy(), competing["second"].to_numpy()
@@ -302,14 +244,14 @@ class _Inputs:
         affinity = sites["affinity"].to_numpy()
         effect = effects[pd.Index(names).get_indexer(sites["motif"])]
         maskers = np.bincount(self.masked, minlength=len(sites))
-        self.single = (affinity * (1 - config.mask) ** maskers)[:, None] * effect
+        self.single = (affinity * (1 - MASK) ** maskers)[:, None] * effect
         both = np.minimum(affinity[self.first], affinity[self.second])[:, None]
         mean = (effect[self.first] + effect[self.second]) / 2
-        self.extra = config.boost * both * np.maximum(mean, 0)
+        self.extra = BOOST * both * np.maximum(mean, 0)
 
     def total(self, n: int) -> np.ndarray:
         """(n, n_tasks) logit of accessibility of every region."""
-        logit = np.full((n, self.single.shape[1]), self.config.baseline)
+        logit = np.full((n, self.single.shape[1]), BASELINE)
         np.add.at(logit, self.region, self.single)
         np.add.at(logit, self.region[self.first], self.extra)
         return logit
@@ -319,94 +261,94 @@ class _Inputs:
         change = -self.single
         np.add.at(change, self.first, -self.extra)
         np.add.at(change, self.second, -self.extra)
-        regained = self.single[self.masked] * (1 / (1 - self.config.mask) - 1)
+        regained = self.single[self.masked] * (1 / (1 - MASK) - 1)
         np.add.at(change, self.masking, regained)
         return change
 
 
-def _target(logit: np.ndarray, config: SimulationConfig) -> np.ndarray:
+def _target(logit: np.ndarray) -> np.ndarray:
     """log2(x + 2) of an accessibility x that saturates at the ceiling."""
-    return np.log2(config.ceiling * expit(logit) + 2).astype(np.float32)
+    return np.log2(CEILING * expit(logit) + 2).astype(np.float32)
 
 
-def _measure(noiseless: np.ndarray, config: SimulationConfig) -> np.ndarray:
+def _measure(noiseless: np.ndarray, seed: int) -> np.ndarray:
     """The targets with log-normal noise on x, part of it shared by all tasks of a region."""
-    rng = np.random.default_rng([config.seed, 2])
-    noise = rng.normal(0, config.noise_shared, (len(noiseless), 1))
-    noise = noise + rng.normal(0, config.noise_task, noiseless.shape)
+    rng = np.random.default_rng([seed, 2])
+    noise = rng.normal(0, NOISE_SHARED, (len(noiseless), 1))
+    noise = noise + rng.normal(0, NOISE_TASK, noiseless.shape)
     accessibility = np.maximum(2.0 ** noiseless.astype(np.float64) - 2, 0)
     return np.log2(accessibility * 2.0**noise + 2).astype(np.float32)
 
 
-def _effects(names: list[str], tasks: list[str], config: SimulationConfig) -> np.ndarray:
+def _effects(names: list[str], tasks: list[str], seed: int) -> np.ndarray:
     """(n_motifs, n_tasks) effects handed down the lineage tree, with changes on every branch.
 
     All cell types are drawn, used or not: a task has the same effects in a set of any size.
     """
-    rng = np.random.default_rng([config.seed, 0])
-    size = rng.uniform(*config.effect, len(names))
-    nodes = {"": np.where(["" in ACTIVE_IN[name] for name in names], 1, config.elsewhere) * size}
+    rng = np.random.default_rng([seed, 0])
+    size = rng.uniform(*EFFECT, len(names))
+    nodes = {"": np.where(["" in ACTIVE_IN[name] for name in names], 1, ELSEWHERE) * size}
     for task, lineage in CELL_TYPES.items():
         steps = [*lineage.split("/"), task]
         for depth in range(1, len(steps) + 1):
             node, parent = "/".join(steps[:depth]), "/".join(steps[: depth - 1])
             if node not in nodes:
-                nodes[node] = _branch(nodes[parent], node, names, size, rng, config)
+                nodes[node] = _branch(nodes[parent], node, names, size, rng)
     sign = np.where(np.isin(names, REPRESSORS), -1, 1)
     leaves = [nodes[f"{CELL_TYPES[task]}/{task}"] for task in tasks]
     return sign[:, None] * np.stack(leaves, 1)
 
 
-def _branch(parent, node, names, size, rng, config) -> np.ndarray:
+def _branch(parent, node, names, size, rng) -> np.ndarray:
     """Sizes of the motifs' effects at a node, from those at its parent."""
-    factor = np.exp(rng.normal(0, config.drift, len(names)))
-    redrawn = rng.random(len(names)) < config.switch
+    factor = np.exp(rng.normal(0, DRIFT, len(names)))
+    redrawn = rng.random(len(names)) < SWITCH
     fresh = size * rng.random(len(names))
     inherited = np.where(redrawn, fresh, parent * factor)
     starts = np.array([node in ACTIVE_IN[name] for name in names])
     return np.where(starts, size, inherited)
 
 
-def _sequences(motifs: list[Motif], config: SimulationConfig) -> tuple[np.ndarray, pd.DataFrame]:
+def _sequences(
+    motifs: list[Motif], n_regions: int, length: int, flank: int, seed: int
+) -> tuple[np.ndarray, pd.DataFrame]:
     """Background with planted sites, (n, length + 2 flank), and what was planted where."""
-    rng = np.random.default_rng([config.seed, 1])
-    shape = (config.n_regions, config.length + 2 * config.flank)
-    weight = config.gc_mean * (1 - config.gc_mean) / config.gc_spread**2 - 1
-    gc = rng.beta(config.gc_mean * weight, (1 - config.gc_mean) * weight, (config.n_regions, 1))
+    rng = np.random.default_rng([seed, 1])
+    shape = (n_regions, length + 2 * flank)
+    weight = GC_MEAN * (1 - GC_MEAN) / GC_SPREAD**2 - 1
+    gc = rng.beta(GC_MEAN * weight, (1 - GC_MEAN) * weight, (n_regions, 1))
     strong, second = rng.random(shape) < gc, rng.random(shape) < 0.5
     sequences = np.where(strong, np.where(second, 1, 2), np.where(second, 0, 3)).astype(np.uint8)
-    filled = np.flatnonzero(rng.random(config.n_regions) >= config.empty)
+    filled = np.flatnonzero(rng.random(n_regions) >= EMPTY)
     plants = pd.concat(
-        [_single_plants(filled, motifs, rng, config), _pair_plants(filled, motifs, rng, config)],
+        [_single_plants(filled, motifs, rng, length), _pair_plants(filled, motifs, rng, length)],
         ignore_index=True,
     )
-    _plant(sequences, plants, motifs, rng, config.flank)
+    _plant(sequences, plants, motifs, rng, flank)
     plants["motif"] = np.array([motif.name for motif in motifs])[plants["motif"]]
     return sequences, plants
 
 
-def _single_plants(filled, motifs, rng, config) -> pd.DataFrame:
-    count = 1 + rng.poisson(max(config.sites - 1, 0), len(filled))
+def _single_plants(filled, motifs, rng, length) -> pd.DataFrame:
+    count = 1 + rng.poisson(max(N_SITES - 1, 0), len(filled))
     region = np.repeat(filled, count)
     motif = rng.integers(len(motifs), size=len(region))
     width = np.array([m.width for m in motifs])[motif]
-    start = rng.integers(config.length - width + 1)
+    start = rng.integers(length - width + 1)
     return _plants(region, motif, start, width, rng)
 
 
-def _pair_plants(filled, motifs, rng, config) -> pd.DataFrame:
+def _pair_plants(filled, motifs, rng, length) -> pd.DataFrame:
     """Pairs that can interact, half of them further apart than they do."""
     names = [motif.name for motif in motifs]
     couples = np.array([[names.index(a), names.index(b)] for a, b in COOPERATIVE + COMPETING])
-    reach = np.repeat(
-        [config.cooperative_gap[1], config.competing_gap], [len(COOPERATIVE), len(COMPETING)]
-    )
-    region = filled[rng.random(len(filled)) < config.pairs]
+    reach = np.repeat([COOPERATIVE_GAP[1], COMPETING_GAP], [len(COOPERATIVE), len(COMPETING)])
+    region = filled[rng.random(len(filled)) < PAIRED]
     which = rng.integers(len(couples), size=len(region))
     motif = rng.permuted(couples[which], axis=1)
     width = np.array([m.width for m in motifs])[motif]
     gap = rng.integers(2 * reach[which] + 2)
-    left = rng.integers(config.length - width.sum(1) - gap + 1)
+    left = rng.integers(length - width.sum(1) - gap + 1)
     start = np.stack([left, left + width[:, 0] + gap], 1)
     return _plants(np.repeat(region, 2), motif.ravel(), start.ravel(), width.ravel(), rng)
 
@@ -451,23 +393,23 @@ def _important(sites: pd.DataFrame, motifs: list[Motif], shape) -> np.ndarray:
     return mask
 
 
-def _regions(config: SimulationConfig) -> pd.DataFrame:
+def _regions(n_regions: int, length: int, flank: int) -> pd.DataFrame:
     scale = 244_103 / sum(_MEGABASES.values())
     weights = {**{c: size * scale for c, size in _MEGABASES.items()}, **_HELD_OUT_REGIONS}
     chromosomes = sorted(weights, key=lambda chrom: int(chrom[3:]))
     share = np.cumsum([weights[c] for c in chromosomes]) / sum(weights.values())
     # Rounding the cumulative share keeps every chromosome within one region of its quota.
-    count = np.diff(np.round(share * config.n_regions).astype(int), prepend=0)
+    count = np.diff(np.round(share * n_regions).astype(int), prepend=0)
     chrom = np.repeat(chromosomes, count)
     order = np.concatenate([np.arange(c) for c in count])
-    start = (order + 1) * 2 * (config.length + 2 * config.flank)
+    start = (order + 1) * 2 * (length + 2 * flank)
     return pd.DataFrame(
         {
-            "name": [f"sim_{k}" for k in range(config.n_regions)],
+            "name": [f"sim_{k}" for k in range(n_regions)],
             "chrom": chrom,
             "start": start,
-            "end": start + config.length,
-            "locus": np.arange(config.n_regions),
+            "end": start + length,
+            "locus": np.arange(n_regions),
             "split": pd.Series(chrom).map(HELD_OUT).fillna("train"),
         }
     )
@@ -481,5 +423,5 @@ def _notes(truth: Truth) -> dict[str, int]:
         "planted sites that came out too weak, or were overwritten": len(truth.decoys),
         "pairs of sites that strengthen each other": int((pairs["kind"] == "cooperative").sum()),
         "pairs of sites of which one masks the other": int((pairs["kind"] == "competing").sum()),
-        "regions without any site": truth.config.n_regions - sites["region"].nunique(),
+        "regions without any site": len(truth.noiseless) - sites["region"].nunique(),
     }

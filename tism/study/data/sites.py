@@ -11,6 +11,8 @@ import torch
 from tism.sequence import NOT_A_BASE, one_hot_from_indices
 from tism.study.data.download import data_root
 
+P_VALUE = 1e-4  # chance that a window of uniform random bases is a site, for every motif
+WEAKEST = 0.25  # affinity of a site at that threshold; the consensus has 1
 SCORE_OF_N = -100_000  # no window with an N is a site
 
 
@@ -46,7 +48,7 @@ class Motif:
         return (self.probabilities * np.log2(4 * self.probabilities)).sum(0)
 
 
-def read_motifs(p_value: float = 1e-4, file: str = "motifs.csv") -> list[Motif]:
+def read_motifs(file: str = "motifs.csv") -> list[Motif]:
     """The matrices of a table in `data`, with a pseudocount of 0.2 a base."""
     table = pd.read_csv(data_root() / file)
     motifs = []
@@ -54,12 +56,12 @@ def read_motifs(p_value: float = 1e-4, file: str = "motifs.csv") -> list[Motif]:
         counts = rows.sort_values("position")[list("ACGT")].to_numpy(float).T + 0.2
         probabilities = counts / counts.sum(0)
         scores = np.round(100 * np.log2(4 * probabilities)).astype(np.int64)
-        motifs.append(Motif(name, matrix_id, probabilities, scores, _threshold(scores, p_value)))
+        motifs.append(Motif(name, matrix_id, probabilities, scores, _threshold(scores)))
     return motifs
 
 
-def _threshold(scores: np.ndarray, p_value: float) -> int:
-    """Least score that uniform random bases reach with at most `p_value`, or the best score."""
+def _threshold(scores: np.ndarray) -> int:
+    """Least score that uniform random bases reach with at most `P_VALUE`, or the best score."""
     lowest = scores.min(0)
     chance = np.ones(1)
     for column, low in zip(scores.T, lowest, strict=True):
@@ -69,12 +71,12 @@ def _threshold(scores: np.ndarray, p_value: float) -> int:
         chance = wider
     reached = chance[::-1].cumsum()[::-1]
     # A rounding error in a sum of probabilities must not move the threshold.
-    first = np.flatnonzero(reached <= p_value * (1 + 1e-9))
+    first = np.flatnonzero(reached <= P_VALUE * (1 + 1e-9))
     top = len(chance) - 1
     return int(lowest.sum() + min(first[0] if len(first) else top, top))
 
 
-def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd.DataFrame:
+def find_sites(sequences: np.ndarray, motifs: list[Motif]) -> pd.DataFrame:
     """Sites of every motif on both strands; of overlapping sites of one motif, only the best.
 
     Of two equally good sites the one nearer to the middle is taken, so that a sequence and its
@@ -99,7 +101,7 @@ def find_sites(sequences: np.ndarray, motifs: list[Motif], weakest: float) -> pd
     keep = np.setdiff1d(np.arange(len(start)), worse)
     keep = keep[np.lexsort((motif[keep], start[keep], region[keep]))]
     room = np.maximum(best - thresholds, 1)
-    affinity = 1 - (1 - weakest) * (best[motif] - score) / room[motif]
+    affinity = 1 - (1 - WEAKEST) * (best[motif] - score) / room[motif]
     return pd.DataFrame(
         {
             "region": region[keep],
