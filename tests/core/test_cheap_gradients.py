@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism import input_gradient
-from tism.engine.cheap_gradients import CheapBackward
+from tism.engine.cheap_gradients import CheapBackward, uncompiled
 
 
 def gradients(model, x: Tensor, tasks: int = 2) -> tuple[Tensor, Tensor]:
@@ -101,13 +100,61 @@ def test_parameters_that_are_trained_keep_their_gradients(x):
         torch.testing.assert_close(got, true)
 
 
-def test_a_model_that_changes_a_slice_in_place(x):
-    class InPlace(nn.Module):
-        def forward(self, x):
-            x = x * 2
-            x[:, :, 1::3].sin_()
-            return x.flatten(1)[:, :30] ** 2
+WEIGHT = torch.ones(2, 4, 3, dtype=torch.float64)
+STATISTICS = torch.ones(4, dtype=torch.float64)
 
-    one_hot = F.one_hot(x.argmax(1), 4).mT.double()
-    jacobian = torch.autograd.functional.jacobian(lambda x: InPlace()(x[None])[0], one_hot[0])
-    torch.testing.assert_close(input_gradient(InPlace(), one_hot)[0], jacobian)
+
+@pytest.mark.parametrize(
+    ("function", "node"),
+    [
+        (lambda x: F.gelu(input=x, approximate="tanh"), "_SmoothBackward"),
+        (lambda x: F.silu(input=x), "_SmoothBackward"),
+        (lambda x: F.mish(x, inplace=False), "_SmoothBackward"),
+        (lambda x: F.softplus(x, 1.0, threshold=9), "_SmoothBackward"),
+        (lambda x: torch.maximum(input=x, other=x), "_MaximumBackward"),
+        (lambda x: x.maximum(other=x), "_MaximumBackward"),
+        (lambda x: F.pad(input=x, pad=(0, 0), mode="replicate"), "CloneBackward0"),
+        (lambda x: x[:, :, 2::5], "_EveryNthBackward"),
+        (lambda x: F.conv1d(weight=WEIGHT, input=x, padding=1), "_FewChannelsBackward"),
+        (lambda x: F.conv1d(x, nn.Parameter(WEIGHT, False)), "_FewChannelsBackward"),
+        (lambda x: F.batch_norm(x, running_var=STATISTICS, running_mean=STATISTICS), "Addcmul"),
+    ],
+)
+def test_cheap_functions_are_used_however_they_are_called(x, function, node):
+    with CheapBackward(repeated=True):
+        assert function(x.requires_grad_()).grad_fn.name().startswith(node)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.silu(x * 1, True),
+        lambda x: F.gelu(x.bfloat16()),
+        lambda x: torch.maximum(x, x.float()),
+        lambda x: x[:, :, 1:9:2],
+        lambda x: F.conv1d(x, nn.Parameter(WEIGHT)),
+        lambda x: F.batch_norm(x, STATISTICS, STATISTICS, nn.Parameter(STATISTICS)),
+        lambda x: torch.batch_norm(
+            x, STATISTICS, STATISTICS, STATISTICS, STATISTICS, False, 0.1, 1e-5, False
+        ),
+        lambda x: F.conv1d(x.float(), WEIGHT.float()).double(),
+    ],
+)
+def test_where_torch_is_needed_it_is_used(x, function):
+    with CheapBackward(repeated=True), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not function(x.requires_grad_()).grad_fn.name().startswith(("_", "Addcmul"))
+
+
+def test_a_slope_that_was_kept_is_not_differentiated_again(x):
+    x.requires_grad_()
+    with CheapBackward(repeated=True):
+        y = F.gelu(x).sum()
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        torch.autograd.grad(y, x, create_graph=True)
+
+
+def test_functions_of_a_compiled_model_are_seen(x):
+    model = torch.compile(nn.GELU(), backend="eager")
+    with uncompiled(), CheapBackward(repeated=True):
+        assert model(x.requires_grad_()).grad_fn.name() == "_SmoothBackward"
+    assert type(model(x).grad_fn).__name__ == "GeluBackward0"

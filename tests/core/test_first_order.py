@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from tism import centre, input_gradient, ism, tism, tism_from_gradient
-from tism.first_order import along_substitutions, gradient_anywhere
+from tism.first_order import (
+    _recurrent_layers_differentiable,
+    along_substitutions,
+    gradient_anywhere,
+)
 from tism.predictor import evaluating
 
 
@@ -148,3 +154,62 @@ def test_along_a_substitution_tism_turns_into_ism(net, sequences):
 def test_along_substitutions_takes_one_sequence(net, sequences):
     with pytest.raises(ValueError, match="one_hot must hold one sequence, got 5"):
         along_substitutions(net, sequences, [0], [0], [1])
+
+
+class NeedsTorch(torch.autograd.Function):
+    """The identity, whose gradient is an error or infinite where the graph has cheap functions."""
+
+    @staticmethod
+    def forward(ctx, x, cheap, fault):
+        ctx.fault = fault if cheap else None
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if isinstance(ctx.fault, Exception):
+            raise ctx.fault
+        return gradient if ctx.fault is None else gradient * ctx.fault, None, None
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("cheap"), KeyError("cheap"), float("inf")])
+@pytest.mark.parametrize("tasks", [0, None])
+def test_what_fails_with_cheap_functions_is_repeated_once_by_torch(net, sequences, fault, tasks):
+    expected, graphs = input_gradient(net, sequences, tasks), []
+
+    def enter(_, inputs):
+        (x,) = inputs
+        if not x.requires_grad:  # the check of one sequence
+            return x
+        graphs.append(x[:, :, ::2].grad_fn.name() == "_EveryNthBackward")
+        return NeedsTorch.apply(x, graphs[-1], fault)
+
+    net.register_forward_pre_hook(enter)
+    gradient = input_gradient(net, sequences, tasks)
+
+    assert graphs == [True, False]
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_error_is_that_of_torch_alone(net, sequences):
+    class Raises(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            raise RuntimeError(f"call {self.calls}")
+
+    with pytest.raises(ValueError, match="call 2"):
+        input_gradient(Raises(), sequences)
+
+
+def test_recurrent_layers_on_a_gpu_run_without_cudnn():
+    recurrent, other = nn.Sequential(nn.GRU(4, 2)), nn.Linear(4, 2)
+    for model, device, cudnn in [
+        (recurrent, "cuda", False),
+        (recurrent, "cpu", True),
+        (other, "cuda", True),
+    ]:
+        predict = SimpleNamespace(model=model, device=torch.device(device))
+        with _recurrent_layers_differentiable(predict):
+            assert torch.backends.cudnn.enabled == cudnn
+        assert torch.backends.cudnn.enabled

@@ -6,8 +6,8 @@ convolution of few channels, such as the one that reads the sequence, is slow ba
 slopes are kept from the forward pass. Values and conventions (half to each of two equal tensors)
 are those of PyTorch. Parameters get no gradient.
 
-A rule takes the arguments of its torch function under the same names. It returns None where it does
-not apply, and torch's own function runs.
+A rule takes the arguments of its torch function by the same names. Where it does not apply, it
+returns None, and torch's own function runs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _HOOKED = "tism: cheap gradients are not for models that recompute or move what 
 
 @contextmanager
 def cheap_graph(repeated: bool) -> Iterator[None]:
-    """As `CheapBackward`, for any model: raises an error where the gradient could be wrong.
+    """`CheapBackward` for any model: where it could be wrong, it raises an error.
 
-    A checkpoint within the model would recompute with torch's own functions what the cheap ones
-    have saved; torch cannot always tell, so hooks on saved tensors are an error from the start.
+    Hooks on saved tensors are an error because a checkpoint would recompute with torch's functions
+    what a cheap one had saved, and torch notices only if shapes or dtypes differ.
     """
     unhooked = torch.autograd.graph.disable_saved_tensors_hooks(_HOOKED)
     with uncompiled(), unhooked, CheapBackward(repeated):
@@ -54,33 +54,28 @@ class CheapBackward(TorchFunctionMode):
         self.rules = _RULES | {Tensor.__getitem__: _Cuts()} | (_SMOOTH if repeated else {})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs, rule = kwargs or {}, self.rules.get(func)
-        if rule is not None and _PLAIN.issuperset(types) and _builds_a_plain_graph():
+        kwargs, rule, result = kwargs or {}, self.rules.get(func), None
+        transformed = torch._C._are_functorch_transforms_active()
+        if rule and _PLAIN.issuperset(types) and torch.is_grad_enabled() and not transformed:
             result = rule(*args, **kwargs)
-            if result is not None:
-                return result
-        return func(*args, **kwargs)
-
-
-def _builds_a_plain_graph() -> bool:
-    return torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        return func(*args, **kwargs) if result is None else result
 
 
 class _Cuts:
     """x[..., start::step]; slices that make up a tensor, as in pooling, share a backward step."""
 
     def __init__(self) -> None:
-        self.cut: tuple[Tensor, int, int] | None = None
+        self.cut: tuple = (None, 0, 0)  # tensor, its version, step
         self.slices: dict[int, Tensor] = {}
 
     def __call__(self, x: Tensor, item: Any) -> Tensor | None:
         if not x.requires_grad or not _is_every_nth(x, item):
             return None
-        step = item[-1].step
-        if self.cut is None or self.cut[0] is not x or self.cut[1:] != (x._version, step):
-            self.cut = x, x._version, step
+        version, step = x._version, item[-1].step
+        if self.cut[0] is not x or self.cut[1:] != (version, step):
+            self.cut = x, version, step
             self.slices = dict(enumerate(_EveryNth.apply(x, step)))
-        return self.slices.pop(item[-1].start or 0, None)  # two callers may hook theirs differently
+        return self.slices.pop(item[-1].start or 0, None)  # once: the model may hook its tensor
 
 
 def _is_every_nth(x: Tensor, item: Any) -> bool:
@@ -97,13 +92,10 @@ class _EveryNth(torch.autograd.Function):
     """The `step` slices x[..., k::step] of a tensor; backwards they are interleaved again."""
 
     @staticmethod
-    def forward(x: Tensor, step: int) -> tuple[Tensor, ...]:
-        return tuple(x[..., k::step] for k in range(step))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
+    def forward(ctx: Any, x: Tensor, step: int) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.shape, ctx.step = inputs[0].shape, inputs[1]
+        ctx.shape, ctx.step = x.shape, step
+        return tuple(x[..., k::step] for k in range(step))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
@@ -117,28 +109,22 @@ def _smooth(func: Callable, input: Tensor, *settings: Any, **named: Any) -> Tens
     in_place = named.get("inplace") or any(setting is True for setting in settings)
     if in_place or not input.requires_grad or input.dtype not in _PRECISE:
         return None
-    return _Smooth.apply(input, lambda x: func(x, *settings, **named))[0]
+    return _Smooth.apply(input, lambda x: func(x, *settings, **named))
 
 
 class _Smooth(torch.autograd.Function):
     """A function of single numbers that keeps its slope."""
 
     @staticmethod
-    def forward(x: Tensor, func: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             y = func(x)
-            (slope,) = torch.autograd.grad(y.sum(), x)
-        return y.detach(), slope
+            ctx.save_for_backward(*torch.autograd.grad(y.sum(), x))
+        return y.detach()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled():
             raise RuntimeError("a slope that was kept cannot be differentiated again")
         return gradient * ctx.saved_tensors[0], None
@@ -146,27 +132,19 @@ class _Smooth(torch.autograd.Function):
 
 def _maximum(input: Tensor, other: Tensor) -> Tensor | None:
     alike = input.shape == other.shape and input.dtype == other.dtype
-    if not alike or not (input.requires_grad or other.requires_grad):
-        return None
-    return _Maximum.apply(input, other)[0]
+    return _Maximum.apply(input, other) if alike and input.is_floating_point() else None
 
 
 class _Maximum(torch.autograd.Function):
     """The larger of two numbers; it keeps the share of the first."""
 
     @staticmethod
-    def forward(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        share = (first - second).sign_().mul_(0.5).add_(0.5)
-        return torch.maximum(first, second), share
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward((first - second).sign_().mul_(0.5).add_(0.5))
+        return torch.maximum(first, second)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         to_first = gradient * ctx.saved_tensors[0]
         return to_first, gradient - to_first
 
@@ -176,19 +154,10 @@ def _pad(input: Tensor, pad: Any, *_: Any, **__: Any) -> Tensor | None:
 
 
 def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor | None:
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
     """Batch norm with fixed statistics and weights: a factor and a summand for each channel."""
-    if training or running_mean is None or running_var is None:
-        return None
-    if not _only_the_input_changes(input, running_mean, running_var, weight, bias):
+    if training or not _only_input_varies(input, running_mean, running_var, weight, bias):
         return None
     slope = (running_var + eps).rsqrt()
     slope = slope if weight is None else slope * weight
@@ -197,27 +166,19 @@ def _batch_norm(
     return torch.addcmul(offset.view(shape), input, slope.view(shape))
 
 
-def _only_the_input_changes(input: Tensor, *weights: Tensor | None) -> bool:
+def _only_input_varies(input: Tensor, *weights: Tensor | None) -> bool:
     """True if the input alone needs a gradient, and nothing is or becomes of low precision."""
     fixed = all(w is None or (w.dtype == input.dtype and not w.requires_grad) for w in weights)
     precise = input.dtype in _PRECISE and not torch.is_autocast_enabled(input.device.type)
     return fixed and precise and input.requires_grad
 
 
-def _conv1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor | None:
+def _conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """A convolution of few channels on the CPU, with a faster backward pass."""
     reach = _int(dilation) * (weight.shape[2] - 1)
     uneven = padding == "same" and reach % 2
     few = input.ndim == 3 and weight.shape[1] <= _FEW_CHANNELS and input.device.type == "cpu"
-    if not few or groups > 1 or uneven or not _only_the_input_changes(input, weight, bias):
+    if not few or groups > 1 or uneven or not _only_input_varies(input, weight, bias):
         return None
     if isinstance(padding, str):
         padding = reach // 2 if padding == "same" else 0
@@ -234,27 +195,18 @@ class _FewChannels(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *settings: int
     ) -> Tensor:
-        return F.conv1d(input, weight, bias, stride, padding, dilation)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.length = inputs[0].shape[2]
-        ctx.save_for_backward(inputs[1])
-        ctx.settings = inputs[3:]
+        ctx.save_for_backward(weight)
+        ctx.length, ctx.settings = input.shape[2], settings
+        return F.conv1d(input, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         (weight,), (stride, padding, dilation) = ctx.saved_tensors, ctx.settings
-        folded = F.fold(
-            weight.flatten(1).T @ gradient,  # (n, channels * kernel, length)
-            (1, ctx.length),
-            (1, weight.shape[2]),
-            (1, dilation),
-            (0, padding),
-            (1, stride),
-        )
+        taps = weight.flatten(1).T @ gradient  # (n, channels * kernel, length)
+        size, kernel = (1, ctx.length), (1, weight.shape[2])
+        folded = F.fold(taps, size, kernel, (1, dilation), (0, padding), (1, stride))
         return folded[:, :, 0], None, None, None, None, None
 
 
