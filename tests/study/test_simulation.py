@@ -346,9 +346,3 @@ def test_background_varies_in_gc(monkeypatch):
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         simulate(**{"n_regions": 100, "n_tasks": 2, **options})
-
-
-@pytest.mark.parametrize("bad", [np.zeros(251, int), np.full((1, 251), 5), np.full((1, 9), -1)])
-def test_response_refuses_what_is_not_base_indices(truth, bad):
-    with pytest.raises(ValueError, match="base indices from 0 to 4"):
-        truth.response(bad)

@@ -8,7 +8,7 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,6 @@ from tism.study.profiles import (
     repository,
     results_folder,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MODELS, INITIALISATIONS = "models.csv", "initialisations.csv"
 RECORDED_PROFILE = "yeast"
@@ -183,8 +180,8 @@ class Chapter:
         write_csv(self.folder / f"{name}.csv", table)
         self._note_provenance(f"{name}.csv")
 
-    def save_figure(self, figure: Figure, name: str) -> None:
-        """Write a figure to `folder`/<name>.png, note its provenance, and close it."""
+    def save_figure(self, figure: Any, name: str) -> None:
+        """Write a Matplotlib figure to `folder`/<name>.png, note its provenance, and close it."""
         from matplotlib import pyplot
 
         with replacing(self.folder / f"{name}.png") as temporary:

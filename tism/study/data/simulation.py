@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from tism.sequence import NOT_A_BASE
 from tism.study.data.dataset import Dataset, build_dataset, check_integer
 from tism.study.data.immgen import HELD_OUT
 from tism.study.data.sites import Motif, find_sites, neighbours, read_motifs
@@ -133,9 +132,6 @@ class Truth:
 
     def response(self, sequences: np.ndarray) -> np.ndarray:
         """Noiseless targets (n, n_tasks) of any sequences, (n, length) base indices, 4 for N."""
-        sequences = np.asarray(sequences)
-        if sequences.ndim != 2 or not np.isin(sequences, range(NOT_A_BASE + 1)).all():
-            raise ValueError("sequences must be (n, length) base indices from 0 to 4")
         sites = find_sites(sequences, self.motifs)
         pairs = find_pairs(sites, self.motif_names)
         inputs = _Inputs(sites, pairs, self.motif_names, self.effects)

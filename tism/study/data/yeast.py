@@ -21,8 +21,7 @@ from tism.study.data.download import data_root, fetch
 GENOME = "yeast/Saccharomyces_cerevisiae.R64-1-1.dna.toplevel.fa.gz"
 _NUMERALS = "I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI"
 CHROMOSOMES = {f"chr{number}": name for number, name in enumerate(_NUMERALS.split(), 1)}
-VALIDATION_CHROMOSOMES = ("chr5", "chr11")
-TEST_CHROMOSOMES = ("chr8", "chr16")
+HELD_OUT = {"chr5": "validation", "chr11": "validation", "chr8": "test", "chr16": "test"}
 CLUSTER_SPAN = 150
 SHARED_WORD = 31
 SHARED_SHARE = 0.1
@@ -88,7 +87,8 @@ def make_dataset(
     sizes = regions["chrom"].map({name: codes.size for name, codes in genome.items()})
     inside = (regions["start"] >= flank) & (regions["end"] + flank <= sizes)
     regions = regions[inside].reset_index(drop=True)
-    regions = regions.assign(locus=number_loci(regions), split=_split(regions["chrom"]))
+    split = regions["chrom"].map(HELD_OUT).fillna("train")
+    regions = regions.assign(locus=number_loci(regions), split=split)
     sequences = cut_windows(genome, regions, flank)
     train = (regions["split"] == "train").to_numpy()
     keep = shared_word_share(sequences, train, flank) < SHARED_SHARE
@@ -117,11 +117,6 @@ def _regions(summits: pd.DataFrame, chromosomes: list[str], length: int) -> pd.D
         columns = {"name": name, "chrom": chrom, "start": start, "end": start + length}
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts)
-
-
-def _split(chrom: pd.Series) -> np.ndarray:
-    held_out = [chrom.isin(TEST_CHROMOSOMES), chrom.isin(VALIDATION_CHROMOSOMES)]
-    return np.select(held_out, ["test", "validation"], "train")
 
 
 def cluster_centres(positions: np.ndarray) -> np.ndarray:
