@@ -139,17 +139,14 @@ def performance_table(
         target, loci = dataset.standardised[chosen], dataset.regions["locus"].to_numpy()[chosen]
         for name, predictor in predictors.items():
             predicted = predictor(chosen)
-            label = {"dataset": dataset.name, "variant": name, "seed": seed, "split": split}
             by_region = summarise(pearson(predicted, target, 1), loci)
-            rows.append({**label, "level": "region", **_columns(by_region)})
             by_task = summarise_tasks(predicted, target, loci)
-            rows.append({**label, "level": "task", **_columns(by_task)})
+            for level, found in (("region", by_region), ("task", by_task)):
+                row = {"dataset": dataset.name, "variant": name, "seed": seed, "split": split}
+                row |= {"level": level, "mean_r": found.value, "low": found.low}
+                row |= {"high": found.high, "n": found.n_profiles}
+                rows.append({**row, "n_constant": found.n_constant})
     return pd.DataFrame(rows)
-
-
-def _columns(summary: Summary) -> dict[str, float]:
-    interval = {"mean_r": summary.value, "low": summary.low, "high": summary.high}
-    return {**interval, "n": summary.n_profiles, "n_constant": summary.n_constant}
 
 
 def summarise_tasks(predicted: Any, target: Any, loci: Any) -> Summary:
@@ -197,15 +194,9 @@ def schedule_trials(dataset: str) -> pd.DataFrame:
     """The training schedules tried on a data set's validation regions (schedule_trials.csv)."""
     table = pd.read_csv(data_root() / "schedule_trials.csv").query("dataset == @dataset")
     table["peak rate"] = table["learning_rate"] * table["warmup_factor"] ** table["warmup_epochs"]
-    names = {
-        "optimizer": "optimiser",
-        "correlation_weight": "w_r",
-        "mse_weight": "w_m",
-        "peak rate": "peak rate",
-        "epochs_run": "epochs",
-        "validation_region_r": "by region",
-        "validation_task_r": "by task",
-    }
+    names = {"optimizer": "optimiser", "correlation_weight": "w_r", "mse_weight": "w_m"}
+    names |= {"peak rate": "peak rate", "epochs_run": "epochs"}
+    names |= {"validation_region_r": "by region", "validation_task_r": "by task"}
     return table[[*names]].rename(columns=names)
 
 

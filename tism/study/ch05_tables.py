@@ -147,12 +147,9 @@ def conventions_table(rows: pd.DataFrame) -> pd.DataFrame:
 def ages(models: pd.DataFrame) -> pd.DataFrame:
     """The networks by epoch, with `kind`, the name of the training that they come from."""
     rows = of_experiment(models, "epoch")
-    names = {
-        "": "baseline",
-        "warmup14": "warm-up of 14 epochs",
-        "no_weight_decay": "AdamW, no weight decay",
-    }
-    return rows.assign(kind=rows["control"].map(lambda control: names.get(control, control)))
+    names = {"": "baseline", "warmup14": "warm-up of 14 epochs"}
+    names["no_weight_decay"] = "AdamW, no weight decay"
+    return rows.assign(kind=rows["control"].replace(names))
 
 
 def origins(models: pd.DataFrame) -> pd.DataFrame:

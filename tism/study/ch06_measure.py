@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -77,14 +78,8 @@ def measure(
     with progress_bar(len(jobs), progress, "run times") as report:
         for job, names in jobs:
             settings = [asdict(job), list(names), budget, repeats, versions.SPEED, machine]
-            tables.append(
-                cached_table(
-                    f"runtime/{digest(settings)}",
-                    lambda job=job, names=names: measure_job(
-                        job, names, budget=budget, repeats=repeats
-                    ),
-                )
-            )
+            compute = partial(measure_job, job, names, budget=budget, repeats=repeats)
+            tables.append(cached_table(f"runtime/{digest(settings)}", compute))
             report(1)
     return pd.concat(tables, ignore_index=True)
 
@@ -136,10 +131,8 @@ def _extrapolated(part: Timing, one: Timing | None, share: float, n: int) -> dic
     if one is None:
         return {name: time / share for name, time in times.items()}
     ran = round(share * n)
-    return {
-        name: time + (n - ran) * max(0.0, time - one.median) / (ran - 1)
-        for name, time in times.items()
-    }
+    slope = {name: max(0.0, time - one.median) / (ran - 1) for name, time in times.items()}
+    return {name: time + (n - ran) * slope[name] for name, time in times.items()}
 
 
 class Portion(NamedTuple):
@@ -165,7 +158,7 @@ class Trial:
         about = {"method": self.name, "preparation": self.preparation, "error": self.error()}
         if not about["error"] <= _TOLERANCE:
             return [{**about, "setting": "best"}]
-        tried = {size: self.tried(size) for size in self.method.batch_sizes(self.job)}
+        tried = {size: self.try_batch(size) for size in self.method.batch_sizes(self.job)}
         rows = [
             {**about, "setting": "sweep", "batch_size": size, "seconds": elapsed, "bytes": held}
             for size, (elapsed, held) in tried.items()
@@ -208,7 +201,7 @@ class Trial:
 
         return run
 
-    def tried(self, size: int | None) -> tuple[float, float]:
+    def try_batch(self, size: int | None) -> tuple[float, float]:
         """Seconds of the whole job at one batch size, and bytes, from the least it can run."""
         whole = self.method.unit == "sequence"
         part = self._one_sequence() if whole else self.portion(size, 0)

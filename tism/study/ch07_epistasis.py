@@ -1,4 +1,7 @@
-"""Double mutants in chapter 07: where positions interact, and what locates such positions."""
+"""Double mutants in chapter 07: where positions interact, and what locates such positions.
+
+The chapter takes `experiment_of`, `kept` and `networks_of` from here too.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,7 @@ from tism.double_mutants import interaction_map, strongest
 from tism.sequence import ALPHABET
 from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import auroc, summarise_pairs
-from tism.study.ch07_networks import (  # noqa: F401, three names are for the chapter only
-    data_and_model,
-    experiment_of,
-    kept,
-    networks_of,
-)
+from tism.study.ch07_networks import data_and_model, experiment_of, kept, networks_of  # noqa: F401
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.data.simulation import Truth
 from tism.study.data.sites import find_sites, read_motifs
@@ -73,9 +71,9 @@ def sites_of(
         rows, tasks = paired_regions(data.truth, data.indices("test"), n_regions)
     else:
         rows = scored_rows(data, n_regions)
-        predicted = score_regions(model, data, rows, progress=False).predicted
-        tasks = predicted.argmax(1).numpy()
     scores = score_regions(model, data, rows, progress=False)
+    if data.truth is None:
+        tasks = scores.predicted.argmax(1).numpy()
     region = np.arange(len(rows))
     exact, taylor = scores.ism[region, tasks], scores.tism[region, tasks]
     mapped = evenly(region, n_maps)
@@ -96,10 +94,9 @@ def paired_regions(truth: Truth, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
 
     Returns the rows, and for each the task in which the sites of its pairs do most.
     """
-    size = np.abs(truth.site_effects) * truth.paired[:, None]
     region = truth.sites["region"].to_numpy()
-    total = np.zeros((len(truth.noiseless), size.shape[1]))
-    np.add.at(total, region, size)
+    total = np.zeros((len(truth.noiseless), truth.site_effects.shape[1]))
+    np.add.at(total, region, np.abs(truth.site_effects) * truth.paired[:, None])
     has_pair, has_other = (np.isin(rows, region[which]) for which in (truth.paired, ~truth.paired))
     rows = rows[has_pair & has_other]
     if not len(rows):
@@ -254,9 +251,8 @@ def reach_table(maps: Mapping[str, Tensor]) -> pd.DataFrame:
         for reach in REACHES:
             near = (distance > 0) & (distance <= reach)
             of_pairs = float(near.sum() / (distance > 0).sum())
-            share = float(square[:, near].sum(1).mean())
-            rows.append({"network": network, "reach": reach, "share": share, "of_pairs": of_pairs})
-    return pd.DataFrame(rows)
+            rows.append((network, reach, float(square[:, near].sum(1).mean()), of_pairs))
+    return pd.DataFrame(rows, columns=["network", "reach", "share", "of_pairs"])
 
 
 def pairs_table(
@@ -265,8 +261,8 @@ def pairs_table(
 ) -> pd.DataFrame:
     """Do the double mutants of networks find the pairs of sites that were planted to interact?
 
-    found : what `sites_of` returns, by kind and seed; data : by kind, one without a truth is left
-        out
+    found : what `sites_of` returns, by kind and seed
+    data : by kind; one without a truth is left out
 
     AUROC, with its 95 % interval over regions, of the root mean square interaction between the
     important bases of two sites: pairs that interact against all other pairs of sites of the same
@@ -288,10 +284,9 @@ def pairs_table(
         size, planted = pairs["size"].to_numpy(), pairs["planted"].to_numpy(dtype=bool)
         area = summarise_pairs(auroc, size, planted, pairs["region"])
         row = {"network": kind, "truth": "planted pairs", "control": "pairs of sites"}
-        row |= {"score": "double mutants", "n_networks": len(of_kind)}
-        row |= {"auroc": area.value, "auroc_low": area.low, "auroc_high": area.high}
-        counts = {"n_pairs": int(planted.sum()), "n_other": int((~planted).sum())}
-        rows.append({**row, "n_regions": area.n_loci, **counts})
+        row |= {"score": "double mutants", "n_networks": len(of_kind), "auroc": area.value}
+        row |= {"auroc_low": area.low, "auroc_high": area.high, "n_regions": area.n_loci}
+        rows.append({**row, "n_pairs": planted.sum(), "n_other": (~planted).sum()})
     return pd.DataFrame(rows)
 
 

@@ -150,9 +150,7 @@ def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
             {
                 **dict(zip(["network", *by[1:]], key, strict=True)),
                 "cost_measured": by_network["cost_measured"],
-                "mean_r": group["r"].mean(),
-                "low": low,
-                "high": high,
+                **{"mean_r": group["r"].mean(), "low": low, "high": high},
                 "r_not_exact": group["r_not_exact"].mean(),
                 "recall20": group["recall20"].mean(),
                 "share_not_below_tism": (group["r"] >= group["of_tism"] - _SLACK).mean(),
@@ -203,11 +201,10 @@ def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, group in profiles.groupby(["kind", "depth", "layer"], sort=False):
-        low, high = interval(group, "r")
-        row = dict(zip(["network", "depth", "layer"], key, strict=True))
-        row |= {"mean_r": group["r"].mean(), "low": low, "high": high}
-        rows.append({**row, "n_profiles": int(group["r"].notna().sum())})
-    return pd.DataFrame(rows)
+        r = group["r"]
+        rows.append((*key, r.mean(), *interval(group, "r"), r.count()))
+    columns = ["network", "depth", "layer", "mean_r", "low", "high", "n_profiles"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def reliability_errors(network: JudgedNetwork, m: int) -> pd.DataFrame:

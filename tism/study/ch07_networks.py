@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -162,5 +162,5 @@ def kept(
         identity = [network.kind, network.seed, network.tasks]
         version = [versions.SCORING, versions.MODEL, versions.ESTIMATION]
         key = digest([fingerprint(network.model, network.one_hot), identity, version, settings])
-        tables.append(cached_table(f"{name}/{key}", lambda network=network: compute(network)))
+        tables.append(cached_table(f"{name}/{key}", partial(compute, network)))
     return pd.concat(tables, ignore_index=True)

@@ -30,18 +30,12 @@ from tism.study.scores import Scores
 from tism.study.statistics import summarise
 from tism.taylor import centre
 
-COMPARED = (  # method, convention
-    ("TISM", "all entries"),
-    ("TISM", "substitutions"),
-    ("TISM", "centred"),
-    ("TISM", "mean effect"),
-    ("gradient", "all entries"),
-    ("gradient", "substitutions"),
-    ("gradient x input", "mean effect"),
-    ("corrected gradient", "all entries"),
-    ("corrected gradient", "substitutions"),
-    ("corrected gradient", "centred"),
-)
+_COMPARED = {  # method to conventions
+    "TISM": ("all entries", "substitutions", "centred", "mean effect"),
+    "gradient": ("all entries", "substitutions"),
+    "gradient x input": ("mean effect",),
+    "corrected gradient": ("all entries", "substitutions", "centred"),
+}
 _AT_ONCE = 100
 _STARR_COLUMNS = {
     "seqnames": "chrom",
@@ -133,7 +127,7 @@ def centred(
 def sequence_correlations(
     external: ExternalModel, sequences: PaddedSequences
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Correlation with ISM over the known bases, (n, tasks) by method and convention of `COMPARED`.
+    """Correlation with ISM over the known bases, (n, tasks) by method and convention.
 
     As `ch04_agreement.correlations_with_ism`, with the corrected gradient besides; kept in the
     cache.
@@ -148,7 +142,8 @@ def sequence_correlations(
         f"concordance/{external.name}_{digest(content)}",
         lambda: _correlations(external.model, sequences),
     )
-    return {pair: found[", ".join(pair)].numpy() for pair in COMPARED}
+    pairs = [(method, convention) for method, each in _COMPARED.items() for convention in each]
+    return {pair: found[", ".join(pair)].numpy() for pair in pairs}
 
 
 def _correlations(model: nn.Module, sequences: PaddedSequences) -> dict[str, Tensor]:
@@ -163,13 +158,12 @@ def _correlations(model: nn.Module, sequences: PaddedSequences) -> dict[str, Ten
     exact, corrected = scores.ism, centre(scores.gradient)
     found = {", ".join(key): r for key, r in correlations_with_ism(scores).items()}
     del found["TISM, task differences"]
-    return found | {
-        "corrected gradient, all entries": profile_correlation(exact, corrected),
-        "corrected gradient, substitutions": substitution_correlation(
-            exact, corrected, scores.one_hot
-        ),
-        "corrected gradient, centred": profile_correlation(centre(exact), corrected),
+    of_corrected = {
+        "all entries": profile_correlation(exact, corrected),
+        "substitutions": substitution_correlation(exact, corrected, scores.one_hot),
+        "centred": profile_correlation(centre(exact), corrected),
     }
+    return found | {f"corrected gradient, {name}": r for name, r in of_corrected.items()}
 
 
 def external_correlations(
@@ -202,16 +196,18 @@ def concordance_rows(
     Columns model, method, convention, mean_r, low, high, n_sequences, n_tasks; with `sources`, one
     row a source, in a column `sequences`.
     """
+    labels = np.full(len(loci), "all") if sources is None else sources
     rows = []
-    for source in [None] if sources is None else dict.fromkeys(sources):
-        chosen = np.ones(len(loci), bool) if source is None else sources == source
+    for source in dict.fromkeys(labels):
+        chosen = labels == source
         for (method, convention), r in correlated.items():
             mean = summarise(r[chosen], loci[chosen])
             row = {"model": model, "method": method, "convention": convention}
             row |= {"mean_r": mean.value, "low": mean.low, "high": mean.high}
-            row |= {"n_sequences": int(chosen.sum()), "n_tasks": r.shape[1]}
-            rows.append(row if source is None else row | {"sequences": source})
-    return pd.DataFrame(rows)
+            counts = {"n_sequences": int(chosen.sum()), "n_tasks": r.shape[1]}
+            rows.append({**row, **counts, "sequences": source})
+    table = pd.DataFrame(rows)
+    return table.drop(columns="sequences") if sources is None else table
 
 
 def concordance_quantiles(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations_with_replacement
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pandas as pd
@@ -74,20 +75,16 @@ def score_loci(
         for locus in loci:
             effects = scores[locus.name] = {}
             for name, method in EFFECT_PREDICTORS.items():
-                found = cached_tensors(
-                    _cache_name(external, locus, name),
-                    lambda locus=locus, method=method: {
-                        "effect": predicted_effects(external, locus, method)
-                    },
-                )
-                effects[name] = found["effect"]
+                compute = partial(predicted_effects, external, locus, method)
+                effects[name] = _cached(external, locus, name, "effect", compute)
             report(1)
     return scores
 
 
-def _cache_name(external: ExternalModel, locus: Locus, method: str) -> str:
-    """Name in the cache of what a method finds in an element."""
-    estimation = {"estimation": versions.ESTIMATION} if method == "budgeted ISM" else {}
+def _cached(
+    external: ExternalModel, locus: Locus, method: str, kind: str, compute: Callable[[], Tensor]
+) -> Tensor:
+    """What a method finds in an element: from the cache, or computed and kept there."""
     content = {
         "weights": external.checksum,
         "sequence": locus.sequence,
@@ -95,9 +92,10 @@ def _cache_name(external: ExternalModel, locus: Locus, method: str) -> str:
         "method": method,
         "settings": [TILES, N_SHUFFLES],
         "version": versions.SCORING,
-        **estimation,
+        **({"estimation": versions.ESTIMATION} if method == "budgeted ISM" else {}),
     }
-    return f"mutagenesis/{external.name}_{locus.name}_{digest(content)}"
+    name = f"mutagenesis/{external.name}_{locus.name}_{digest(content)}"
+    return cached_tensors(name, lambda: {kind: compute()})[kind]
 
 
 def compare_with_measured(
@@ -230,17 +228,16 @@ def method_agreement(scores: EffectsOfModels, loci: Sequence[Locus]) -> pd.DataF
 def convergence_deltas(externals: Sequence[ExternalModel], loci: Sequence[Locus]) -> pd.DataFrame:
     """Convergence delta of `deep_lift_multipliers` in the first tile: model, element, delta."""
     rows = []
-    for external in externals:
-        for locus in loci:
-
-            def compute(external: ExternalModel = external, locus: Locus = locus) -> dict:
-                tile = locus.one_hot[:, :, : external.length]
-                _, delta = deep_lift_multipliers(_model_of(external, locus), tile)
-                return {"delta": torch.tensor(delta)}
-
-            found = cached_tensors(_cache_name(external, locus, "convergence delta"), compute)
-            rows.append((external.name, locus.name, found["delta"].item()))
+    for external, locus in product(externals, loci):
+        compute = partial(_delta_of_first_tile, external, locus)
+        delta = _cached(external, locus, "convergence delta", "delta", compute)
+        rows.append((external.name, locus.name, delta.item()))
     return pd.DataFrame(rows, columns=["model", "element", "delta"])
+
+
+def _delta_of_first_tile(external: ExternalModel, locus: Locus) -> Tensor:
+    tile = locus.one_hot[:, :, : external.length]
+    return torch.tensor(deep_lift_multipliers(_model_of(external, locus), tile)[1])
 
 
 def effect_autocorrelation(loci: Sequence[Locus]) -> pd.DataFrame:

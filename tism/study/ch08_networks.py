@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from tism.study.data.download import fetch
 from tism.study.scores import weights_sha256
 
 KERAS_EPSILON = 1e-3  # of batch normalisation; torch's default is 1e-5
+_KERAS_NORM = [("weight", "gamma"), ("bias", "beta")]  # names in torch and in Keras
+_KERAS_NORM += [("running_mean", "moving_mean"), ("running_var", "moving_variance")]
 GELU_MINIMUM = -0.169971  # the lowest value of GELU, at -0.7518
 # Unstimulated (U) and stimulated (S) cell states, in the byte order that the publisher sorts by.
 CALDERON_TASKS = (
@@ -119,12 +120,8 @@ def deepstarr() -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = 4
     for width, kernel in ((256, 7), (60, 3), (60, 5), (120, 3)):
-        layers += [
-            nn.Conv1d(channels, width, kernel, padding="same"),
-            nn.BatchNorm1d(width, eps=KERAS_EPSILON),
-            nn.ReLU(),
-            nn.MaxPool1d(2),
-        ]
+        layers += [nn.Conv1d(channels, width, kernel, padding="same")]
+        layers += [nn.BatchNorm1d(width, eps=KERAS_EPSILON), nn.ReLU(), nn.MaxPool1d(2)]
         channels = width
     layers.append(nn.Flatten())
     features = channels * (249 // 2**4)
@@ -200,35 +197,25 @@ def load_keras(model: nn.Sequential, path: str | Path, names: list[list[str]]) -
             channels = module.out_channels
             arrays = {"weight": arrays["kernel"].permute(2, 1, 0), "bias": arrays["bias"]}
         else:
-            arrays = {ours: arrays[theirs] for ours, theirs in _NORM.items()}
+            arrays = {ours: arrays[theirs] for ours, theirs in _KERAS_NORM}
         state |= {f"{position}.{name}": array for name, array in arrays.items()}
     _load(model, state, path)
-
-
-_NORM = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
 
 
 def _joined(layers: dict, names: list[str], path: str | Path) -> dict[str, Tensor]:
     """Arrays of one Keras layer, or of several side by side."""
     missing = [name for name in names if name not in layers]
     if missing:
-        raise WeightFileError(
-            f"{path} has no weights of layer {', '.join(missing)}; it has {', '.join(layers)}"
-        )
+        problem = f"no weights of layer {', '.join(missing)}; it has {', '.join(layers)}"
+        raise WeightFileError(f"{path} has {problem}")
     parts = [layers[name] for name in names]
     return {key: torch.cat([part[key] for part in parts], dim=-1) for key in parts[0]}
 
 
 def _dense(arrays: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
     """A Keras kernel (length * channels, out) as a torch weight (out, channels * length)."""
-    kernel = arrays["kernel"]
-    by_position = kernel.reshape(-1, channels, kernel.shape[1])  # (length, channels, out)
-    return {"weight": by_position.permute(2, 1, 0).flatten(1), "bias": arrays["bias"]}
+    kernel = arrays["kernel"].unflatten(0, (-1, channels))  # (length, channels, out)
+    return {"weight": kernel.permute(2, 1, 0).flatten(1), "bias": arrays["bias"]}
 
 
 def read_torch_arrays(path: str | Path, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
@@ -250,10 +237,8 @@ def read_torch_arrays(path: str | Path, shapes: Sequence[tuple[int, ...]]) -> li
     got = [len(array) for array in arrays]
     if got != sizes:
         raise WeightFileError(f"{path} must hold arrays of {sizes} bytes, got {got}")
-    return [
-        torch.frombuffer(bytearray(array), dtype=torch.float32).view(shape)
-        for array, shape in zip(arrays, shapes, strict=True)
-    ]
+    tensors = [torch.frombuffer(bytearray(array), dtype=torch.float32) for array in arrays]
+    return [tensor.view(shape) for tensor, shape in zip(tensors, shapes, strict=True)]
 
 
 def load_calderon(model: CalderonCNN, path: str | Path) -> None:
@@ -279,36 +264,26 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
     model.eval()
 
 
-_DEEPSTARR_LAYERS = [
+_DEEPSTARR = [
     ["Conv1D_1st"], ["batch_normalization_60"], ["Conv1D_2"], ["batch_normalization_61"],
     ["Conv1D_3"], ["batch_normalization_62"], ["Conv1D_4"], ["batch_normalization_63"],
     ["Dense_1"], ["batch_normalization_64"], ["Dense_2"], ["batch_normalization_65"],
     ["Dense_Dev", "Dense_Hk"],
 ]  # fmt: skip
-_DRAGONN_LAYERS = [
+_DRAGONN = [
     ["conv1d_1"], ["batch_normalization_1"], ["conv1d_2"], ["batch_normalization_2"],
     ["conv1d_3"], ["batch_normalization_3"], ["dense_1"],
 ]  # fmt: skip
 
 
-# Name to untrained network, reader of its weights, their file, bases of the input, tasks.
-EXTERNAL: dict[str, tuple[Callable[[], nn.Module], Callable, str, int, tuple[str, ...]]] = {
-    "calderon": (CalderonCNN, load_calderon, "calderon/weights.pth", 401, CALDERON_TASKS),
-    "deepstarr": (
-        deepstarr,
-        partial(load_keras, names=_DEEPSTARR_LAYERS),
-        "deepstarr/deepstarr.model.h5",
-        249,
-        DEEPSTARR_TASKS,
-    ),
+# Name to untrained network, its layers in a Keras file, the file, bases of the input, tasks.
+EXTERNAL = {
+    "calderon": (CalderonCNN, None, "calderon/weights.pth", 401, CALDERON_TASKS),
+    "deepstarr": (deepstarr, _DEEPSTARR, "deepstarr/deepstarr.model.h5", 249, DEEPSTARR_TASKS),
     "mpra_dragonn": (
-        mpra_dragonn,
-        partial(load_keras, names=_DRAGONN_LAYERS),
-        "mpra_dragonn/pretrained.hdf5",
-        145,
-        MPRA_DRAGONN_TASKS,
+        mpra_dragonn, _DRAGONN, "mpra_dragonn/pretrained.hdf5", 145, MPRA_DRAGONN_TASKS,
     ),
-}
+}  # fmt: skip
 
 
 def load_external(name: str) -> ExternalModel:
@@ -319,7 +294,10 @@ def load_external(name: str) -> ExternalModel:
     """
     if name not in EXTERNAL:
         raise ValueError(f"name must be one of {', '.join(EXTERNAL)}; got {name!r}")
-    build, load, file, length, tasks = EXTERNAL[name]
-    model = build()
-    load(model, fetch(f"models/{file}"))
+    build, layers, file, length, tasks = EXTERNAL[name]
+    model, path = build(), fetch(f"models/{file}")
+    if layers:
+        load_keras(model, path, layers)
+    else:
+        load_calderon(model, path)
     return ExternalModel(name, model, length, tasks)

@@ -30,22 +30,11 @@ from tism.study.data.download import data_root
 from tism.study.data.kircher import Locus, load_loci
 
 FOLDER, _SHOWN = "external", "mpra_dragonn"
-TABLES = (
-    "port_checks",
-    "concordance",
-    "concordance_by_source",
-    "concordance_quantiles",
-    "mpra_notes",
-    "mpra_loci",
-    "mpra_autocorrelation",
-    "mpra",
-    "mpra_paired",
-    "mpra_summary",
-    "mpra_methods",
-    "mpra_deltas",
-    "mpra_motifs",
-    "mpra_tracks",
-)
+TABLES = [
+    *("port_checks", "concordance", "concordance_by_source", "concordance_quantiles"),
+    *("mpra_notes", "mpra_loci", "mpra_autocorrelation", "mpra", "mpra_paired", "mpra_summary"),
+    *("mpra_methods", "mpra_deltas", "mpra_motifs", "mpra_tracks"),
+]
 
 
 def recorded_tables() -> dict[str, pd.DataFrame]:
