@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from tism import ism, one_hot_encode
-from tism.correlations import pearson
 from tism.exact import predict
-from tism.study.ch08_agreement import deepstarr_sequences
-from tism.study.ch08_checks import motif_effect
+from tism.study.ch08_checks import motif_effect, port_checks
 from tism.study.ch08_networks import (
     CALDERON_TASKS,
     CalderonCNN,
@@ -146,24 +144,9 @@ def external(name: str):
         pytest.skip(f"the weights of {name} are not here: {error}")
 
 
-def test_deepstarr_predicts_its_sample_files():
-    model = external("deepstarr")
-    table = deepstarr_sequences().iloc[::10]
-    predicted = predict(model.model, one_hot_encode(table["sequence"]))
-    r = pearson(predicted, torch.tensor(table[list(model.tasks)].to_numpy()), 0)
-    assert (r > 0.6).all()
-    assert motif_effect(model, "TGACTCA")["developmental"] > 0.5  # AP-1
-    housekeeping = motif_effect(model, "TATCGATA")  # Dref
-    assert housekeeping["housekeeping"] > 1 > housekeeping["developmental"]
-
-
-def test_mpra_dragonn_averages_its_replicates():
-    model = external("mpra_dragonn")
-    rng = np.random.default_rng(1)
-    sequences = ["".join(row) for row in rng.choice(list("ACGT"), (50, 145))]
-    predicted = predict(model.model, one_hot_encode(sequences)).unflatten(1, (4, 3))
-    assert (pearson(predicted[..., :2].mean(2), predicted[..., 2], 0) > 0.995).all()
-    assert motif_effect(model, "TTCAGCACCATGGACAGCGCC").max() < 0  # REST silences
+@pytest.mark.parametrize("name", ["deepstarr", "mpra_dragonn"])
+def test_published_networks_pass_their_checks(name):
+    assert port_checks(external(name))["agrees"].all()
 
 
 def test_calderon_knows_lineages():
