@@ -84,8 +84,7 @@ def budgeted_ism(
 ) -> Budgeted:
     """ISM estimated from `m` exact substitutions of each sequence and a first estimate of the rest.
 
-    The substitutions with the largest estimates are run in a few rounds, which rescale and shift
-    the estimates of the others. All tasks share them, by their share of a task's sum of squares.
+    The largest estimates are run, in rounds that rescale and shift the others; tasks share them.
 
     m : exact substitutions of a sequence, from 0 (the base itself) to all of them (ISM)
     base : "tism", or any estimate, (n, n_tasks, 4, length), such as that of `layerwise_tism` or,

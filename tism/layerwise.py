@@ -63,16 +63,14 @@ def layerwise_tism(
 ) -> Tensor:
     """Taylor expansion at a hidden layer h: gradient at h times the exact change of h.
 
-    For base b at position l, with h the activations of the sequence x: sum over h of
-    df/dh(x) * (h(x with b at l) - h(x)). Layers before h are exact, layers behind it are linear:
-    depth 0, the input, is TISM and the last depth, the output, is ISM.
+    Layers before h are exact and layers behind it linear: sum over h of df/dh * (change of h).
+    Depth 0, the input, is TISM and the last depth, the output, is ISM.
 
     depth : number or name of a layer in `depths`; a module's name stands for its last layer, and
         negative numbers count from the output
 
-    Others, warnings and result as in `tism.ism`. Costs one gradient of each task and the share of
-    windowed ISM that lies before h. ValueError names the depths there are if this one does not
-    exist, and the remedy if the model cannot be traced.
+    Others, warnings and result as in `tism.ism`. Costs a gradient a task and the share of windowed
+    ISM before h. ValueError names the existing depths, or the remedy for an untraceable model.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
