@@ -332,9 +332,8 @@ def summarise(
     A locus without any value does not count; with a single locus the interval is NaN.
     Raises ValueError where no value exists.
     """
-    values = np.asarray(values, dtype=float)
+    values, loci = np.asarray(values, dtype=float), np.asarray(loci)
     values = values.reshape(len(values), -1)
-    loci = np.asarray(loci)
     if loci.shape != (len(values),):
         wanted = (len(values),)
         raise ValueError(f"loci has shape {loci.shape}; one label a region is wanted: {wanted}")
@@ -355,14 +354,8 @@ def summarise(
     if len(rows_of_locus) > 1:
         drawn = _resampled(of_loci, len(rows_of_locus), n_resamples, seed)
         low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return Summary(
-        value=float(statistic(values[exists])),
-        low=low,
-        high=high,
-        n_profiles=int(exists.sum()),
-        n_constant=n_constant,
-        n_loci=len(rows_of_locus),
-    )
+    value, n_profiles = float(statistic(values[exists])), int(exists.sum())
+    return Summary(value, low, high, n_profiles, n_constant, len(rows_of_locus))
 
 
 def _resampled(
