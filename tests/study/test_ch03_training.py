@@ -97,12 +97,13 @@ def test_noiseless_truth_beats_words_and_words_beat_chance(data):
     assert list(performance.predictors(model, real, "baseline")) == ["baseline", "word counts"]
 
 
-def test_word_regression_recovers_a_linear_truth(data):
+def test_word_regression_recovers_a_linear_truth(data, monkeypatch):
+    monkeypatch.setattr(performance, "WORD_SIZE", 2)
     counts = performance.canonical_word_counts(data, 2)
     weights = np.random.default_rng(0).normal(size=(counts.shape[1], 4))
     targets = (counts @ weights).astype(np.float32)
     linear = type(data)(**{**vars(data), "targets": targets})
-    predicted = performance.word_count_regression(linear, size=2)
+    predicted = performance.word_count_regression(linear)
     rows = data.indices("test")
     assert pearson(predicted(rows), linear.standardised[rows], 0).min() > 0.98
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tism import ism, one_hot_encode, tism
-from tism.study import ch08_elements
+from tism.study import ch08_attribution, ch08_elements
 from tism.study.ch08_attribution import (
     EFFECT_PREDICTORS,
     MeanTask,
@@ -112,13 +112,14 @@ def test_methods_agree_on_a_linear_model(bases):
         assert (method(model, bases.float())[at_reference] == 0).all(), name
 
 
-def test_deep_lift_accounts_for_strands_and_softmax_pooling():
+def test_deep_lift_accounts_for_strands_and_softmax_pooling(monkeypatch):
     torch.manual_seed(0)
     net = CalderonCNN()
     net.conv.conv.weight.data *= 8  # far from linear
     model = MeanTask(ExternalModel("calderon", net.eval(), 401, ()), [3], 60)
     one_hot = one_hot_encode("ACGGTCATTGCACGTGACTA" * 3)
-    multipliers, delta = deep_lift_multipliers(model, one_hot, n_shuffles=3)
+    monkeypatch.setattr(ch08_attribution, "N_SHUFFLES", 3)
+    multipliers, delta = deep_lift_multipliers(model, one_hot)
     assert multipliers.shape == (1, 4, 60)
     assert delta < 0.01
 

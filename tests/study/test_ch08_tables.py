@@ -67,7 +67,8 @@ def test_the_strongest_stretch_and_its_letters():
     table["measured"] = np.where(table["position"].between(100, 120), -1.0, 0.0)
     table.loc[105, "measured"] = np.nan
     table["ISM"] = 2.0
-    stretch = strongest_stretch(table, width=30)
+    stretch = strongest_stretch(table)
+    assert len(stretch) == 80
     assert stretch["measured"].sum() == -20
 
     maps = letter_maps(table.iloc[100:105].assign(element="a", model="m"))

@@ -19,6 +19,7 @@ from tism.study.profiles import default_device
 from tism.study.statistics import Summary, summarise, weighted_pearson
 
 RowPredictor = Callable[[np.ndarray], np.ndarray]  # rows of a data set to predictions
+WORD_SIZE = 5
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 _RESAMPLES, _RESAMPLES_AT_ONCE = 1000, 50
 
@@ -100,14 +101,14 @@ def predictors(model: nn.Module, dataset: Dataset, variant: str) -> dict[str, Ro
     return found
 
 
-def word_count_regression(dataset: Dataset, size: int = 5) -> RowPredictor:
-    """Ridge regression of the standardised targets on how often each word of `size` bp occurs.
+def word_count_regression(dataset: Dataset) -> RowPredictor:
+    """Ridge regression of the standardised targets on how often each word of 5 bp occurs.
 
     A word and its reverse complement count as one. Of `_PENALTIES` it takes the one with the
     highest mean correlation by region on the validation regions.
     """
     train, validation = dataset.indices("train"), dataset.indices("validation")
-    counts = canonical_word_counts(dataset, size)
+    counts = canonical_word_counts(dataset, WORD_SIZE)
     mean, deviation = counts[train].mean(0), counts[train].std(0)
     features = (counts - mean) / np.where(deviation > 0, deviation, 1)
     x, y = features[train], dataset.standardised[train]
@@ -165,8 +166,7 @@ def summarise_tasks(predicted: Any, target: Any, loci: Any) -> Summary:
     n_loci = int(locus.max()) + 1
     low = high = float("nan")
     if n_loci > 1:
-        rng = np.random.default_rng(0)
-        means: list[float] = []
+        rng, means = np.random.default_rng(0), []
         while len(means) < _RESAMPLES:
             drawn = rng.multinomial(n_loci, np.full(n_loci, 1 / n_loci), _RESAMPLES_AT_ONCE)
             means += weighted_pearson(predicted, target, drawn[:, locus]).nanmean(1).tolist()

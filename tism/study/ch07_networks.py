@@ -7,7 +7,7 @@ variant, seeds (how many), and changes of the profile's data, model and training
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -76,15 +76,12 @@ class JudgedNetwork:
         values = {name: v.flatten().double().numpy() for name, v in columns.items()}
         return pd.DataFrame({**labels, **values})
 
-    def groups(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """Each group of tasks, and the rows of the regions that have it."""
-        for number, tasks in enumerate(self.tasks):
-            yield tasks, np.arange(number, len(self.one_hot), len(self.tasks))
-
     def each(self, function: Callable[[Tensor, Any], tuple[Tensor, ...]]) -> list[Tensor]:
         """function(one_hot, tasks) of each group, its results in the order of the regions."""
-        parts = [function(self.one_hot[rows], tasks) for tasks, rows in self.groups()]
-        order = np.argsort(np.concatenate([rows for _, rows in self.groups()]))
+        n_groups = len(self.tasks)
+        rows = [np.arange(number, len(self.one_hot), n_groups) for number in range(n_groups)]
+        parts = [function(self.one_hot[r], t) for r, t in zip(rows, self.tasks, strict=True)]
+        order = np.argsort(np.concatenate(rows))
         return [torch.cat(results)[order] for results in zip(*parts, strict=True)]
 
 

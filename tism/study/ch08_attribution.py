@@ -56,9 +56,7 @@ def removal_effect(contribution: Tensor, one_hot: Tensor) -> Tensor:
     return -lost * (1 - reference)
 
 
-def deep_lift_multipliers(
-    model: nn.Module, one_hot: Tensor, *, n_shuffles: int = N_SHUFFLES
-) -> tuple[Tensor, float]:
+def deep_lift_multipliers(model: nn.Module, one_hot: Tensor) -> tuple[Tensor, float]:
     """DeepLIFT/SHAP multipliers of a model with one task (tangermeme), and how well they add up.
 
     References are dinucleotide shuffles. Softmax pooling has no closed rule and is attributed by
@@ -73,7 +71,7 @@ def deep_lift_multipliers(
     from tangermeme.ersatz import dinucleotide_shuffle
 
     one_hot = validate_one_hot(one_hot).float()
-    shuffled = dinucleotide_shuffle(one_hot, n=n_shuffles, random_state=0, allow_N=True)
+    shuffled = dinucleotide_shuffle(one_hot, n=N_SHUFFLES, random_state=0, allow_N=True)
     rules = {SoftmaxPool: integrated_gradients_op(), BothStrandsConv: strand_rule}
     options = {"raw_outputs": True, "only_warn": True, "device": "cpu"}
     with evaluating(model) as predict, warnings.catch_warnings():
@@ -82,7 +80,7 @@ def deep_lift_multipliers(
             predict.model, one_hot, references=shuffled, additional_nonlinear_ops=rules, **options
         )
         with torch.no_grad():
-            before = predict(predict.prepare(shuffled.flatten(0, 1))).view(-1, n_shuffles)
+            before = predict(predict.prepare(shuffled.flatten(0, 1))).view(-1, N_SHUFFLES)
             gain = predict(predict.prepare(one_hot)) - before
     contributed = ((one_hot[:, None] - shuffled) * multipliers).sum((2, 3))
     delta = (contributed - gain).abs().mean() / gain.abs().mean().clamp(min=1e-12)
@@ -108,35 +106,18 @@ def strand_rule(
         return torch.autograd.grad(mixed, x, grad_output[0])
 
 
-def _gradient_times_input(model: nn.Module, one_hot: Tensor) -> Tensor:
-    gradient = input_gradient(model, one_hot)
-    return removal_effect(gradient_times_input(gradient, one_hot), one_hot)
-
-
-def _corrected_gradient(model: nn.Module, one_hot: Tensor) -> Tensor:
-    return removal_effect(centre(input_gradient(model, one_hot)), one_hot)
-
-
-def _layerwise(model: nn.Module, one_hot: Tensor) -> Tensor:
-    return layerwise_tism(model, one_hot, depth=len(depths(model, one_hot)) // 2)
-
-
-def _budgeted(model: nn.Module, one_hot: Tensor) -> Tensor:
-    return budgeted_by_passes(model, one_hot, budget=BUDGET).estimate
-
-
-def _deep_lift(model: nn.Module, one_hot: Tensor) -> Tensor:
-    return tism_from_gradient(deep_lift_multipliers(model, one_hot)[0][:, None], one_hot)
-
-
 # Each maps a model with one task and (n, 4, length) to (n, 1, 4, length), the predicted change of
 # the output by every substitution. A method added here enters every table and figure.
 EFFECT_PREDICTORS: dict[str, EffectPredictor] = {
     "ISM": ism,
     "TISM": tism,
-    "layer-wise TISM": _layerwise,
-    "budgeted ISM": _budgeted,
-    "gradient x input": _gradient_times_input,
-    "corrected gradient": _corrected_gradient,
-    "DeepLIFT/SHAP": _deep_lift,
+    "layer-wise TISM": lambda model, x: layerwise_tism(model, x, depth=len(depths(model, x)) // 2),
+    "budgeted ISM": lambda model, x: budgeted_by_passes(model, x, budget=BUDGET).estimate,
+    "gradient x input": lambda model, x: removal_effect(
+        gradient_times_input(input_gradient(model, x), x), x
+    ),
+    "corrected gradient": lambda model, x: removal_effect(centre(input_gradient(model, x)), x),
+    "DeepLIFT/SHAP": lambda model, x: tism_from_gradient(
+        deep_lift_multipliers(model, x)[0][:, None], x
+    ),
 }

@@ -111,11 +111,10 @@ def shown_elements(agreement: pd.DataFrame, loci: Sequence[Locus]) -> list[Locus
     return [same[rows["element"].iloc[i]] for i in (-1, 0)]
 
 
-def strongest_stretch(tracks: pd.DataFrame, width: int = 80) -> pd.DataFrame:
-    """The `width` rows of one element's tracks over which the measured effects are largest."""
-    total = np.convolve(tracks["measured"].abs().fillna(0), np.ones(width), mode="valid")
-    start = int(total.argmax())
-    return tracks.iloc[start : start + width]
+def strongest_stretch(tracks: pd.DataFrame) -> pd.DataFrame:
+    """The 80 rows of one element's tracks over which the measured effects are largest."""
+    total = np.convolve(tracks["measured"].abs().fillna(0), np.ones(80), mode="valid")
+    return tracks.iloc[total.argmax() :][:80]
 
 
 def letter_maps(tracks: pd.DataFrame) -> dict[str, np.ndarray]:
