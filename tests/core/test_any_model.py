@@ -247,26 +247,24 @@ def where_once(net, x):
     return torch.cat([torch.where(odd > 0, odd.sqrt(), odd), x[:, :, 6:]], 2)
 
 
-class Tracked(Tensor):
-    """A tensor whose functions are counted by its class."""
-
-    calls = 0
+class Louder(Tensor):
+    """A tensor whose class doubles what two functions return."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        cls.calls += 1
-        return super().__torch_function__(func, types, args, kwargs or {})
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        return 2 * result if func in (torch.maximum, F.conv1d) else result
 
 
 @entry
 def tensors_of_a_subclass(net, x):
-    x = F.gelu(net.conv(x.as_subclass(Tracked)))
+    x = F.gelu(net.conv(x).as_subclass(Louder))
     return torch.maximum(x, x.flip(2))
 
 
 @entry
 def weights_of_a_subclass(net, x):
-    return F.gelu(F.conv1d(x, net.conv.weight.as_subclass(Tracked), padding=2)) * net.conv(x)
+    return F.gelu(F.conv1d(x, net.conv.weight.as_subclass(Louder), padding=2)) * net.conv(x)
 
 
 class Variable:
