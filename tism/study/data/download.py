@@ -167,7 +167,7 @@ def _retrieve(source: Source, target: Path) -> Path:
     part, expected = Path(f"{target}.part"), _expected_sha256(source)
     try:
         with full_disk_named(target, lambda: "what has arrived is kept"):
-            if not part.exists() or file_sha256(part) != expected:  # it is whole after some kills
+            if not part.exists() or file_sha256(part) != expected:  # a kill may leave it whole
                 _complete(part, source.url)
     except requests.RequestException as error:
         raise DownloadError(
@@ -220,7 +220,7 @@ def _continue(part: Path, url: str) -> None:
         headers["If-Range"] = validator.read_text()
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            validator.unlink()  # the next attempt begins anew
+            validator.unlink(missing_ok=True)  # the next attempt begins anew
         response.raise_for_status()
         if "text/html" in response.headers.get("Content-Type", ""):
             message = "the server sent a web page instead of the file"
