@@ -308,7 +308,8 @@ class Expansion:
         delta = change.delta(change.frame)  # (width, rows, *features)
         table = Reference(slope).columns(change.inner, change.axis).flatten(0, 1)
         columns = change.batch.index(change.frame.columns + row * change.length)
-        return (delta * table.index_select(0, columns).view(delta.shape)).flatten(2).sum((0, 2))
+        product = delta * table.index_select(0, columns).view(delta.shape)
+        return product.movedim(1, 0).flatten(1).sum(1)
 
     def _of_all(self, change: Tensor, row: np.ndarray, slope: Tensor) -> Tensor:
         at = torch.from_numpy(row).to(change.device)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from tism.engine.rules import Call, leaves, mapped, windows_in
-from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed
+from tism.engine.rules import Call
+from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, leaves, mapped
 from tism.predictor import Predictor
 from tism.running import is_out_of_memory
 
@@ -41,16 +42,22 @@ class Recording(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if is_recorded(func):
-            self.calls.append((function_name(func), mapped(self._keep, result)))
+            name, given = function_name(func), leaves((args, kwargs or {}))
+            made = args[0] if name == "__setitem__" else result
+            self.calls.append((name, mapped(lambda leaf: self._keep(leaf, given), made)))
         return result
 
-    def _keep(self, leaf: Any) -> Any:
+    def _keep(self, leaf: Any, given: list[Any]) -> Any:
+        """The result of a function as a reference; `given` are the function's arguments."""
         if not isinstance(leaf, Tensor):
             return leaf
+        if is_functorch_wrapped_tensor(leaf):  # lives no longer than its vmap
+            return None
         self.nbytes += leaf.nbytes
         if self.nbytes > MOST_KEPT_BYTES:
             raise Untraceable(f"its activations take more than {MOST_KEPT_BYTES / 2**30:.0f} GB")
-        return Reference(leaf)
+        shared = (torch._C._is_alias_of(leaf, t) for t in given if isinstance(t, Tensor))
+        return Reference(leaf, any(shared))
 
 
 class Reached(Exception):
@@ -67,6 +74,7 @@ class Replay(TorchFunctionMode):
     prepared : for each call a dict of what its rule made of weights, kept from batch to batch
     truth : a recording of the mutated sequences themselves, to find the call that goes wrong
     last : number of the call after which `Reached` is raised with its result
+    mixed : name and number of the first call that was given whole tensors
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Replay(TorchFunctionMode):
         self.calls, self.batch, self.prepared, self.truth = recording.calls, batch, prepared, truth
         self.last = last
         self.at, self.name, self.row_bytes = -1, "the input", 1
+        self.mixed: tuple[str, int] | None = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, function_name(func)
@@ -90,11 +99,10 @@ class Replay(TorchFunctionMode):
         expected, reference = self.calls[self.at] if self.at < len(self.calls) else ("an end", None)
         if expected != name:
             raise Untraceable(f"{expected} was expected: what the model runs depends on the batch")
-        if windows_in((args, kwargs)):
-            prepared = self.prepared.setdefault(self.at, {})
-            result = Call(self.batch, func, name, reference, prepared).answer(args, kwargs)
-        else:
-            result = func(*args, **kwargs)
+        prepared = self.prepared.setdefault(self.at, {})
+        result = Call(self.batch, func, name, reference, prepared).answer(args, kwargs)
+        if self.batch.mixed and self.mixed is None:
+            self.mixed = self.batch.mixed, self.at
         if self.truth is not None:
             self._compare(result)
         self.row_bytes = max([self.row_bytes, *map(self._row_bytes, leaves(result))])
@@ -112,7 +120,8 @@ class Replay(TorchFunctionMode):
         true = leaves(self.truth.calls[self.at][1])
         for got, reference in zip(leaves(result), true, strict=True):
             got = got.whole() if isinstance(got, Windowed) else got
-            if isinstance(got, Tensor) and not agree(got, reference.tensor, reference.tensor):
+            known = isinstance(got, Tensor) and isinstance(reference, Reference)
+            if known and not agree(got, reference.tensor, reference.tensor):
                 raise Untraceable("windows and whole activations disagree")
 
 
@@ -197,9 +206,10 @@ class WindowedModel:
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
         replay = Replay(self.recording, batch, self.prepared, truth, last)
         self.replay, predict = replay, self.predict.of(row)
+        batch.mark(predict.args, False)
         try:
             with replay:
-                return predict(mutants)
+                return batch.current(predict(mutants))
         except Reached as reached:
             return reached.result
         except Exception as error:

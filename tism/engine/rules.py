@@ -1,27 +1,53 @@
 """Rules: how torch functions, alone or in families, turn windows into windows.
 
-A rule gets the `Call` and the function's own arguments. It returns a window, or a plain tensor if
-the result depends on all columns, or NotImplemented, upon which the function runs in full.
+A rule gets the `Call` and the function's own arguments, under the names that torch gives them: one
+annotated `Windowed` is a window along the sequence, one annotated `Tensor` holds no window. It
+returns a window, or a plain tensor if the result depends on all columns. For any other call it
+raises `InFull`, upon which the function runs on whole tensors.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
-from operator import itemgetter
+from contextlib import nullcontext
+from functools import cache, reduce
+from operator import itemgetter, methodcaller
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
-from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import _pop_mode_temporarily
 
-from tism.engine.window import Batch, Frame, Reference, Span, Untraceable, Windowed
+from tism.engine.window import (
+    Batch,
+    Frame,
+    Reference,
+    Span,
+    Windowed,
+    leaves,
+    mapped,
+    whole,
+    windows_in,
+)
 
 RULES: dict[str, Callable] = {}
-_SLICES_KEPT = 128  # slices of the weights of a layer that sums over positions
+_NAMES_OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # which torch takes too
+_signature = cache(inspect.signature)
+
+
+class InFull(Exception):
+    """Raised by a rule for a call that it cannot follow."""
+
+
+def need(condition: Any) -> None:
+    """Raise `InFull` unless the condition holds."""
+    if not condition:
+        raise InFull
 
 
 def rule(names: str) -> Callable[[Callable], Callable]:
@@ -35,42 +61,92 @@ def rule(names: str) -> Callable[[Callable], Callable]:
 
 
 class Call:
-    """One torch function that is called with windows.
+    """One torch function that is called in a replay.
 
-    reference : its result for the references
+    func : the function, or its form that changes nothing in place
+    reference : its result for the references; of an assignment, the tensor assigned to
     prepared : what its rule made of weights, kept from batch to batch
+    changes : True if a substitution can change the result
     """
 
     def __init__(self, batch: Batch, func: Callable, name: str, reference: Any, prepared: dict):
-        self.batch, self.func, self.name = batch, func, name
-        self.reference, self.prepared = reference, prepared
+        name = name.partition(".")[0]  # of an operator such as torch.ops.aten.add.Tensor
+        self.batch, self.given, self.name = batch, func, name.strip("_")
+        self.reference, self.prepared, self.changes = reference, prepared, True
+        method = name.endswith("_") and not name.endswith("__")
+        self.func = getattr(Tensor, self.name, getattr(F, self.name, None)) if method else func
+        self.assigns = method or name in ("__setitem__", "__iand__", "__ior__", "__ixor__")
 
     def answer(self, args: tuple, kwargs: dict) -> Any:
-        """The result of its rule, or of the function in full."""
-        method = self.name.endswith("_") and not self.name.endswith("__")
-        in_place = method or self.name == "__setitem__" or kwargs.get("inplace", False)
-        if method:
-            self.func = getattr(Tensor, self.name[:-1])
-        if "inplace" in kwargs:
-            kwargs = {**kwargs, "inplace": False}
-        self.name = self.name.strip("_")
-        result = RULES[self.name](self, *args, **kwargs) if self.name in RULES else NotImplemented
-        if result is NotImplemented:
-            result = self.func(*mapped(_whole, args), **mapped(_whole, kwargs))
-        if not in_place:
-            return result
-        if not (isinstance(args[0], Windowed) and isinstance(result, Windowed)):
-            raise Untraceable("it changes a tensor in place")
-        args[0].__dict__.clear()
-        args[0].__dict__.update(result.__dict__)
-        return args[0]
+        """The result by its rule, or of the function on whole tensors."""
+        args, kwargs = self._after_changes(args, kwargs)
+        windows, target = windows_in((args, kwargs)), self._target(args, kwargs)
+        try:
+            need(windows)
+            result = self._by_rule(args, kwargs)
+        except InFull:
+            result = self._in_full(args, kwargs)
+        self.batch.mark(result, self.changes)
+        if target is not None:
+            self.batch.replace(target, result)
+            return None if self.name == "setitem" else result
+        for leaf, reference in zip(leaves(result), leaves(self.reference), strict=False):
+            if windows and isinstance(reference, Reference) and reference.is_view:
+                self.batch.bases[leaf] = self.batch.bases.get(windows[0], windows[0])
+        return result
 
-    def once(self, make: Callable[[], Any], key: Any = None) -> Any:
+    def _after_changes(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The arguments as they are after changes in place."""
+        batch = self.batch
+        if not (batch.became or batch.pending):
+            return args, kwargs
+        if self.name == "setitem":
+            target, _, value = map(batch.current, args)
+            if isinstance(target, Tensor) and batch.pending.get(target) is value:
+                batch.pending.pop(target, None)  # the end of x[item] += value
+        return mapped(batch.readable, args), mapped(batch.readable, kwargs)
+
+    def _target(self, args: tuple, kwargs: dict) -> Any:
+        """The argument that is changed in place, if there is one."""
+        if self.assigns or kwargs.get("inplace", False):
+            return leaves((args, kwargs))[0]
+        return kwargs.get("out")
+
+    def _by_rule(self, args: tuple, kwargs: dict) -> Any:
+        """What the rule for this form of the call returns."""
+        kwargs = {_NAMES_OF_NUMPY.get(name, name): value for name, value in kwargs.items()}
+        if "inplace" in kwargs:
+            kwargs["inplace"] = False
+        need(self.name in RULES and self.func and kwargs.get("out") is None)
+        tensors = (leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        need(not any(map(is_functorch_wrapped_tensor, tensors)))  # these do not outlive vmap
+        function = RULES[self.name]
+        try:
+            given = _signature(function).bind(self, *args, **kwargs).arguments
+        except TypeError as error:
+            raise InFull from error
+        for name, value in given.items():
+            kind = _signature(function).parameters[name].annotation
+            need(kind != "Windowed" or (isinstance(value, Windowed) and not value.flat))
+            need(kind != "Tensor" or not isinstance(value, Windowed))
+        return function(self, *args, **kwargs)
+
+    def _in_full(self, args: tuple, kwargs: dict) -> Any:
+        """The result of the function on whole tensors."""
+        self.changes = any(map(self.batch.can_change, leaves((args, kwargs))))
+        if windows_in((args, kwargs)):
+            self.batch.mixed = self.batch.mixed or self.name
+            args, kwargs = mapped(whole, args), mapped(whole, kwargs)
+        result, target = self.given(*args, **kwargs), self._target(args, kwargs)
+        return result if target is None else target
+
+    def once(self, make: Callable[[], Any]) -> Any:
         """The result of `make`, computed once for all batches and not counted as work."""
-        if key not in self.prepared:
-            with no_dispatch():
-                self.prepared[key] = make()
-        return self.prepared[key]
+        if "made" not in self.prepared:
+            counted = torch._C._len_torch_dispatch_stack() > 0
+            with _pop_mode_temporarily() if counted else nullcontext():
+                self.prepared["made"] = make()
+        return self.prepared["made"]
 
     @property
     def shape(self) -> torch.Size:
@@ -102,59 +178,33 @@ class Call:
         return Windowed(self.batch, self.reference, inner, axis or x.axis, x.span, held)
 
 
-def leaves(value: Any) -> list[Any]:
-    """The items within nested tuples, lists and dicts."""
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if not isinstance(value, tuple | list):
-        return [value]
-    return [leaf for item in value for leaf in leaves(item)]
-
-
-def windows_in(arguments: Any) -> list[Windowed]:
-    """The windows among the arguments of a function."""
-    return [leaf for leaf in leaves(arguments) if isinstance(leaf, Windowed)]
-
-
-def mapped(function: Callable, value: Any) -> Any:
-    """`function` applied to the items within nested tuples, lists and dicts."""
-    if isinstance(value, dict):
-        return {key: mapped(function, item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)([mapped(function, item) for item in value])
-    return function(value)
-
-
-def _whole(leaf: Any) -> Any:
-    return leaf.whole() if isinstance(leaf, Windowed) else leaf
-
-
-def alike(windows: Sequence[Windowed]) -> bool:
-    """True if all windows have the same shape with the sequence on the same axis."""
-    return len({(w.axis, w.inner, w.flat) for w in windows}) == 1
-
-
-def hull(windows: Sequence[Windowed]) -> Span:
-    """Start and stop of the columns in which any of the windows changed."""
-    starts, stops = zip(*(w.span for w in windows), strict=True)
+def hull(spans: Sequence[Span]) -> Span:
+    """Start and stop of the columns that lie in any of the spans."""
+    starts, stops = zip(*spans, strict=True)
     return reduce(np.minimum, starts), reduce(np.maximum, stops)
 
 
-def by_column(call: Call, args: tuple, kwargs: dict, axis: int = 0) -> Any:
-    """The function itself, applied to the columns in which any of its arguments changed."""
+def moved_by(span: Span, columns: int) -> Span:
+    """A span at other columns."""
+    return span[0] + columns, span[1] + columns
+
+
+def by_column(call: Call, args: tuple, kwargs: dict, axis: int = 0, shift: int = 0) -> Any:
+    """The function itself, applied to the columns in which any of its arguments changed.
+
+    axis : of the result; that of the windows by default
+    shift : by how much the columns of the result move
+    """
     windows = windows_in((args, kwargs))
-    x, span = windows[0], hull(windows)
-    if len({(w.axis, w.ndim, w.length, w.flat) for w in windows}) > 1:
-        return NotImplemented
+    x, span = windows[0], hull([w.span for w in windows])
+    need(len({(w.axis, w.ndim, w.length, w.flat and w.inner) for w in windows}) == 1)
     frame = Frame.over(span, x.length)
     args, kwargs = mapped(lambda leaf: _columns(leaf, x, frame), (args, kwargs))
-    if any(leaf is NotImplemented for leaf in leaves((args, kwargs))):
-        return NotImplemented
-    axis = axis or x.axis
+    axis, at = axis or x.axis, Frame(frame.first + shift, frame.width)
 
     def window(result: Tensor, reference: Reference) -> Windowed:
         one = Call(call.batch, call.func, call.name, reference, call.prepared)
-        return one.window(x, "value", frame, result.movedim(axis, 0), span, axis)
+        return one.window(x, "value", at, result.movedim(axis, 0), moved_by(span, shift), axis)
 
     result = call.func(*args, **kwargs)
     if isinstance(result, Tensor):
@@ -168,14 +218,20 @@ def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
         return leaf.value(frame).movedim(0, x.axis)
     if not isinstance(leaf, Tensor) or leaf.numel() == 1:
         return leaf
-    if x.flat or leaf.ndim > x.ndim:
-        return NotImplemented
+    need(not x.flat and leaf.ndim <= x.ndim)
     constant = leaf.reshape((1,) * (x.ndim - leaf.ndim) + leaf.shape)
-    if constant.shape[0] > 1:  # a value for each row: all of its columns may have changed
-        return NotImplemented
+    by_row = constant.shape[0] > 1
+    need(not by_row or not x.batch.can_change(leaf))
     if constant.shape[x.axis] == 1:
         return leaf
-    constant = constant.movedim(x.axis, 0)[:, 0].index_select(0, x.batch.index(frame.columns))
+    need(constant.shape[x.axis] == x.length)
+    columns = x.batch.index(frame.columns)
+    constant = constant.movedim(x.axis, 1)
+    if by_row:
+        rows = torch.arange(len(constant), device=columns.device).repeat(frame.width)
+        constant = constant[rows, columns]
+    else:
+        constant = constant[0].index_select(0, columns)
     return constant.unflatten(0, frame.columns.shape).movedim(0, x.axis)
 
 
@@ -184,8 +240,10 @@ def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
     round floor ceil relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign sigmoid
     logsigmoid tanh tanhshrink hardtanh hardswish hardsigmoid hardshrink softshrink threshold clamp
     clip clamp_min clamp_max nan_to_num pow rpow rsub mul multiply div divide true_divide rdiv
-    rtruediv maximum minimum fmax fmin logaddexp where lerp addcmul eq ne lt le gt ge isnan
-    logical_and logical_or logical_not float double half bfloat16 to"""
+    rtruediv floor_divide floordiv remainder fmod maximum minimum fmax fmin logaddexp where lerp
+    addcmul addcdiv masked_fill eq ne lt le gt ge isnan isinf isfinite logical_and logical_or
+    logical_xor logical_not bitwise_and bitwise_or bitwise_not and or xor invert float double half
+    bfloat16 long int bool"""
 )
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Any function that treats every place alone."""
@@ -196,10 +254,11 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
 def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
     """The differences of two windows add up; so do their values if both are held."""
     windows = [arg for arg in args if isinstance(arg, Windowed)]
-    if len(windows) < 2 or all("value" in w.held for w in windows) or kwargs or not alike(windows):
+    alike = len({(w.axis, w.inner, w.flat) for w in windows}) == 1
+    if len(windows) < 2 or all("value" in w.held for w in windows) or kwargs or not alike:
         return by_column(call, args, kwargs)
     first, second = windows
-    span = hull(windows)
+    span = hull([w.span for w in windows])
     frame, sign = Frame.over(span, first.length), 1 if call.name == "add" else -1
     if second.frame == frame and sign > 0:
         first, second = second, first
@@ -207,28 +266,52 @@ def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
     return call.window(first, "delta", frame, total, span)
 
 
-@rule("contiguous clone detach data")
-def same(call: Call, x: Windowed, *_: Any, **__: Any) -> Windowed:
+@rule("contiguous clone detach data requires_grad")
+def same(call: Call, input: Any, *_: Any, **__: Any) -> Windowed:
     """The tensor as it is."""
-    return call.moved(x)
+    return call.moved(input)
 
 
 @rule("dropout dropout1d dropout2d alpha_dropout feature_alpha_dropout")
-def dropout(call: Call, input: Windowed, p: float = 0.5, training: bool = True, **_: Any) -> Any:
+def dropout(call: Call, input: Any, p: float = 0.5, training: bool = True, **_: Any) -> Any:
     """Dropout, which changes nothing in evaluation mode."""
-    return NotImplemented if training else call.moved(input)
+    need(not training)
+    return call.moved(input)
+
+
+@rule(
+    """to type_as expand_as new_zeros new_ones new_full new_empty zeros_like ones_like full_like
+    empty_like"""
+)
+def like(call: Call, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """A window of another type, or a constant that has the type and shape of a window."""
+    if isinstance(input, Windowed) and call.name == "expand_as":
+        return expansion(call, input)
+    if isinstance(input, Windowed) and call.name in ("to", "type_as"):
+        call.func = methodcaller("to", call.reference.tensor.dtype)
+        return by_column(call, (input,), {})
+
+    def empty(leaf: Any) -> Any:
+        if not isinstance(leaf, Windowed):
+            return leaf
+        return leaf.reference.tensor.new_empty(()).expand(leaf.shape)
+
+    call.changes = not isinstance(input, Windowed) and call.batch.can_change(input)
+    return call.func(*mapped(empty, (input, *args)), **mapped(empty, kwargs))
 
 
 @rule("batch_norm")
-def batch_norm(call: Call, input: Windowed, mean: Any, variance: Any, **settings: Any) -> Any:
+def batch_norm(
+    call: Call, input: Windowed, running_mean: Any, running_var: Any, **settings: Any
+) -> Any:
     """A factor and a summand for each channel, if the statistics are fixed."""
-    if settings["training"] or mean is None or input.flat or input.axis == 1:
-        return NotImplemented
+    need(not settings["training"] and running_mean is not None and input.axis > 1)
 
     def line() -> tuple[Tensor, Tensor]:
         weight, bias = settings.get("weight"), settings.get("bias")
-        slope = (variance + settings.get("eps", 1e-5)).rsqrt() * (1 if weight is None else weight)
-        offset = (0 if bias is None else bias) - mean * slope
+        slope = (running_var + settings.get("eps", 1e-5)).rsqrt()
+        slope = slope if weight is None else slope * weight
+        offset = (0 if bias is None else bias) - running_mean * slope
         shape = (1, -1) + (1,) * (input.ndim - 2)
         return offset.view(shape), slope.view(shape)
 
@@ -237,29 +320,35 @@ def batch_norm(call: Call, input: Windowed, mean: Any, variance: Any, **settings
     return by_column(call, (offset, input, slope), {})
 
 
-@rule("layer_norm")
-def layer_norm(call: Call, input: Windowed, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-    """Normalisation within each position."""
-    if input.flat or input.axis >= input.ndim - len(shape):
-        return NotImplemented
-    return by_column(call, (input, shape, *args), kwargs)
+@rule("layer_norm rms_norm prelu embedding one_hot")
+def with_weights(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
+    """Functions of the features of each position, with weights that are used as they are."""
+    mixed = [1] if call.name == "prelu" else []
+    if call.name.endswith("norm"):
+        shape = args[0] if args else kwargs["normalized_shape"]
+        mixed = range(input.ndim - len(shape), input.ndim)
+    if call.name == "one_hot":
+        args, kwargs = (call.shape[-1],), {}
+    need(input.axis not in mixed and not windows_in((args, kwargs)))
+    func = call.func
+    call.func = lambda columns: func(columns, *args, **kwargs)
+    return by_column(call, (input,), {})
 
 
 @rule(
-    """softmax log_softmax logsumexp amax amin max min prod std var argmax chunk split glu unbind
-    cat concat concatenate stack"""
+    """softmax log_softmax logsumexp amax amin max min prod std var argmax argmin any all cumsum
+    normalize glu unbind stack"""
 )
 def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Functions that mix channels but not positions."""
-    x = windows_in(args)[0]
-    place = 2 if call.name in ("chunk", "split") else 1
-    dim = args[place] if len(args) > place else kwargs.get("dim", -1 if call.name == "glu" else 0)
-    if isinstance(dim, Tensor):  # the larger of two tensors
+    x, stack = windows_in((args, kwargs))[0], call.name == "stack"
+    default = {"normalize": 1, "glu": -1, "unbind": 0, "stack": 0}.get(call.name)
+    dim = _dim(args, kwargs, 2 if call.name == "normalize" else 1, default)
+    if isinstance(dim, Tensor) or "other" in kwargs:  # the larger of two tensors
         return by_column(call, args, kwargs)
-    stack = call.name == "stack"
     dims = _dims(dim, x.ndim + stack)
-    if x.flat or 0 in dims or (x.axis in dims and not stack):
-        return NotImplemented
+    need(not x.flat and 0 not in dims and not isinstance(dim, bool))
+    need(stack or x.axis not in dims)
     if call.name == "softmax":
         call.func = _kept_layout(call.func)
     fewer = x.ndim - leaves(call.reference)[0].tensor.ndim
@@ -270,156 +359,233 @@ def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
 def _kept_layout(softmax: Callable) -> Callable:
     """A softmax that keeps the order of the axes in memory."""
 
-    def function(x: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
-        order = sorted(range(x.ndim), key=x.stride, reverse=True)
-        result = softmax(x.permute(order), order.index(dim % x.ndim), *args, **kwargs)
-        return result.permute([order.index(d) for d in range(x.ndim)])
+    def function(input: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
+        order = sorted(range(input.ndim), key=input.stride, reverse=True)
+        result = softmax(input.permute(order), order.index(dim % input.ndim), *args, **kwargs)
+        return result.permute([order.index(d) for d in range(input.ndim)])
 
     return function
 
 
+def _dim(args: tuple, kwargs: dict, place: int, default: Any) -> Any:
+    """The argument `dim`, by name or at its place."""
+    return kwargs["dim"] if "dim" in kwargs else args[place] if len(args) > place else default
+
+
 def _dims(dim: Any, ndim: int) -> list[int]:
     """Axes counted from 0; all of them if none is given."""
-    if dim is None:
+    if dim is None or dim == ():
         return list(range(ndim))
     return [d % ndim for d in (dim if isinstance(dim, Sequence) else [dim])]
 
 
+@rule("chunk split split_with_sizes tensor_split")
+def pieces(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Pieces of the sequence or of the channels."""
+    x, dim = windows_in((args, kwargs))[0], _dim(args, kwargs, 2, 0)
+    need(not x.flat and dim % x.ndim)
+    if dim % x.ndim != x.axis:
+        return by_column(call, args, kwargs)
+    stops = np.cumsum([0, *(piece.tensor.shape[x.axis] for piece in call.reference)])
+    calls = (Call(call.batch, call.func, call.name, piece, {}) for piece in call.reference)
+    return tuple(_shifted(one, x, -int(stop)) for one, stop in zip(calls, stops, strict=False))
+
+
+@rule("cat concat concatenate")
+def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Windows and constants one after the other, along the sequence or another axis."""
+    windows = windows_in(tensors)
+    x, dim = windows[0], dim % windows[0].ndim
+    need(not x.flat and dim)
+    if dim != x.axis:
+        return by_column(call, (tensors, dim), {})
+    need(all((w.axis, w.ndim, w.flat) == (x.axis, x.ndim, False) for w in windows))
+    need(sum(map(call.batch.can_change, tensors)) == len(windows))
+    starts = np.cumsum([0, *(tensor.shape[dim] for tensor in tensors)]).tolist()
+    placed = zip(tensors, starts, strict=False)
+    placed = [(w, start) for w, start in placed if isinstance(w, Windowed)]
+    span = hull([moved_by(w.span, start) for w, start in placed])
+    frame = Frame.over(span, call.shape[dim])
+    delta = call.reference.tensor.new_zeros(frame.width, len(call.batch.row), *x.features)
+    for w, start in placed:
+        w.add_delta(delta, Frame(frame.first - start, frame.width))
+    return call.window(x, "delta", frame, delta, span)
+
+
 @rule("sum mean")
-def total(call: Call, input: Windowed, dim: Any = None, keepdim: bool = False, **kw: Any) -> Any:
+def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **kw: Any) -> Any:
     """Sum or mean over positions: that of the reference plus the changes of changed columns."""
     dims = _dims(dim, input.ndim)
-    if input.axis not in dims:
+    if input.axis not in dims and not input.flat:
         return along_another_axis(call, input, dim, keepdim, **kw)
-    if input.flat or 0 in dims or kw:
-        return NotImplemented
-    delta = input.delta(input.frame).movedim(0, input.axis).sum(dims, keepdim)
-    count = 1 if call.name == "sum" else math.prod(input.shape[d] for d in dims)
-    return call.rows() + delta / count
+    need(0 not in dims and not kw)
+    delta = input.delta(input.frame)
+    delta = delta.movedim(1, 0).flatten(1) if input.flat else delta.movedim(0, input.axis)
+    delta = delta.sum(dims, keepdim)
+    if call.name != "sum":
+        delta = delta / math.prod(input.shape[d] for d in dims)
+    return call.rows() + delta
 
 
-@rule("adaptive_avg_pool1d adaptive_avg_pool2d")
-def adaptive_average(call: Call, input: Windowed, output_size: Any) -> Any:
-    """The mean over all positions, if one value is left."""
-    dims = [d for d in range(2, input.ndim) if call.shape[d] == 1]
-    kept = (call.shape[d] == input.shape[d] for d in range(2, input.ndim) if d not in dims)
-    return total(call, input, dims, True) if input.axis in dims and all(kept) else NotImplemented
+@rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d")
+def adaptive_pool(call: Call, input: Windowed, output_size: Any, return_indices: Any = 0) -> Any:
+    """The mean over all positions, or pooling where all bins have the same size."""
+    average, axes = "avg" in call.name, range(2, input.ndim)
+    pooled = [d for d in axes if call.shape[d] == 1]
+    kept = all(call.shape[d] == input.shape[d] for d in axes if d not in pooled)
+    if average and input.axis in pooled and kept:
+        return total(call, input, pooled, True)
+    size, rest = divmod(input.length, call.shape[input.axis])
+    need(not rest and size < input.length and not return_indices)
+    size = [size if d == input.axis else 1 for d in axes]
+    return average_pool(call, input, size) if average else max_pool(call, input, size)
 
 
-@rule("linear matmul")
-def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Any:
+@rule("linear")
+def linear(call: Call, input: Any, weight: Tensor, bias: Any = None) -> Any:
     """A linear layer at each position, or of all positions as a sum over the changed columns."""
-    if not isinstance(input, Windowed) or isinstance(weight, Windowed) or weight.ndim > 2:
-        return NotImplemented
-    if input.flat and call.name == "linear":
+    need(isinstance(input, Windowed) and weight.ndim <= 2)
+    if input.ndim == weight.ndim == 2:
         return _sum_of_columns(call, input, weight)
-    if input.flat or input.axis == input.ndim - 1:
-        return NotImplemented
-    delta = call.func(input.delta(input.frame), weight)
+    need(input.axis < input.ndim - 1)
+    delta = F.linear(input.delta(input.frame), weight)
     return call.window(input, "delta", input.frame, delta, input.span)
 
 
+@rule("matmul")
+def product(call: Call, input: Any, other: Tensor) -> Any:
+    """A linear layer by its transposed matrix."""
+    return linear(call, input, other.mT if other.ndim > 1 else other)
+
+
 def _sum_of_columns(call: Call, x: Windowed, weight: Tensor) -> Tensor:
-    """The reference's output plus each changed column times its slice of the weights."""
-    columns = (
-        weight.reshape(-1, *x.inner).movedim(x.axis, 0).flatten(2).mT
-    )  # (length, features, out)
-    frame, output = x.frame, call.rows()
-    delta = x.delta(frame).flatten(0, 1).flatten(1)
-    for position in np.unique(frame.columns):
-        rows = np.flatnonzero((frame.first <= position) & (position < frame.first + frame.width))
-        slot = (position - frame.first[rows]) * len(frame.first) + rows
-        changed = delta.index_select(0, call.batch.index(slot))
-        weights = call.once(lambda at=position: columns[at].contiguous(), position)
-        output.index_add_(0, call.batch.index(rows), changed @ weights)
-    while len(call.prepared) > _SLICES_KEPT:
-        call.prepared.pop(next(iter(call.prepared)))
+    """The reference's output plus the changed columns times their slices of the weights.
+
+    Rows whose windows begin at about the same column share one product.
+    """
+
+    def slices() -> Tensor:
+        columns = weight.reshape(-1, *x.inner).movedim(x.axis, 0).reshape(x.length, len(weight), -1)
+        return columns.mT.contiguous()  # (length, features, out)
+
+    weights, output, width, index = call.once(slices), call.rows(), x.frame.width, call.batch.index
+    delta = x.delta(x.frame).reshape(width, len(output), -1).movedim(0, 1)
+    order = np.argsort(x.frame.first, kind="stable")
+    firsts, start = x.frame.first[order], 0
+    while start < len(order):
+        stop = np.searchsorted(firsts, firsts[start] + width // 2, side="right")
+        rows, offsets = order[start:stop], firsts[start:stop] - firsts[start]
+        across = int(offsets[-1]) + width
+        slot = (np.arange(len(rows)) * across + offsets)[:, None] + np.arange(width)
+        changed = delta.new_zeros(len(rows) * across, delta.shape[2])
+        changed.index_copy_(0, index(slot), delta.index_select(0, index(rows)).flatten(0, 1))
+        columns = weights[firsts[start] : firsts[start] + across].flatten(0, 1)
+        output.index_add_(0, index(rows), changed.view(len(rows), -1) @ columns)
+        start = stop
     return output
+
+
+def settings(args: tuple, kwargs: dict[str, Any], **defaults: Any) -> list[Any]:
+    """The settings of a layer in the order of `defaults`, given by place or by name."""
+    given = dict(zip(defaults, args, strict=False)) | kwargs
+    return [given.get(name, default) for name, default in defaults.items()]
 
 
 @rule("conv1d conv2d")
 def convolution(
-    call: Call,
-    input: Any,
-    weight: Tensor,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    call: Call, input: Windowed, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
-    """The convolution of the differences, if its kernel spans every other axis."""
-    if not isinstance(input, Windowed) or isinstance(weight, Windowed) or input.axis < 2:
-        return NotImplemented
+    """The convolution of the differences, if its kernel has size 1 on other axes or spans them."""
+    defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    stride, padding, dilation, groups = settings(args, kwargs, **defaults)
     others = [d for d in range(2, input.ndim) if d != input.axis]
-    if any(weight.shape[d] != input.shape[d] or call.shape[d] != 1 for d in others):
-        return NotImplemented
+    spans = all(weight.shape[d] == input.shape[d] and call.shape[d] == 1 for d in others)
+    single = all(weight.shape[d] == _along(stride, d) == 1 for d in others)
+    need(spans or (single and all(call.shape[d] == input.shape[d] for d in others)))
+    need(input.axis > 1)
     weight = weight.movedim(input.axis, -1).flatten(1, -2)  # (out, in, kernel)
-    dilation, stride = _along(dilation, input), _along(stride, input)
-    reach = dilation * (weight.shape[2] - 1)
-    named = {"same": reach // 2, "valid": 0}
-    before = named[padding] if isinstance(padding, str) else _along(padding, input)
-    span = _readers(input, reach, stride, before, call.shape[input.axis])
+    stride, dilation = _along(stride, input.axis), _along(dilation, input.axis)
+    reach, before = dilation * (weight.shape[2] - 1), 0
+    if padding != "valid":
+        before = reach // 2 if padding == "same" else _along(padding, input.axis)
+    span = _readers(input, reach, stride, before)
+
+    def folded(delta: Tensor) -> Tensor:
+        """(width, rows, in), with the other axes in `in` or in `rows`."""
+        return delta.flatten(2) if spans else delta.movedim(2, -1).flatten(1, -2)
+
     if stride == groups == 1:
-        frame, delta = _products_of_taps(call, input, weight, dilation, before)
+        frame = Frame(input.frame.first + before - reach, input.frame.width + reach)
+        delta = _products_of_taps(call, folded(input.delta(input.frame)), weight, dilation)
     else:
         frame = Frame.over(span, call.shape[input.axis])
         read = Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
-        delta = input.delta(read).flatten(2).movedim(0, 2)
+        delta = folded(input.delta(read)).movedim(0, 2)
         delta = F.conv1d(delta, weight, None, stride, 0, dilation, groups).movedim(2, 0)
-    return call.window(input, "delta", frame, delta.unflatten(2, (-1, *[1] * len(others))), span)
+    if spans:
+        delta = delta.unflatten(2, (-1, *[1] * len(others)))
+    else:
+        delta = delta.unflatten(1, (-1, *(input.shape[d] for d in others))).movedim(-1, 2)
+    return call.window(input, "delta", frame, delta, span)
 
 
-def _along(setting: Any, x: Windowed) -> int:
-    """A setting such as the stride, an int or one int for each axis, along the sequence."""
+def _along(setting: Any, axis: int) -> int:
+    """A setting such as the stride, an int or one int for each axis, along an axis."""
     if isinstance(setting, int):
         return setting
-    return setting[x.axis - 2] if len(setting) > 1 else setting[0]
+    return setting[axis - 2] if len(setting) > 1 else setting[0]
 
 
-def _readers(x: Windowed, reach: int, stride: int, before: int, length: int) -> Span:
+def _readers(x: Windowed, reach: int, stride: int, before: int) -> Span:
     """The columns that read a changed one through a kernel of 1 + reach columns."""
     start = -((reach - before - x.span[0]) // stride)  # rounded up
-    stop = (x.span[1] - 1 + before) // stride + 1
-    return start.clip(min=0), stop.clip(max=length)
+    return start, (x.span[1] - 1 + before) // stride + 1
 
 
-def _products_of_taps(
-    call: Call, x: Windowed, weight: Tensor, dilation: int, before: int
-) -> tuple[Frame, Tensor]:
-    """Each changed column times each tap, added where it falls; unchanged columns are not read."""
+def _products_of_taps(call: Call, changed: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Each changed column times each tap, added where it falls; unchanged columns are not read.
+
+    changed, weight : (width, rows, in), (out, in, kernel)
+
+    Returns (width + reach, rows, out).
+    """
     taps = call.once(lambda: weight.permute(2, 1, 0).flip(0).contiguous())  # (kernel, in, out)
-    (kernel, _, out), width, rows = taps.shape, x.frame.width, len(x.frame.first)
-    reach = dilation * (kernel - 1)
-    frame = Frame(x.frame.first + before - reach, width + reach)
-    changed = x.delta(x.frame).flatten(0, 1).flatten(1)
+    (kernel, _, out), (width, rows, _) = taps.shape, changed.shape
+    reach, changed = dilation * (kernel - 1), changed.flatten(0, 1)
     if reach == kernel - 1 and width == 1:  # one substitution: its products are looked up
-        return frame, changed @ taps
+        return changed @ taps
     delta = changed.new_empty(width + reach, rows, out)
     delta[width:] = 0
     torch.mm(changed, taps[0], out=delta[:width].view(-1, out))
     for tap in range(1, kernel):
         falls = delta[dilation * tap : dilation * tap + width]
         falls.view(-1, out).addmm_(changed, taps[tap])
-    return frame, delta
+    return delta
+
+
+@rule("conv_transpose1d")
+def transposed(
+    call: Call, input: Windowed, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """The transposed convolution of the differences."""
+    defaults = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+    stride, before, _, groups, dilation = settings(args, kwargs, **defaults)
+    stride, before, dilation = (_along(setting, 2) for setting in (stride, before, dilation))
+    need(input.axis == 2)
+    delta = input.delta(input.frame).movedim(0, 2)
+    delta = F.conv_transpose1d(delta, weight, None, stride, 0, 0, groups, dilation).movedim(2, 0)
+    frame = Frame(input.frame.first * stride - before, len(delta))
+    stop = (input.span[1] - 1) * stride + dilation * (weight.shape[2] - 1) + 1 - before
+    return call.window(input, "delta", frame, delta, (input.span[0] * stride - before, stop))
 
 
 @rule("max_pool1d max_pool2d")
-def max_pool(
-    call: Call,
-    input: Windowed,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
+def max_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
     """The largest of the taps, with padding of minus infinity."""
-    pooled = _pooled(call, input, kernel_size, stride, padding, dilation)
-    if pooled is NotImplemented or return_indices:
-        return NotImplemented
-    span, frame, read, taps = pooled
+    defaults = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": 0, "return_indices": 0}
+    stride, padding, dilation, _, return_indices = settings(args, kwargs, **defaults)
+    need(not return_indices)
+    span, frame, read, taps = _pooled(call, input, kernel_size, stride, padding, dilation)
     value = input.value(read)
     beyond = (read.columns < 0) | (read.columns >= input.length)
     if beyond.any():
@@ -430,40 +596,46 @@ def max_pool(
 
 
 @rule("avg_pool1d avg_pool2d")
-def average_pool(
-    call: Call,
-    input: Windowed,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Any:
+def average_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
     """The mean of the differences of the taps."""
-    pooled = _pooled(call, input, kernel_size, stride, padding, 1)
-    padded = not count_include_pad and padding not in (0, (0,), (0, 0))
-    if pooled is NotImplemented or ceil_mode or padded or divisor_override:
-        return NotImplemented
-    span, frame, read, taps = pooled
+    defaults = {"stride": None, "padding": 0, "ceil_mode": 0, "count_include_pad": 1}
+    stride, padding, ceil, with_padding, divisor = settings(
+        args, kwargs, **defaults, divisor_override=None
+    )
+    need(not ceil and not divisor and (with_padding or padding in (0, (0,), (0, 0))))
+    span, frame, read, taps = _pooled(call, input, kernel_size, stride, padding, 1)
     delta = input.delta(read)
     delta = sum(delta[tap] for tap in taps) / len(taps)
     return call.window(input, "delta", frame, delta, span)
 
 
+@rule("unfold")
+def unfold(call: Call, input: Windowed, dimension: int, size: int, step: int) -> Any:
+    """The taps beside each other, on a new last axis."""
+    need(dimension % input.ndim == input.axis)
+    span, frame, read, taps = _taps(call, input, size - 1, step, 0, 1)
+    value = input.value(read)
+    return call.window(input, "value", frame, torch.stack([value[tap] for tap in taps], -1), span)
+
+
 def _pooled(call: Call, x: Windowed, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
-    """Span and frame of the result, the frame that it reads, and each tap's slice of that."""
+    """What `_taps` returns, if other axes are not pooled."""
     others = [d for d in range(2, x.ndim) if d != x.axis]
-    if x.flat or x.axis < 2 or any(call.shape[d] != x.shape[d] for d in others):
-        return NotImplemented
-    stride = _along(stride or kernel, x)
-    kernel, padding, dilation = (_along(setting, x) for setting in (kernel, padding, dilation))
-    reach = dilation * (kernel - 1)
-    span = _readers(x, reach, stride, padding, call.shape[x.axis])
+    need(x.axis > 1 and all(call.shape[d] == x.shape[d] for d in others))
+    settings = kernel, stride or kernel, padding, dilation
+    kernel, stride, padding, dilation = (_along(setting, x.axis) for setting in settings)
+    return _taps(call, x, dilation * (kernel - 1), stride, padding, dilation)
+
+
+def _taps(
+    call: Call, x: Windowed, reach: int, stride: int, before: int, dilation: int
+) -> tuple[Span, Frame, Frame, list[slice]]:
+    """Span and frame of the result, the frame that it reads, and each tap's slice of that."""
+    span = _readers(x, reach, stride, before)
     frame = Frame.over(span, call.shape[x.axis])
     across = (frame.width - 1) * stride + 1
     taps = [slice(tap, tap + across, stride) for tap in range(0, reach + 1, dilation)]
-    return span, frame, Frame(frame.first * stride - padding, across + reach), taps
+    return span, frame, Frame(frame.first * stride - before, across + reach), taps
 
 
 @rule("pad")
@@ -471,121 +643,211 @@ def padding(
     call: Call, input: Windowed, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Any:
     """The columns move, and copies of a changed column change with it."""
+    pad = [*pad, *[0] * (2 * input.ndim - len(pad))]
     place = 2 * (input.ndim - 1 - input.axis)
-    before = [*pad, *[0] * (place + 2)][place]
-    if input.flat or any(pad[:place]) or any(pad[place + 2 :]):
-        return NotImplemented
-    length = call.shape[input.axis]
-    numbers = np.arange(-before, length - before)  # of the columns of `input` that are shown
-    if mode != "constant":
-        ends = torch.arange(float(input.length), dtype=torch.float64)[None, None]
-        numbers = F.pad(ends, pad[place : place + 2], mode)[0, 0].long().numpy()
-    copies = numbers[numbers != np.arange(-before, length - before)]
-    if not _covered(input.span, copies).any():
+    before, after = pad[place : place + 2]
+    others = [*pad[:place], 0, 0, *pad[place + 2 :]]
+    if any(others):
+        need(mode == "constant" and not any(others[-2:]))
+        return by_column(call, (input, others, mode, value), {}, shift=before)
+    if mode == "constant":
         return _shifted(call, input, before)
-    changed = _covered(input.span, numbers)
-    span = changed.argmax(1), length - changed[:, ::-1].argmax(1)
-    frame, rows = Frame.over(span, length), np.arange(len(changed))
-    slot = numbers[frame.columns] - input.frame.first
-    known = (slot >= 0) & (slot < input.frame.width)
-    delta = input.delta(input.frame).flatten(0, 1)
-    delta = delta.index_select(0, input.batch.index(slot * known * len(rows) + rows))
-    delta.index_fill_(0, input.batch.index(np.flatnonzero(~known)), 0)
-    return call.window(input, "delta", frame, delta.unflatten(0, slot.shape), span)
+    ends = torch.arange(float(input.length), dtype=torch.float64)[None, None]
+    return _showing(call, input, F.pad(ends, (before, after), mode)[0, 0].long().numpy())
 
 
-def _covered(span: Span, numbers: np.ndarray) -> np.ndarray:
-    """(rows, numbers) True where a column lies between start and stop."""
-    return (span[0][:, None] <= numbers) & (numbers < span[1][:, None])
+@rule("interpolate repeat_interleave")
+def repeated(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
+    """Columns repeated along the sequence, found by repeating their numbers."""
+    shape = list(input.shape[1:])
+    shape[input.axis - 1] = call.shape[input.axis]
+    need(shape == list(call.shape[1:]) and "nearest" in kwargs.get("mode", "nearest"))
+    need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
+    numbers = torch.arange(float(input.length), dtype=torch.float64)
+    numbers = numbers.view([-1 if d == input.axis else 1 for d in range(input.ndim)])
+    return _showing(call, input, call.func(numbers, *args, **kwargs).flatten().long().numpy())
 
 
-def _shifted(call: Call, x: Windowed, by: int) -> Windowed:
-    """The same columns at other numbers, cut off beyond the ends."""
-    length = call.shape[x.axis]
-    span = (x.span[0] + by).clip(min=0), (x.span[1] + by).clip(max=length)
-    kind = next(iter(x.held))
-    data = x.value(x.frame) if kind == "value" else x.delta(x.frame)
-    return call.window(x, kind, Frame(x.frame.first + by, x.frame.width), data, span)
-
-
-@rule("flip")
-def flip(call: Call, x: Windowed, *dims: Any) -> Any:
-    """Columns reversed, features reversed, or both."""
-    dims = _dims(dims[0] if isinstance(dims[0], Sequence) else dims, x.ndim)
-    if x.flat or 0 in dims:
-        return NotImplemented
-    kind, (frame, data) = next(iter(x.held.items()))
-    data = data.flip([0 if d == x.axis else d + (d < x.axis) for d in dims])
-    if x.axis not in dims:
-        return call.window(x, kind, frame, data, x.span)
-    frame = Frame(x.length - frame.first - frame.width, frame.width)
-    return call.window(x, kind, frame, data, (x.length - x.span[1], x.length - x.span[0]))
-
-
-@rule("getitem")
-def index(call: Call, x: Any, item: Any) -> Any:
-    """A slice along the sequence, or any index along the other axes."""
-    items = list(item) if isinstance(item, tuple) else [item]
-    if not isinstance(x, Windowed) or x.flat:
-        return NotImplemented
-    dots = next((i for i, it in enumerate(items) if it is Ellipsis), len(items))
-    given = sum(it is not None and it is not Ellipsis for it in items)
-    items[dots : dots + 1] = [slice(None)] * (x.ndim - given)
-    place = [i for i, it in enumerate(items) if it is not None][x.axis]
-    along, items[place] = items[place], slice(None)
-    elsewhere = any(it != slice(None) if isinstance(it, slice) else True for it in items)
-    if items[0] != slice(None) or not isinstance(along, slice):
-        return NotImplemented
-    if along == slice(None):
-        axis = sum(not isinstance(it, int | np.integer) for it in items[:place])
-        call.func = itemgetter(tuple(items))
-        return by_column(call, (x,), {}, axis)
-    first, _, step = along.indices(x.length)
-    if elsewhere:
-        return NotImplemented
-    if step == 1:
+def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
+    """The result whose columns are the columns `numbers` of a window."""
+    steps, first = np.diff(numbers), int(numbers[0])
+    if (steps == 1).all():
         return _shifted(call, x, -first)
-    span, frame, blocks = _blocks(x, step, first // step, call.shape[x.axis])
-    return call.window(x, "value", frame, blocks[first % step :: step], span)
+    if (steps == steps[0]).all() and steps[0] > 1:
+        step = int(steps[0])
+        span, frame, blocks = _blocks(x, step, first // step, len(numbers))
+        return call.window(x, "value", frame, blocks[first % step :: step], span)
+    if (steps >= 0).all():
+        span = np.searchsorted(numbers, x.span[0]), np.searchsorted(numbers, x.span[1])
+    else:
+        changed = (x.span[0][:, None] <= numbers) & (numbers < x.span[1][:, None])
+        stop = len(numbers) - changed[:, ::-1].argmax(1)
+        span = changed.argmax(1), np.where(changed.any(1), stop, 0)
+    frame, rows = Frame.over(span, len(numbers)), np.arange(len(span[0]))
+    slot = numbers[frame.columns] - x.frame.first
+    known = (slot >= 0) & (slot < x.frame.width)
+    delta = x.delta(x.frame).flatten(0, 1)
+    delta = delta.index_select(0, x.batch.index(slot * known * len(rows) + rows))
+    delta.index_fill_(0, x.batch.index(np.flatnonzero(~known)), 0)
+    return call.window(x, "delta", frame, delta.unflatten(0, slot.shape), span)
 
 
 def _blocks(x: Windowed, size: int, skip: int, length: int) -> tuple[Span, Frame, Tensor]:
     """The blocks of `size` columns that changed, after the first `skip` ones, and their values."""
-    start, stop = x.span[0] // size - skip, -(-x.span[1] // size) - skip
-    span = start.clip(min=0), stop.clip(max=length)
+    span = x.span[0] // size - skip, -(-x.span[1] // size) - skip
     frame = Frame.over(span, length)
     return span, frame, x.value(Frame((frame.first + skip) * size, frame.width * size))
 
 
-@rule("view reshape flatten unflatten squeeze unsqueeze")
-def reshape(call: Call, x: Any, *_: Any, **__: Any) -> Any:
-    """Reshaped features, a sequence cut into blocks, or everything flattened."""
-    inner = tuple(call.shape[1:])
-    if not isinstance(x, Windowed) or x.flat or call.shape[0] != x.reference.tensor.shape[0]:
-        return NotImplemented
+def _shifted(call: Call, x: Windowed, by: int) -> Windowed:
+    """The same columns at other numbers, cut off beyond the ends."""
+    kind = next(iter(x.held))
+    data = x.value(x.frame) if kind == "value" else x.delta(x.frame)
+    frame = Frame(x.frame.first + by, x.frame.width)
+    return call.window(x, kind, frame, data, moved_by(x.span, by))
+
+
+@rule("flip fliplr")
+def flip(call: Call, input: Windowed, *axes: Any, dims: Any = None) -> Any:
+    """Columns reversed, features reversed, or both."""
+    axes = leaves(axes if dims is None else dims) if call.name == "flip" else [1]
+    dims = _dims(axes, input.ndim)
+    need(0 not in dims)
+    kind, (frame, data) = next(iter(input.held.items()))
+    data = data.flip([0 if d == input.axis else d + (d < input.axis) for d in dims])
+    if input.axis not in dims:
+        return call.window(input, kind, frame, data, input.span)
+    frame = Frame(input.length - frame.first - frame.width, frame.width)
+    start, stop = input.span
+    return call.window(input, kind, frame, data, (input.length - stop, input.length - start))
+
+
+@rule("select index_select narrow")
+def selection(
+    call: Call, input: Windowed, dim: int, index: Any = 0, length: Any = None, start: Any = None
+) -> Any:
+    """A number, an index or a slice on one axis."""
+    index = index if start is None else start
+    if length is not None:
+        index = slice(int(index) % input.shape[dim], int(index) % input.shape[dim] + length)
+    items = [slice(None)] * input.ndim
+    items[dim] = index
+    return indexed(call, input, tuple(items))
+
+
+@rule("getitem")
+def indexed(call: Call, input: Windowed, item: Any) -> Any:
+    """An index along the sequence, on other axes, or a slice along it and an index on others."""
+    items = _items(item, input.ndim)
+    place = [i for i, it in enumerate(items) if it is not None][input.axis]
+    along, items[place] = items[place], slice(None)
+    axis, call.func = sum(not isinstance(it, int) for it in items[:place]), itemgetter(tuple(items))
+    if isinstance(along, int):
+        column = Frame(np.full(len(call.batch.row), along % input.length), 1)
+        return call.func(input.value(column).movedim(0, input.axis)).select(axis, 0)
+    along = along if isinstance(along, slice) else torch.as_tensor(along).cpu().numpy()
+    numbers = np.arange(input.length)[along]
+    need(len(numbers))
+    if all(isinstance(it, slice) and it == slice(None) for it in items):
+        return _showing(call, input, numbers)
+    need((np.diff(numbers) == 1).all())
+    return by_column(call, (input,), {}, axis, -int(numbers[0]))
+
+
+def _items(item: Any, ndim: int) -> list[Any]:
+    """An index with an item for each axis, if it keeps all rows and has no more than one list."""
+    items = list(item) if isinstance(item, tuple) else [item]
+    items = [int(it) if isinstance(it, np.integer) else it for it in items]
+    dots = next((i for i, it in enumerate(items) if it is Ellipsis), len(items))
+    given = sum(it is not None and it is not Ellipsis for it in items)
+    items[dots : dots + 1] = [slice(None)] * (ndim - given)
+    lists = [it for it in items if not (it is None or isinstance(it, int | slice))]
+    need(not any(isinstance(it, bool | Windowed) for it in items) and len(lists) < 2)
+    need(all(torch.as_tensor(it).ndim == 1 for it in lists))
+    need(isinstance(items[0], slice) and items[0] == slice(None))
+    return items
+
+
+@rule("setitem")
+def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
+    """Other values in a slice along the sequence, and at an index on other axes."""
+    windows, items = windows_in((input, value)), _items(item, input.ndim)
+    need(sum(map(call.batch.can_change, (input, value))) == len(windows))
+    need(not any(w.flat for w in windows) and not any(it is None for it in items))
+    kept = [d for d, it in enumerate(items) if not isinstance(it, int)]  # axes of the value
+    axis = input.axis if isinstance(input, Windowed) else kept[value.axis]
+    along, length = items.pop(axis), input.shape[axis]
+    numbers = np.arange(length)[along if isinstance(along, int | slice) else []].reshape(-1)
+    need(len(numbers) and (np.diff(numbers) == 1).all() and input.dtype != torch.bool)
+    if isinstance(value, Windowed):
+        need(value.ndim == len(kept) and kept[value.axis] == axis and value.length == len(numbers))
+    start, stop = numbers[0], numbers[-1] + 1
+    span = hull([w.span if w is input else moved_by(w.span, start) for w in windows])
+    frame, new = Frame.over(span, length), call.reference.tensor.new_zeros(())
+    if isinstance(input, Windowed):
+        delta = input.delta(frame).clone()
+    else:
+        features = input.shape[1:axis] + input.shape[axis + 1 :]
+        delta = new.repeat(frame.width, len(call.batch.row), *features)
+    if isinstance(value, Windowed):
+        new = value.delta(Frame(frame.first - start, frame.width))
+    place = (slice(None), slice(None), *items[1:])
+    inside = (frame.columns >= start) & (frame.columns < stop)
+    inside = call.batch.index(inside).view(*inside.shape, *[1] * (delta[place].ndim - 2))
+    delta[place] = torch.where(inside, new, delta[place])
+    return call.window(windows[0], "delta", frame, delta, span, axis)
+
+
+@rule("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
+def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
+    """Reshaped features, a sequence cut into blocks or put together, or everything flattened."""
+    need(isinstance(input, Windowed) and call.shape[0] == len(input.reference.tensor))
+    x, inner = input, tuple(call.shape[1:])
+    if x.flat:
+        need(inner == x.inner or len(inner) == 1)
+        return call.moved(x)
+    before = math.prod(x.inner[: x.axis - 1])
+    axes = [a for a in range(1, 1 + len(inner)) if math.prod(inner[: a - 1]) == before]
+    for axis in (a for a in axes if inner[a - 1] == x.length):
+        shape = inner[: axis - 1] + inner[axis:]
+        return call.moved(x, lambda data, to=shape: data.reshape(*data.shape[:2], *to), axis)
     if len(inner) == 1:
         return call.moved(x, inner=x.inner)
-    before = math.prod(x.inner[: x.axis - 1])
-    for axis in (a for a in range(1, 1 + len(inner)) if math.prod(inner[: a - 1]) == before):
-        size, features = inner[axis - 1], inner[: axis - 1] + inner[axis:]
-        if size == x.length:
-            return call.moved(x, lambda data, to=features: data.reshape(*data.shape[:2], *to), axis)
+    for axis in axes:
+        size, merged = inner[axis - 1], x.features[axis - 1 : axis]
         if size and x.features == inner[: axis - 1] + inner[axis + 1 :]:
             span, frame, blocks = _blocks(x, x.length // size, 0, size)
             blocks = blocks.unflatten(0, (frame.width, -1)).movedim(1, axis + 1)
             return call.window(x, "value", frame, blocks, span, axis)
-    return NotImplemented
+        if merged and x.features == inner[: axis - 1] + merged + inner[axis:]:
+            return _put_together(call, x, merged[0])
+    raise InFull
+
+
+def _put_together(call: Call, x: Windowed, size: int) -> Windowed:
+    """The axis behind the sequence laid out along the sequence."""
+    kind, (frame, data) = next(iter(x.held.items()))
+    data = data.movedim(x.axis + 1, 1).flatten(0, 1)
+    frame = Frame(frame.first * size, frame.width * size)
+    return call.window(x, kind, frame, data, (x.span[0] * size, x.span[1] * size))
+
+
+@rule("expand broadcast_to")
+def expansion(call: Call, input: Windowed, *_: Any, **__: Any) -> Any:
+    """Features repeated on axes of size 1."""
+    need(len(call.shape) == input.ndim and call.shape[0] == len(input.reference.tensor))
+    need(call.shape[input.axis] == input.length)
+    features = call.shape[1 : input.axis] + call.shape[input.axis + 1 :]
+    return call.moved(input, lambda data: data.expand(*data.shape[:2], *features))
 
 
 @rule("permute transpose movedim moveaxis swapaxes swapdims mT T")
-def permute(call: Call, x: Windowed, *args: Any, **kwargs: Any) -> Any:
+def permute(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
     """Another order of the axes, with the rows still first."""
-    if x.flat:
-        return NotImplemented
+    x = input
     probe = torch.empty(tuple(range(x.ndim)), device="meta")  # each size is the number of its axis
     order = list(call.func(probe, *args, **kwargs).shape)
-    if order[0] != 0:
-        return NotImplemented
+    need(order[0] == 0)
     features = [d + (d < x.axis) for d in order if d not in (0, x.axis)]
     axis = order.index(x.axis)
     return call.moved(x, lambda data: data.permute(0, 1, *features), axis)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Span = tuple[np.ndarray, np.ndarray]
 
@@ -22,15 +23,100 @@ class Untraceable(Exception):
     """Raised where windows cannot follow the model."""
 
 
-class Batch(NamedTuple):
-    """Substitutions that run together: number of the reference of each row, (rows,); the device."""
+class Batch:
+    """Substitutions that run together, and what is known of the tensors that a replay meets.
 
-    row: np.ndarray
-    device: torch.device
+    row, device : number of the reference of each row, (rows,); where they run
+    changes : for plain tensors made in the replay, True if a substitution can change them
+    bases : for views of windows, the window whose memory they share in the model
+    became : for tensors changed in place, what they are now
+    pending : for tensors of which a view was changed in place, what that view is now
+    mixed : name of the first function that was given whole tensors
+    """
+
+    def __init__(self, row: np.ndarray, device: torch.device):
+        self.row, self.device = row, device
+        self.changes, self.bases = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.became, self.pending = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.mixed: str | None = None
 
     def index(self, numbers: np.ndarray) -> Tensor:
         """Numbers as a flat index on the device."""
         return torch.from_numpy(numbers.reshape(-1)).to(self.device, non_blocking=True)
+
+    def mark(self, value: Any, changes: bool) -> None:
+        """Note of the plain tensors in a result whether a substitution can change them."""
+        for leaf in leaves(value):
+            if isinstance(leaf, Tensor) and not isinstance(leaf, Windowed):
+                self.changes[leaf] = changes
+                if changes and leaf._is_view():
+                    self.changes[leaf._base] = True
+
+    def can_change(self, leaf: Any) -> bool:
+        """True if a substitution can change an argument.
+
+        A tensor that no recorded function made is thought to change if it has a value for each row.
+        """
+        if isinstance(leaf, Windowed) or not isinstance(leaf, Tensor):
+            return isinstance(leaf, Windowed)
+        if leaf._is_view() and self.changes.get(leaf._base):
+            return True
+        unknown = leaf.ndim and len(leaf) == len(self.row) and not isinstance(leaf, nn.Parameter)
+        return self.changes.get(leaf, bool(unknown))
+
+    def current(self, leaf: Any) -> Any:
+        """What an argument is after its changes in place."""
+        while isinstance(leaf, Tensor) and leaf in self.became:
+            leaf = self.became[leaf]
+        return leaf
+
+    def readable(self, leaf: Any) -> Any:
+        """What an argument is now; Untraceable where a change through a view would be missed."""
+        leaf = self.current(leaf)
+        if isinstance(leaf, Tensor) and leaf in self.pending:
+            raise Untraceable("it reads a tensor after a view of it was changed in place")
+        return leaf
+
+    def replace(self, target: Tensor, result: Tensor) -> None:
+        """Note that a function has changed `target` in place, which is `result` from now on."""
+        base = self.bases.get(target)
+        if result is not target:
+            if result.shape != target.shape:
+                raise Untraceable("it changes the shape of a tensor in place")
+            base = target._base if base is None else base
+            self.became[target] = result
+        if base is not None:
+            self.pending[base], self.bases[result] = result, base
+
+
+def leaves(value: Any) -> list[Any]:
+    """The items within nested tuples, lists and dicts."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if not isinstance(value, tuple | list):
+        return [value]
+    return [leaf for item in value for leaf in leaves(item)]
+
+
+def windows_in(arguments: Any) -> list[Windowed]:
+    """The windows among the arguments of a function."""
+    return [leaf for leaf in leaves(arguments) if isinstance(leaf, Windowed)]
+
+
+def mapped(function: Callable, value: Any) -> Any:
+    """`function` applied to the items within nested tuples, lists and dicts."""
+    if isinstance(value, dict):
+        return {key: mapped(function, item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([mapped(function, item) for item in value])
+    return function(value)
+
+
+def clipped(span: Span, length: int) -> Span:
+    """The part of a span within an axis; where nothing is left, start is `length` and stop 0."""
+    start, stop = span[0].clip(min=0), span[1].clip(max=length)
+    empty = start >= stop
+    return np.where(empty, length, start), np.where(empty, 0, stop)
 
 
 class Frame:
@@ -45,9 +131,9 @@ class Frame:
     @classmethod
     def over(cls, span: Span, length: int) -> Frame:
         """The narrowest frame of columns in 0 to length that covers start to stop of every row."""
-        start, stop = span
+        start, stop = clipped(span, length)
         width = max(1, int((stop - start).max()))
-        return cls(np.minimum(np.maximum(start, 0), length - width), width)
+        return cls(np.minimum(start, length - width), width)
 
     @property
     def columns(self) -> np.ndarray:
@@ -60,17 +146,21 @@ class Frame:
 
 
 class Reference:
-    """One result of the model on the n reference sequences."""
+    """One result of the model on the n reference sequences.
 
-    def __init__(self, tensor: Tensor):
+    is_view : True if the function's arguments share the memory of the result
+    """
+
+    def __init__(self, tensor: Tensor, is_view: bool = False):
         self.tensor = tensor.clone()  # the model may change the original in place
+        self.is_view = is_view
         self._columns: Tensor | None = None
 
     def columns(self, inner: Sequence[int], axis: int) -> Tensor:
         """(n, length, features) of the tensor seen as (n, *inner) with the sequence on `axis`."""
         if self._columns is None:
             by_column = self.tensor.reshape(-1, *inner).movedim(axis, 1)
-            self._columns = by_column.flatten(2).contiguous()
+            self._columns = by_column.reshape(*by_column.shape[:2], -1).contiguous()
             if self.tensor.ndim == by_column.ndim:  # one memory for both
                 self.tensor = self._columns.view(by_column.shape).movedim(1, axis)
         return self._columns
@@ -84,7 +174,7 @@ class Windowed(Tensor):
     inner, axis : the shape without rows, and where the sequence is in (rows, *inner)
     span : start and stop, (rows,) each; columns outside equal the reference's
     held : for "value" or "delta" (value minus reference) a frame that covers the span and its
-        columns, (width, rows, features); columns beyond the ends of the axis have no meaning
+        columns, (width, rows, *features); columns beyond the ends of the axis have no meaning
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -105,15 +195,22 @@ class Windowed(Tensor):
         held: dict[str, tuple[Frame, Tensor]],
     ):
         self.batch, self.reference = batch, reference
-        self.inner, self.axis, self.span, self.held = tuple(inner), axis, span, held
+        self.inner, self.axis, self.held = tuple(inner), axis, held
         self.length = self.inner[axis - 1]
+        self.span = clipped(span, self.length)
         self.features = self.inner[: axis - 1] + self.inner[axis:]
         self.flat = self.ndim == 2 and len(self.inner) > 1
         self._asked: dict[str, tuple[Frame, Tensor]] = {}
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise Untraceable(f"{func} is called where no rule can see it")
+        """The function on whole tensors, where no rule can see it."""
+        if func._schema.is_mutable:
+            raise Untraceable(f"{func} changes a tensor where no rule can see it")
+        for window in windows_in((args, kwargs)):
+            window.batch.mixed = window.batch.mixed or func.overloadpacket.__name__
+        with torch._C.DisableTorchFunction():  # nothing of this is part of the replay
+            return func(*mapped(whole, args), **mapped(whole, kwargs or {}))
 
     @cached_property
     def frame(self) -> Frame:
@@ -140,12 +237,16 @@ class Windowed(Tensor):
         columns = self._gather(frame)
         if "value" in self.held:
             return self._place(*self.held["value"], columns, frame)
+        if columns.dtype == torch.bool:
+            return self._place(*self.held["delta"], columns.char(), frame, add=True).bool()
         return self._place(*self.held["delta"], columns, frame, add=True)
 
     def _delta(self, frame: Frame) -> Tensor:
         if "delta" not in self.held:
             held, value = self.held["value"]
             columns = self._gather(held)
+            if columns.dtype == torch.bool:
+                value, columns = value.char(), columns.char()
             self.held["delta"] = held, torch.sub(value, columns, out=columns)
             return self.delta(frame)
         held, delta = self.held["delta"]
@@ -191,7 +292,11 @@ class Windowed(Tensor):
         columns = self.reference.columns(self.inner, self.axis)
         columns = columns.index_select(0, self.batch.index(self.batch.row))
         slot = self.batch.index(self.frame.columns + np.arange(rows) * self.length)
-        value = self.value(self.frame).flatten(0, 1).flatten(1)
-        columns.flatten(0, 1).index_copy_(0, slot, value)
+        columns.flatten(0, 1).index_copy_(0, slot, self.value(self.frame).reshape(len(slot), -1))
         columns = columns.view(rows, self.length, *self.features)
         return columns.movedim(1, self.axis).reshape(self.shape).contiguous()
+
+
+def whole(leaf: Any) -> Any:
+    """An argument with a window in full."""
+    return leaf.whole() if isinstance(leaf, Windowed) else leaf

@@ -1,0 +1,361 @@
+"""Every rule against brute force, at both ends of the sequence and in the middle."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import ready
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tism import ism
+from tism.engine.replay import WindowedModel
+from tism.predictor import evaluating
+
+LENGTH = 24
+
+
+def draw_sequences() -> Tensor:
+    """(3, 4, LENGTH) float64; an N at the second position of the first sequence."""
+    generator = torch.Generator().manual_seed(5)
+    index = torch.randint(4, (3, LENGTH), generator=generator)
+    one_hot = F.one_hot(index, 4).transpose(1, 2).double().contiguous()
+    one_hot[0, :, 1] = 0
+    return one_hot
+
+
+def numbers(*shape: int) -> Tensor:
+    """Fixed float64 numbers between -1 and 1."""
+    return torch.linspace(1, 50, int(np.prod(shape)), dtype=torch.float64).sin().view(shape)
+
+
+class Apply(nn.Module):
+    """A convolution, a function of its output, and sums in which every number has its weight."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv1d(4, 4, 3, padding=1), function
+
+    def forward(self, x: Tensor, *args: Tensor) -> Tensor:
+        parts = self.function(self.conv(x), *args)
+        parts = [parts] if isinstance(parts, Tensor) else parts
+        parts = [part.reshape(len(x), -1).double() for part in parts]
+        return sum(torch.matmul(part, numbers(part.shape[1], 2)) for part in parts)
+
+
+def check(function, args: tuple = (), mixed: str | None = None) -> None:
+    """Compare windows with brute force; `mixed` is the first function that gets whole tensors."""
+    model, sequences = ready(Apply(function)), draw_sequences()
+    full = ism(model, sequences, args=args, engine="full")
+    assert full.abs().max() > 1e-3
+    for n in (3, 1):
+        some = [arg[:n] for arg in args]
+        windowed = ism(model, sequences[:n], args=some, engine="windowed")
+        assert (windowed - full[:n]).abs().max() <= 1e-10 * full.abs().max()
+    with evaluating(model, args=args, n=3) as predict, torch.no_grad():
+        windows = WindowedModel(predict, sequences, {})
+        windows.effects(np.array([0, 2]), np.array([0, LENGTH - 1]), np.array([1, 2]))
+    assert (windows.replay.mixed or [None])[0] == mixed
+
+
+MASK = torch.arange(LENGTH) % 3 == 0
+C4, C3 = numbers(1, 2, LENGTH), numbers(2, LENGTH)
+FOLLOWED = {
+    # no feature axis
+    "channel": lambda x: x[:, 0],
+    "channel softmax over pairs": lambda x: x[:, 1].view(-1, LENGTH // 2, 2).softmax(-1),
+    "channel elementwise": lambda x: F.softplus(x[:, 0] * x[:, 1] + C3[0]),
+    "channel sum": lambda x: x[:, 0].sum(1, keepdim=True) + x[:, 2].mean(-1, keepdim=True),
+    "channel sum by name": lambda x: x[:, 0].sum(dim=1, keepdim=True),
+    "channel back": lambda x: F.max_pool1d(x[:, 2].unsqueeze(1), 3),
+    "channel slice": lambda x: x[:, 3, 2:-3],
+    "channel linear": lambda x: F.linear(x[:, 3], numbers(5, LENGTH)),
+    "channel pad": lambda x: F.pad(x[:, 3], (2, 1)),
+    "channel flip": lambda x: x[:, 3].flip(1),
+    "channel stack": lambda x: torch.stack([x[:, 0], x[:, 3]], 2),
+    "channel zeros": lambda x: x[:, 0].new_zeros(len(x), LENGTH) + x[:, 0],
+    "channel zeros_like": lambda x: torch.zeros_like(x[:, 0]) + x[:, 0],
+    "channel ones_like": lambda x: torch.ones_like(x[:, 0]) * x[:, 0],
+    "channel full_like": lambda x: torch.full_like(x[:, 1], 2.5) * x[:, 0],
+    "channel where": lambda x: torch.where(MASK, x[:, 0], x[:, 1]),
+    "channel argmax": lambda x: F.embedding(x.argmax(1), numbers(4, 3)),
+    "channel one hot": lambda x: F.one_hot(x.argmax(1)),
+    "channel one": lambda x: x[:, :1].squeeze(1) + x[:, 1:2].squeeze(dim=1),
+    "channel last": lambda x: x.mT[:, :, :1].squeeze(2),
+    "channel assigned": lambda x: assigned(x[:, 0].clone(), (slice(None), slice(3, 9)), 2.0),
+    "one place": lambda x: x[:, 1:, -2],
+    "one place of a channel": lambda x: x[:, 1, 4:5],
+    # reverse complement
+    "flip list": lambda x: x.flip([1, 2]) + x,
+    "flip numbers": lambda x: x.flip(-1, 1),
+    "flip dims": lambda x: torch.flip(x, dims=(-1, -2)),
+    "flip input": lambda x: torch.flip(input=x, dims=[2]),
+    "fliplr": lambda x: torch.fliplr(x),
+    "flip index": lambda x: x[:, [3, 2, 1, 0]].flip(dims=[-1]),
+    # constants
+    "cat constant channel": lambda x: torch.cat([x, torch.ones(len(x), 1, LENGTH).double()], 1),
+    "cat constant row": lambda x: torch.cat([C4.expand(len(x), -1, -1), x], dim=1),
+    "cat constant ends": lambda x: torch.cat([x.new_zeros(len(x), 4, 3), x, x[:, :, :2]], dim=-1),
+    "cat twice": lambda x: torch.cat((x, x.flip(2)), axis=2),
+    "pad": lambda x: F.pad(x, (2, 3), value=0.5),
+    "pad channels": lambda x: F.pad(x, (0, 0, 0, 1), value=1),
+    "pad both": lambda x: F.pad(input=x, pad=(-2, 3, 1, 1), mode="constant", value=1),
+    "pad reflect": lambda x: F.pad(x, (3, 4), "reflect"),
+    "pad circular": lambda x: F.pad(x, (3, 4), "circular"),
+    "pad replicate": lambda x: F.pad(x, (3, 4), mode="replicate"),
+    "where mask": lambda x: torch.where(condition=MASK, input=x, other=x.flip(2)),
+    "where of windows": lambda x: torch.where(x > 0, x, -1.0),
+    "masked_fill": lambda x: x.masked_fill(MASK, -2.0).masked_fill(mask=MASK[None], value=3.0),
+    "masked_fill in place": lambda x: x.masked_fill_(MASK[None, None], -2.0),
+    "mask of windows": lambda x: x * (x.sum(1, keepdim=True) > 0),
+    "ones of rows": lambda x: x * torch.arange(1.0, LENGTH + 1).expand(len(x), 1, -1),
+    "expand_as": lambda x: x * MASK[None, None].expand_as(x),
+    "type_as": lambda x: x + torch.arange(LENGTH).type_as(x) + torch.arange(LENGTH).to(x),
+    "expand": lambda x: x[:, :1].expand(-1, 3, -1) * x[:, 1:],
+    # in place
+    "iadd whole": lambda x: iadd(torch.zeros(len(x), 4, LENGTH).double(), x),
+    "iadd zeros_like": lambda x: iadd(torch.zeros_like(x), x),
+    "iadd slice": lambda x: iadd_slice(x.new_zeros(len(x), 4, LENGTH + 6), x, slice(2, LENGTH + 2)),
+    "iadd slice of window": lambda x: iadd_slice(x + 1, x[:, :, :5], slice(-5, None)),
+    "iadd alias": lambda x: iadd_alias(x, torch.zeros(len(x), 4, LENGTH).double()),
+    "assign": lambda x: assigned(x, (slice(None), slice(None), 3), 0),
+    "assign channels": lambda x: assigned(x.clone(), (slice(None), slice(1, 3)), x[:, 2:]),
+    "assign columns": lambda x: assigned(
+        x.clone(), (slice(None), [2, 0], slice(4, 9)), x[:, 2:, 3:8]
+    ),
+    "assign in turn": lambda x: filled_in_turn(x),
+    "relu of view": lambda x: F.relu(x.view(len(x), 2, 2, LENGTH), inplace=True),
+    # attention pooling
+    "conv2d 1x1": lambda x: F.conv2d(x.reshape(len(x), 4, -1, 2), numbers(3, 4, 1, 1)),
+    "conv2d along": lambda x: F.conv2d(
+        x.reshape(len(x), 4, -1, 2), numbers(6, 2, 3, 1), groups=2, stride=(2, 1), padding=(1, 0)
+    ),
+    "attention pooling": lambda x: attention_pooling(x),
+    # convolutions and pooling
+    "conv1d by name": lambda x: F.conv1d(input=x, weight=numbers(2, 4, 3), padding="same"),
+    "conv_transpose1d": lambda x: F.conv_transpose1d(x, numbers(4, 3, 4), stride=2, padding=1),
+    "conv_transpose1d more": lambda x: F.conv_transpose1d(
+        input=x, weight=numbers(4, 2, 3), stride=3, output_padding=2, groups=2, dilation=2
+    ),
+    "max_pool1d by name": lambda x: F.max_pool1d(input=x, kernel_size=3, stride=2, padding=1),
+    "avg_pool1d by name": lambda x: F.avg_pool1d(input=x, kernel_size=(3,), padding=1),
+    "adaptive_avg": lambda x: F.adaptive_avg_pool1d(x, 6),
+    "adaptive_max": lambda x: F.adaptive_max_pool1d(x, 8),
+    "nearest": lambda x: F.interpolate(x, scale_factor=3),
+    "upsample": lambda x: nn.Upsample(scale_factor=2, mode="nearest")(x),
+    "nearest down": lambda x: F.interpolate(x, size=10, mode="nearest-exact"),
+    "repeat_interleave": lambda x: x.repeat_interleave(3, dim=2),
+    "repeat by expand": lambda x: x[..., None].expand(-1, -1, -1, 2).reshape(len(x), 4, -1),
+    "pixel shuffle": lambda x: x.view(len(x), 2, 2, -1).permute(0, 1, 3, 2).reshape(len(x), 2, -1),
+    "unfold": lambda x: x.unfold(2, 5, 3),
+    "unfold by name": lambda x: x.unfold(dimension=-1, size=4, step=1),
+    # slices and pieces
+    "narrow": lambda x: x.narrow(2, 3, 9),
+    "narrow by name": lambda x: torch.narrow(input=x, dim=1, start=1, length=2),
+    "select": lambda x: x.select(1, 2) + x.select(dim=1, index=-1),
+    "index_select": lambda x: x.index_select(1, torch.tensor([3, 1])),
+    "index along": lambda x: x[:, :, torch.tensor([5, 3, 3, 20])],
+    "index both": lambda x: x[:, 1:3, 4:-4],
+    "step": lambda x: x[:, :, 1::3],
+    "tensor_split": lambda x: torch.tensor_split(x, 5, dim=2),
+    "tensor_split channels": lambda x: torch.tensor_split(x, (1, 2), dim=1),
+    "split": lambda x: x.split([5, 7, 12], -1),
+    "chunk": lambda x: torch.chunk(input=x, chunks=2, dim=1),
+    "unbind": lambda x: torch.unbind(x, 1),
+    # other spellings
+    "softmax by name": lambda x: torch.softmax(input=x, dim=1) + F.softmax(x, 1) + x.softmax(dim=1),
+    "amax axis": lambda x: torch.amax(x, axis=1, keepdims=True),
+    "max of two": lambda x: torch.maximum(input=x, other=x.flip(1)) + torch.max(x, other=-x),
+    "add by name": lambda x: torch.add(input=x, other=x, alpha=2) + torch.sub(x, other=x.flip(2)),
+    "sum by name": lambda x: (
+        torch.sum(input=x, dim=(1, 2), keepdim=True) + torch.mean(x, axis=-1)[:, :1, None]
+    ),
+    "permute by name": lambda x: torch.permute(input=x, dims=(0, 2, 1)).transpose(dim0=1, dim1=2),
+    "layer_norm": lambda x: F.layer_norm(input=x.mT, normalized_shape=(4,), weight=numbers(4)),
+    "linear by name": lambda x: F.linear(input=x.mT, weight=numbers(3, 4)),
+    "linear of all": lambda x: (
+        F.linear(x.flatten(1), numbers(3, 4 * LENGTH)) + x.flatten(1).sum(1, True)
+    ),
+    "matmul": lambda x: x.mT @ numbers(4, 2),
+    "prelu": lambda x: F.prelu(x, numbers(4)),
+    "normalize": lambda x: F.normalize(x, dim=1) + F.normalize(x, 2.0, 1),
+    "cumsum of channels": lambda x: x.cumsum(1),
+    "gelu by name": lambda x: F.gelu(input=x, approximate="tanh"),
+    "unflatten back": lambda x: x.flatten(1).relu().view(len(x), 4, -1).sum(2),
+    "glu": lambda x: F.glu(x, 1) + F.glu(input=x, dim=-2),
+}
+
+
+def assigned(y: Tensor, item, value) -> Tensor:
+    y[item] = value
+    return y
+
+
+def iadd(y: Tensor, x: Tensor) -> Tensor:
+    y += x
+    return y
+
+
+def iadd_alias(x: Tensor, y: Tensor) -> Tensor:
+    z = y
+    z.add_(x).mul_(2)
+    return y
+
+
+def iadd_slice(y: Tensor, x: Tensor | int, along: slice | int) -> Tensor:
+    y[:, :, along] += x
+    return y * 2
+
+
+def filled_in_turn(x: Tensor) -> Tensor:
+    y = torch.empty(len(x), 4, LENGTH + 2, dtype=x.dtype)
+    y[..., :LENGTH] = x
+    y[:, :2, LENGTH:] = 1
+    y[:, 2:, LENGTH:] = x[:, :2, -2:]
+    return y
+
+
+def attention_pooling(x: Tensor) -> Tensor:
+    x = x.reshape(len(x), 4, LENGTH // 2, 2)
+    return (x * F.conv2d(x, numbers(4, 4, 1, 1)).softmax(dim=-1)).sum(dim=-1)
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_windows_stay_windows(name):
+    check(FOLLOWED[name])
+
+
+class Doubled(torch.autograd.Function):
+    """Twice the input, as a custom function."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> Tensor:
+        return slope * 2
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    scripted = torch.jit.trace(lambda x: torch.tanh(x) * 2, torch.zeros(1, 4, LENGTH).double())
+
+
+MIXED = {
+    "softmax": (lambda x: x.softmax(2), "softmax"),
+    "channel softmax": (lambda x: x[:, 0].softmax(1), "softmax"),
+    "cumsum": (lambda x: x.cumsum(2) + x, "cumsum"),
+    "einsum": (lambda x: torch.einsum("ncl,ndl->ncd", x, x), "einsum"),
+    "attention": (
+        lambda x: F.scaled_dot_product_attention(x.mT, x.mT, x.mT),
+        "scaled_dot_product_attention",
+    ),
+    "vmap": (lambda x: torch.vmap(lambda row: row.tanh() * numbers(4, LENGTH))(x), "tanh"),
+    "vmap of channels": (lambda x: torch.vmap(torch.exp, in_dims=1, out_dims=1)(x) + x, "exp"),
+    "vmap of weights": (
+        lambda x: torch.vmap(lambda w: F.conv1d(x, w), out_dims=1)(numbers(3, 2, 4, 3)),
+        "conv1d",
+    ),
+    "functorch": (lambda x: torch.func.grad(lambda y: y.square().sum())(x), "slice"),
+    "operator": (lambda x: torch.ops.aten.mul_.Tensor(torch.ops.aten.tanh.default(x), x), None),
+    "scripted": (lambda x: scripted(x) + x, "tanh"),
+    "own function": (lambda x: Doubled.apply(x) + x, None),
+    "gate": (lambda x: x * torch.sigmoid(x.mean(2, keepdim=True)), "mul"),
+    "in place on a whole tensor": (lambda x: iadd(x.softmax(2), x), "softmax"),
+    "in place with a whole tensor": (lambda x: iadd(x, x.softmax(2)), "softmax"),
+    "assign a whole tensor": (
+        lambda x: assigned(x, (slice(None), 0), x[:, 1].softmax(1)) * 2,
+        "softmax",
+    ),
+    "add to a column": (lambda x: iadd_slice(x, 1, 3), "setitem"),
+    "numpy": (lambda x: torch.from_numpy(x.numpy() + 1) + x, "numpy"),
+    "out": (lambda x: torch.add(x, x, out=torch.zeros_like(x)), "add"),
+    "recurrent and back": (
+        lambda x: torch.tanh(x.permute(2, 0, 1).cumsum(0)).permute(1, 2, 0) + x,
+        "permute",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_no_rule_follows_gets_whole_tensors(name):
+    function, mixed = MIXED[name]
+    check(function, mixed=mixed)
+
+
+TRACK, SPECIES = numbers(3, 2, LENGTH), torch.tensor([2, 0, 1])
+WITH_ARGS = {
+    "tracks": (lambda x, track: torch.cat([x, track], 1), [TRACK]),
+    "one track for all": (
+        lambda x, track: torch.cat([x, track.expand(len(x), -1, -1)], 1),
+        [TRACK[:1]],
+    ),
+    "track added": (lambda x, track: x[:, :2] * torch.tanh(track).flip(-1), [TRACK]),
+    "mask": (lambda x, track: x.masked_fill(track[:, :1] > 0, 0.5), [TRACK]),
+    "where": (lambda x, track: torch.where(track[:, 1] > 0, x[:, 0], x[:, 1]), [TRACK]),
+    "species": (
+        lambda x, species: x * F.embedding(species, numbers(3, 4))[..., None],
+        [SPECIES],
+    ),
+    "iadd": (lambda x, track: iadd(track.clone(), x[:, :2]), [TRACK]),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ARGS)
+def test_constants_that_have_a_value_for_each_row(name):
+    function, args = WITH_ARGS[name]
+    check(function, args)
+
+
+def changed_view(x: Tensor) -> Tensor:
+    part = x[:, :, 3:9]
+    part += 1
+    return x * 2
+
+
+def changed_column(x: Tensor) -> Tensor:
+    column = x[:, :, 3]
+    column += 1
+    return x * 2
+
+
+def changed_view_of_a_constant(x: Tensor) -> Tensor:
+    y = x.new_zeros(x.shape)
+    y[:, :2].add_(x[:, 2:])
+    return y + x
+
+
+def changed_shape(x: Tensor) -> Tensor:
+    x.unsqueeze_(1)
+    return x
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    hidden = torch.jit.trace(lambda x: x.mul_(2), torch.zeros(1, 4, LENGTH).double())
+
+UNTRACEABLE = {
+    "view": (changed_view, r"mul \(call 3\): it reads a tensor after a view of it was changed"),
+    "view of a constant": (
+        changed_view_of_a_constant,
+        r"add \(call 5\): it reads a tensor after a view of it was changed",
+    ),
+    "shape": (changed_shape, r"unsqueeze_ \(call 1\): it changes the shape of a tensor in place"),
+    "hidden": (
+        lambda x: hidden(x),
+        r"conv1d \(call 0\): .*TorchScript",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_changes_in_place_that_would_be_missed(name):
+    function, message = UNTRACEABLE[name]
+    with pytest.raises(ValueError, match=message):
+        ism(ready(Apply(function)), draw_sequences(), engine="windowed")
+    model = ready(Apply(function))
+    assert torch.equal(ism(model, draw_sequences()), ism(model, draw_sequences(), engine="full"))
