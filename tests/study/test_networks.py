@@ -221,6 +221,14 @@ def test_recorded_networks_are_those_of_their_profile():
         assert known["data"] == dataset_checksum(profile, dataset)
 
 
+def test_chapters_load_the_networks_that_are_read_at_fixed_epochs():
+    profile = load_profile("evidence")
+    for name in ("yeast_baseline_2", "yeast_adamw_0", "simulated_relu_max_1"):
+        network = find_run(profile, name).network
+        own = Experiment(profile, network.dataset, network.variant, network.seed)
+        assert own.training == network.training
+
+
 def test_best_and_fixed_epochs_are_read_from_one_training(smoke):
     entry = {"experiment": "ablation", "dataset": "simulated", "epochs": [1, 2]}
     (both,) = Series(**entry, best=True).runs(smoke)
@@ -231,3 +239,22 @@ def test_best_and_fixed_epochs_are_read_from_one_training(smoke):
     assert (both.epochs, both.best) == ((1, 2), True)
     assert both.network.training == dataclasses.replace(best.network.training, snapshots=(1, 2))
     assert len({both.key, epochs.key, best.key}) == 3
+
+
+def test_snapshots_are_trained_although_the_network_is_committed(smoke, tmp_path, monkeypatch):
+    entry = {"experiment": "ablation", "dataset": "simulated", "epochs": [1], "best": True}
+    (run,) = Series(**entry).runs(smoke)
+    folder = profiles.work_folder("checkpoints") / run.network.name
+    run.network.trained(progress=False)
+    committed = tmp_path / "committed"
+    for ending in (".safetensors", ".json"):
+        (folder / f"model{ending}").rename(committed.with_suffix(ending))
+    (folder / "epoch_1.json").unlink()
+    monkeypatch.setattr(networks, "committed_network", lambda _: committed)
+
+    run.network.trained(progress=False)
+    assert not (folder / "model.json").exists()
+    readings = [(reading, epoch) for reading, epoch, _ in run.networks()]
+
+    assert readings[0] == ("epoch", 1)
+    assert readings[1][0] == "best"

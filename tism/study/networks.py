@@ -74,8 +74,12 @@ class Experiment:
         """The network after an epoch that `training.snapshots` has, once it is trained."""
         return load_model(work_folder("checkpoints") / self.name / f"epoch_{epoch}")[0]
 
-    def trained(self, *, progress: bool = True) -> tuple[AITAC, dict[str, Any]]:
+    def trained(
+        self, *, progress: bool = True, with_snapshots: bool = False
+    ) -> tuple[AITAC, dict[str, Any]]:
         """The network and its metadata: from `data/models`, from the cache, or trained now.
+
+        with_snapshots : not from `data/models`, which has no snapshots
 
         Processes that ask for one network at the same time wait for the first, which trains it.
         """
@@ -83,7 +87,7 @@ class Experiment:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             stem = committed_network(self)
-            if stem.with_name(stem.name + ".json").exists():
+            if not with_snapshots and stem.with_name(stem.name + ".json").exists():
                 model, metadata = load_model(stem)
                 if metadata["identity"] == self.identity():
                     return model, metadata
@@ -237,7 +241,7 @@ class Run:
 
         The reading is "epoch" for a snapshot and "best" for the best weights.
         """
-        model, metadata = self.network.trained(progress=progress)
+        model, metadata = self.network.trained(progress=progress, with_snapshots=bool(self.epochs))
         for epoch in self.epochs:
             yield "epoch", epoch, self.network.snapshot(epoch)
         if self.best:
