@@ -104,9 +104,7 @@ def test_a_stretch_outside_the_sequence_is_refused(name, net, sequences):
         STRETCHED[name](net, sequences, start=20)
 
 
-@pytest.mark.parametrize(
-    "name", ["predict", "input_gradient", "tism", "ism, full"]
-)
+@pytest.mark.parametrize("name", ["predict", "input_gradient", "tism", "ism, full"])
 def test_low_precision_is_near_and_returned_in_float32(name, net, sequences):
     net, sequences = net.float(), sequences.float()
     exact = FUNCTIONS[name](net, sequences)
