@@ -98,7 +98,7 @@ class Call:
     def _after_changes(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """The arguments as they are after changes in place."""
         batch = self.batch
-        if not (batch.became or batch.pending):
+        if not (batch.became or batch.pending or batch.later):
             return args, kwargs
         if self.name == "setitem":
             target, _, value = map(batch.current, args)
@@ -166,11 +166,7 @@ class Call:
         return Windowed(self.batch, self.reference, inner, axis or x.axis, span, held)
 
     def moved(
-        self,
-        x: Windowed,
-        change: Callable[[Tensor], Tensor] = lambda data: data,
-        axis: int = 0,
-        inner: Sequence[int] = (),
+        self, x: Windowed, change: Callable = lambda data: data, axis: int = 0, inner: Any = ()
     ) -> Windowed:
         """The same columns with rearranged features."""
         held = {kind: (frame, change(data)) for kind, (frame, data) in x.held.items()}
@@ -347,6 +343,8 @@ def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
     if isinstance(dim, Tensor) or "other" in kwargs:  # the larger of two tensors
         return by_column(call, args, kwargs)
     dims = _dims(dim, x.ndim + stack)
+    if call.name in ("max", "amax") and dims == [x.axis]:
+        return largest(call, x)
     need(not x.flat and 0 not in dims and not isinstance(dim, bool))
     need(stack or x.axis not in dims)
     if call.name == "softmax":
@@ -429,16 +427,27 @@ def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **kw: 
 
 @rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d")
 def adaptive_pool(call: Call, input: Windowed, output_size: Any, return_indices: Any = 0) -> Any:
-    """The mean over all positions, or pooling where all bins have the same size."""
-    average, axes = "avg" in call.name, range(2, input.ndim)
-    pooled = [d for d in axes if call.shape[d] == 1]
-    kept = all(call.shape[d] == input.shape[d] for d in axes if d not in pooled)
-    if average and input.axis in pooled and kept:
-        return total(call, input, pooled, True)
-    size, rest = divmod(input.length, call.shape[input.axis])
-    need(not rest and size < input.length and not return_indices)
-    size = [size if d == input.axis else 1 for d in axes]
-    return average_pool(call, input, size) if average else max_pool(call, input, size)
+    """Pooling, where all bins have the same size."""
+    sizes = [divmod(input.shape[d], call.shape[d]) for d in range(2, input.ndim)]
+    need(not return_indices and not any(rest for _, rest in sizes))
+    pool = average_pool if "avg" in call.name else max_pool
+    return pool(call, input, [size for size, _ in sizes])
+
+
+def largest(call: Call, x: Windowed) -> Any:
+    """The largest value over all positions: before the window, in it or behind it."""
+    need(not x.flat and x.is_floating_point())
+    best = x.value(x.frame).amax(0).reshape(len(call.batch.row), -1)
+    ends = x.frame.first, x.frame.first + x.frame.width
+    for table, end in zip(x.reference.maxima(x.inner, x.axis), ends, strict=True):
+        slot = call.batch.index(call.batch.row * (x.length + 1) + end)
+        best = torch.maximum(best, table.flatten(0, 1).index_select(0, slot))
+    best = best.view(-1, *leaves(call.reference)[0].tensor.shape[1:])
+    if call.name != "max":
+        return best
+    places, keepdim = torch.empty_like(best, dtype=torch.int64), best.ndim == x.ndim
+    call.batch.later[places] = lambda: x.whole().max(x.axis, keepdim).indices
+    return torch.return_types.max((best, places))
 
 
 @rule("linear")
@@ -586,13 +595,14 @@ def max_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kwargs
     stride, padding, dilation, _, return_indices = settings(args, kwargs, **defaults)
     need(not return_indices)
     span, frame, read, taps = _pooled(call, input, kernel_size, stride, padding, dilation)
+    if _along(kernel_size, input.axis) == input.length and not _along(padding, input.axis):
+        return largest(call, input)
     value = input.value(read)
     beyond = (read.columns < 0) | (read.columns >= input.length)
     if beyond.any():
         beyond = input.batch.index(beyond).view(*beyond.shape, *[1] * len(input.features))
         value = value.masked_fill(beyond, -math.inf)
-    value = reduce(torch.maximum, (value[tap] for tap in taps))
-    return call.window(input, "value", frame, value, span)
+    return call.window(input, "value", frame, taps(value).amax(-1), span)
 
 
 @rule("avg_pool1d avg_pool2d")
@@ -603,10 +613,12 @@ def average_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kw
         args, kwargs, **defaults, divisor_override=None
     )
     need(not ceil and not divisor and (with_padding or padding in (0, (0,), (0, 0))))
+    pooled = [d for d in range(2, input.ndim) if _along(kernel_size, d) == input.shape[d]]
+    single = all(_along(kernel_size, d) == 1 for d in range(2, input.ndim) if d not in pooled)
+    if single and input.axis in pooled and not _along(padding, input.axis):
+        return total(call, input, pooled, True)
     span, frame, read, taps = _pooled(call, input, kernel_size, stride, padding, 1)
-    delta = input.delta(read)
-    delta = sum(delta[tap] for tap in taps) / len(taps)
-    return call.window(input, "delta", frame, delta, span)
+    return call.window(input, "delta", frame, taps(input.delta(read)).mean(-1), span)
 
 
 @rule("unfold")
@@ -614,8 +626,7 @@ def unfold(call: Call, input: Windowed, dimension: int, size: int, step: int) ->
     """The taps beside each other, on a new last axis."""
     need(dimension % input.ndim == input.axis)
     span, frame, read, taps = _taps(call, input, size - 1, step, 0, 1)
-    value = input.value(read)
-    return call.window(input, "value", frame, torch.stack([value[tap] for tap in taps], -1), span)
+    return call.window(input, "value", frame, taps(input.value(read)), span)
 
 
 def _pooled(call: Call, x: Windowed, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
@@ -629,13 +640,12 @@ def _pooled(call: Call, x: Windowed, kernel: Any, stride: Any, padding: Any, dil
 
 def _taps(
     call: Call, x: Windowed, reach: int, stride: int, before: int, dilation: int
-) -> tuple[Span, Frame, Frame, list[slice]]:
-    """Span and frame of the result, the frame that it reads, and each tap's slice of that."""
+) -> tuple[Span, Frame, Frame, Callable[[Tensor], Tensor]]:
+    """Span and frame of the result, the frame that it reads, what puts taps on a last axis."""
     span = _readers(x, reach, stride, before)
     frame = Frame.over(span, call.shape[x.axis])
-    across = (frame.width - 1) * stride + 1
-    taps = [slice(tap, tap + across, stride) for tap in range(0, reach + 1, dilation)]
-    return span, frame, Frame(frame.first * stride - before, across + reach), taps
+    read = Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
+    return span, frame, read, lambda data: data.unfold(0, reach + 1, stride)[..., ::dilation]
 
 
 @rule("pad")
@@ -832,11 +842,13 @@ def _put_together(call: Call, x: Windowed, size: int) -> Windowed:
     return call.window(x, kind, frame, data, (x.span[0] * size, x.span[1] * size))
 
 
-@rule("expand broadcast_to")
-def expansion(call: Call, input: Windowed, *_: Any, **__: Any) -> Any:
-    """Features repeated on axes of size 1."""
+@rule("expand broadcast_to repeat tile")
+def expansion(call: Call, input: Windowed, *sizes: Any, **named: Any) -> Any:
+    """Repeated features."""
     need(len(call.shape) == input.ndim and call.shape[0] == len(input.reference.tensor))
     need(call.shape[input.axis] == input.length)
+    if call.name in ("repeat", "tile"):
+        return by_column(call, (input, *sizes), named)
     features = call.shape[1 : input.axis] + call.shape[input.axis + 1 :]
     return call.moved(input, lambda data: data.expand(*data.shape[:2], *features))
 

@@ -7,6 +7,7 @@ in numpy arrays: it sends indices to the device and never waits for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,7 @@ class Batch:
     bases : for views of windows, the window whose memory they share in the model
     became : for tensors changed in place, what they are now
     pending : for tensors of which a view was changed in place, what that view is now
+    later : for tensors not computed yet, what computes them
     mixed : name of the first function that was given whole tensors
     """
 
@@ -38,6 +40,7 @@ class Batch:
         self.row, self.device = row, device
         self.changes, self.bases = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.became, self.pending = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.later = WeakTensorKeyDictionary()
         self.mixed: str | None = None
 
     def index(self, numbers: np.ndarray) -> Tensor:
@@ -75,6 +78,8 @@ class Batch:
         leaf = self.current(leaf)
         if isinstance(leaf, Tensor) and leaf in self.pending:
             raise Untraceable("it reads a tensor after a view of it was changed in place")
+        if isinstance(leaf, Tensor) and leaf in self.later:
+            leaf = self.later[leaf]()
         return leaf
 
     def replace(self, target: Tensor, result: Tensor) -> None:
@@ -155,6 +160,7 @@ class Reference:
         self.tensor = tensor.clone()  # the model may change the original in place
         self.is_view = is_view
         self._columns: Tensor | None = None
+        self._maxima: tuple[Tensor, Tensor] | None = None
 
     def columns(self, inner: Sequence[int], axis: int) -> Tensor:
         """(n, length, features) of the tensor seen as (n, *inner) with the sequence on `axis`."""
@@ -164,6 +170,16 @@ class Reference:
             if self.tensor.ndim == by_column.ndim:  # one memory for both
                 self.tensor = self._columns.view(by_column.shape).movedim(1, axis)
         return self._columns
+
+    def maxima(self, inner: Sequence[int], axis: int) -> tuple[Tensor, Tensor]:
+        """(n, length + 1, features) each: the largest value before a column, and from it on."""
+        if self._maxima is None:
+            columns = self.columns(inner, axis)
+            lowest = columns.new_full((len(columns), 1, columns.shape[2]), -math.inf)
+            behind = columns.flip(1).cummax(1).values.flip(1)
+            before = columns.cummax(1).values
+            self._maxima = torch.cat([lowest, before], 1), torch.cat([behind, lowest], 1)
+        return self._maxima
 
 
 class Windowed(Tensor):
