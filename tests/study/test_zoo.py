@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from copy import deepcopy
 
 import pytest
@@ -98,12 +97,8 @@ def test_scores_equal_those_by_hand_and_the_model_comes_back(case: Case):
     model = case.in_training()
     flags, tensors = state(model)
     true = case.brute_force()
-    assert_close(case.ism(model, "auto"), true)
-    try:
-        assert_close(case.ism(model, "windowed"), true)
-    except ValueError as refusal:
-        if not re.search(r"cannot follow the model: \w+ \(call \d+\)", str(refusal)):
-            raise
+    for engine in ("auto", "windowed"):
+        assert_close(case.ism(model, engine), true)
     gradient = case.gradient()
     reference = (gradient * case.sequences[:, None]).sum(2, keepdim=True)
     assert_close(tism(model, case.sequences, **case.arguments), gradient - reference)

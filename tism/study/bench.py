@@ -155,20 +155,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(name, flush=True)
         if name in CASES:
             rows.append({"case": name, **time_engines(CASES[name])})
+            _write("engines", rows)  # after each case: later ones may take long
     if rows:
-        _show_and_write("engines", rows)
+        _show(rows)
     if GRADIENTS in names:
         model = build_model("baseline", length=_GRADIENT_LENGTH, n_tasks=_GRADIENT_TASKS, seed=0)
         one_hot = random_sequences(_GRADIENT_SEQUENCES, _GRADIENT_LENGTH)
-        _show_and_write("gradients", time_gradients(model.eval(), one_hot))
+        rows = time_gradients(model.eval(), one_hot)
+        _write("gradients", rows)
+        _show(rows)
 
 
-def _show_and_write(name: str, rows: list[dict[str, Any]]) -> None:
-    table = pd.DataFrame(rows)
-    print(table.to_string(index=False, float_format="{:.3g}".format))
+def _show(rows: list[dict[str, Any]]) -> None:
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+
+
+def _write(name: str, rows: list[dict[str, Any]]) -> None:
     path = results_folder("bench") / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = table.assign(threads=torch.get_num_threads(), torch=torch.__version__)
+    table = pd.DataFrame(rows).assign(threads=torch.get_num_threads(), torch=torch.__version__)
     table.to_csv(path, index=False, float_format="%.4g")
 
 
