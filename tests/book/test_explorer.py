@@ -284,6 +284,12 @@ def picked(browser: Browser) -> dict[str, str]:
     return {n: browser.run(f"return document.getElementById('ex-{n}').value") for n in names}
 
 
+def wait_until_picked(browser: Browser, expected: dict[str, str]) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser.driver, 20).until(lambda _: expected.items() <= picked(browser).items())
+
+
 def wait_for_region(browser: Browser, name: str) -> None:
     """The maps of a region are loaded when it is first picked."""
     from selenium.webdriver.support.wait import WebDriverWait
@@ -389,9 +395,9 @@ def test_an_address_brings_back_what_was_picked(opened, recorded):
         region,
     )
     expected = {"region": region, "first": "TISM", "second": TRUTH}
-    assert expected.items() <= picked(browser).items()
+    wait_until_picked(browser, expected)
     browser = opened("#" + options.split("#")[1])
-    assert expected.items() <= picked(browser).items()
+    wait_until_picked(browser, expected)
     assert window(browser) == (30, 40)
 
 
