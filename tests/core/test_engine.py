@@ -278,7 +278,11 @@ def layers(draw):
         if max(ends) < length and draw(st.booleans()):
             modules.append(draw(st.sampled_from(pads)))
             length += sum(ends)
-        extra = draw(st.sampled_from(["norm", "relu", "gelu", "dropout", "max", "mean", "none"]))
+        extra = draw(
+            st.sampled_from(
+                ["norm", "relu", "gelu", "dropout", "max", "mean", "up", "more", "none"]
+            )
+        )
         size, step = draw(st.integers(1, 4)), draw(st.integers(1, 3))
         if extra in ("max", "mean") and length >= size:
             ceil = draw(st.booleans())
@@ -286,8 +290,17 @@ def layers(draw):
             pool = nn.MaxPool1d if extra == "max" else nn.AvgPool1d
             modules.append(pool(size, step, padding, ceil_mode=ceil))
             length = modules[-1](torch.zeros(1, 1, length)).shape[2]
-        kinds = {"norm": nn.BatchNorm1d(channels), "relu": nn.ReLU(), "gelu": nn.GELU()}
+        kinds = {
+            "norm": nn.BatchNorm1d(channels),
+            "relu": nn.ReLU(),
+            "gelu": nn.GELU(),
+            "up": nn.Upsample(scale_factor=step),
+            "more": nn.ConvTranspose1d(
+                channels, channels, size, step, size // 2, dilation=dilation
+            ),
+        }
         modules.append(kinds.get(extra, nn.Dropout(0.5)))
+        length = modules[-1].eval()(torch.zeros(1, channels, length)).shape[2]
     modules += draw(
         st.sampled_from(
             [

@@ -82,6 +82,7 @@ FOLLOWED = {
     "channel full_like": lambda x: torch.full_like(x[:, 1], 2.5) * x[:, 0],
     "channel where": lambda x: torch.where(MASK, x[:, 0], x[:, 1]),
     "channel argmax": lambda x: F.embedding(x.argmax(1), numbers(4, 3)),
+    "tokens": lambda x: F.conv1d(F.embedding(x.argmax(1), numbers(4, 6)).mT, numbers(3, 6, 3)),
     "channel one hot": lambda x: F.one_hot(x.argmax(1)),
     "channel one": lambda x: x[:, :1].squeeze(1) + x[:, 1:2].squeeze(dim=1),
     "channel last": lambda x: x.mT[:, :, :1].squeeze(2),
@@ -127,6 +128,7 @@ FOLLOWED = {
         x.clone(), (slice(None), [2, 0], slice(4, 9)), x[:, 2:, 3:8]
     ),
     "assign in turn": lambda x: filled_in_turn(x),
+    "halves in place": lambda x: multiplied(*x.chunk(2, 1)),
     "relu of view": lambda x: F.relu(x.view(len(x), 2, 2, LENGTH), inplace=True),
     # attention pooling
     "conv2d 1x1": lambda x: F.conv2d(x.reshape(len(x), 4, -1, 2), numbers(3, 4, 1, 1)),
@@ -166,6 +168,7 @@ FOLLOWED = {
     "select": lambda x: x.select(1, 2) + x.select(dim=1, index=-1),
     "index_select": lambda x: x.index_select(1, torch.tensor([3, 1])),
     "index along": lambda x: x[:, :, torch.tensor([5, 3, 3, 20])],
+    "masked columns": lambda x: x[:, :, MASK],
     "index both": lambda x: x[:, 1:3, 4:-4],
     "step": lambda x: x[:, :, 1::3],
     "tensor_split": lambda x: torch.tensor_split(x, 5, dim=2),
@@ -226,6 +229,10 @@ def filled_in_turn(x: Tensor) -> Tensor:
     return y
 
 
+def multiplied(x: Tensor, y: Tensor) -> Tensor:
+    return x.sigmoid_() * y
+
+
 def attention_pooling(x: Tensor) -> Tensor:
     x = x.reshape(len(x), 4, LENGTH // 2, 2)
     return (x * F.conv2d(x, numbers(4, 4, 1, 1)).softmax(dim=-1)).sum(dim=-1)
@@ -272,6 +279,7 @@ MIXED = {
     "operator": (lambda x: torch.ops.aten.mul_.Tensor(torch.ops.aten.tanh.default(x), x), None),
     "scripted": (lambda x: scripted(x) + x, "tanh"),
     "places": (lambda x: x.gather(2, x.max(2, True).indices.expand(-1, -1, 2)), "gather"),
+    "vmap in vmap": (lambda x: torch.vmap(torch.vmap(torch.sum))(x), "sum"),
     "own function": (lambda x: Doubled.apply(x) + x, None),
     "gate": (lambda x: x * torch.sigmoid(x.mean(2, keepdim=True)), "mul"),
     "in place on a whole tensor": (lambda x: iadd(x.softmax(2), x), "softmax"),
