@@ -11,7 +11,7 @@ from conftest import ready
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism import ism
+from tism import depths, ism, layerwise_tism
 from tism.engine.replay import WindowedModel
 from tism.predictor import evaluating
 
@@ -376,3 +376,12 @@ def test_changes_in_place_that_would_be_missed(name):
         ism(ready(Apply(function)), draw_sequences(), engine="windowed")
     model = ready(Apply(function))
     assert torch.equal(ism(model, draw_sequences()), ism(model, draw_sequences(), engine="full"))
+
+
+def test_expansion_at_a_layer_without_feature_axis():
+    layers = nn.Conv1d(4, 1, 3, padding=1), nn.Flatten(), nn.Tanh(), nn.Linear(LENGTH, 2)
+    model, sequences = ready(nn.Sequential(*layers)), draw_sequences()
+    exact = ism(model, sequences, engine="full")
+    assert depths(model, sequences)[-2] == "2"  # behind it the network is linear
+    found = layerwise_tism(model, sequences, depth="2")
+    assert (found - exact).abs().max() <= 1e-10 * exact.abs().max()

@@ -92,7 +92,7 @@ class Call:
             return None if self.name == "setitem" else result
         for leaf, reference in zip(leaves(result), leaves(self.reference), strict=False):
             if windows and isinstance(reference, Reference) and reference.is_view:
-                self.batch.bases[leaf] = self.batch.bases.get(windows[0], windows[0])
+                self.batch.share(leaf, windows[0])
         return result
 
     def _after_changes(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

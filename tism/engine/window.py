@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class Batch:
 
     row, device : number of the reference of each row, (rows,); where they run
     changes : for plain tensors made in the replay, True if a substitution can change them
-    bases : for views of windows, the window whose memory they share in the model
+    owners : for views of windows, references to the windows whose memory they share in the model
     became : for tensors changed in place, what they are now
     pending : for tensors of which a view was changed in place, what that view is now
     later : for tensors not computed yet, what computes them
@@ -38,7 +39,7 @@ class Batch:
 
     def __init__(self, row: np.ndarray, device: torch.device):
         self.row, self.device = row, device
-        self.changes, self.bases = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.changes, self.owners = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.became, self.pending = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.later = WeakTensorKeyDictionary()
         self.mixed: str | None = None
@@ -82,16 +83,21 @@ class Batch:
             leaf = self.later[leaf]()
         return leaf
 
+    def share(self, leaf: Tensor, owner: Windowed) -> None:
+        """Note that in the model a result shares the memory of a window."""
+        self.owners[leaf] = (*self.owners.get(owner, ()), ref(owner))
+
     def replace(self, target: Tensor, result: Tensor) -> None:
         """Note that a function has changed `target` in place, which is `result` from now on."""
-        base = self.bases.get(target)
+        owners = self.owners.get(target, ())
         if result is not target:
             if result.shape != target.shape:
                 raise Untraceable("it changes the shape of a tensor in place")
-            base = target._base if base is None else base
-            self.became[target] = result
-        if base is not None:
-            self.pending[base], self.bases[result] = result, base
+            self.became[target], self.owners[result] = result, owners
+            owners = owners or (lambda: target._base,)
+        for owner in owners:
+            if owner() is not None:
+                self.pending[owner()] = result
 
 
 def leaves(value: Any) -> list[Any]:
