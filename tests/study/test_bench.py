@@ -26,6 +26,8 @@ def test_ratios_are_taken_within_each_round(monkeypatch: pytest.MonkeyPatch):
     assert row["full"] == pytest.approx(2)
     assert row["full_over_auto"] == pytest.approx(1)
     assert [row[f"auto_over_better{end}"] for end in ("_low", "", "_high")] == [0.875, 1, 1]
+    shown = bench.summary([{"case": "tiny", **row}]).iloc[0]
+    assert shown["auto over better"] == "1.00 (0.88 to 1.00)"
 
 
 def test_every_side_mutates_its_positions_in_the_middle(monkeypatch: pytest.MonkeyPatch):

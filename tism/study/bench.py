@@ -157,17 +157,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append({"case": name, **time_engines(CASES[name])})
             _write("engines", rows)  # after each case: later ones may take long
     if rows:
-        _show(rows)
+        print(summary(rows).to_string(index=False))
     if GRADIENTS in names:
         model = build_model("baseline", length=_GRADIENT_LENGTH, n_tasks=_GRADIENT_TASKS, seed=0)
         one_hot = random_sequences(_GRADIENT_SEQUENCES, _GRADIENT_LENGTH)
         rows = time_gradients(model.eval(), one_hot)
         _write("gradients", rows)
-        _show(rows)
+        print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
-    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """What `time_engines` returned as a table to read: seconds, ratios with their quartiles."""
+    table = pd.DataFrame(rows)
+    shown = table[["case", "length", "width", "sequences", "positions", "timed"]].copy()
+    for engine in ("auto", "windowed", "full"):
+        shown[f"{engine}, s"] = table[engine].map("{:.3g}".format)
+    for ratio in ("full_over_auto", "auto_over_better"):
+        ends = zip(*(table[f"{ratio}{end}"] for end in ("", "_low", "_high")), strict=True)
+        shown[ratio.replace("_", " ")] = ["{:.2f} ({:.2f} to {:.2f})".format(*e) for e in ends]
+    return shown.rename(columns={"timed": "of them full"})
 
 
 def _write(name: str, rows: list[dict[str, Any]]) -> None:
