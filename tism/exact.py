@@ -173,7 +173,7 @@ def _check_largest(
     row, position, base = (numbers[number : number + 1] for numbers in changed)
     reference, predict = windows.sequences[row], windows.predict.of(row)
     alone = predict(put_bases(reference.clone(), position, base)) - windows.output[row]
-    tolerance = predict.tolerance(windows.output[row])
+    tolerance = predict.tolerance(windows.output[row], effects[number])
     if torch.allclose(
         alone[0, tasks].to(effects), effects[number], rtol=0, atol=tolerance, equal_nan=True
     ):

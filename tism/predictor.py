@@ -103,11 +103,14 @@ class Predictor:
         dtype = self.dtype or (one_hot.dtype if one_hot.is_floating_point() else torch.float32)
         return one_hot.to(device=self.device, dtype=dtype)
 
-    def tolerance(self, output: Tensor) -> float:
-        """Largest difference of two predictions that rounding explains, given their size."""
+    def tolerance(self, output: Tensor, effects: Tensor) -> float:
+        """Largest difference of two predictions that rounding explains.
+
+        A prediction near zero may be the sum of large parts, of which the effects give the size.
+        """
         eps = torch.finfo(self.autocast or output.dtype).eps
-        largest = float(output.detach().abs().nan_to_num(0, 0).max())
-        return min(1000 * eps, eps**0.5) * largest
+        size, effect = (float(t.detach().abs().nan_to_num(0, 0).max()) for t in (output, effects))
+        return min(1000 * eps, eps**0.5) * size + eps**0.5 * effect
 
 
 @contextmanager
@@ -230,9 +233,13 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
     predict : of these rows; output : (rows, tasks), what it predicted for them
     """
     output, first = output.detach(), predict.of(slice(0, 1))
-    close = {"rtol": 0, "atol": predict.tolerance(output), "equal_nan": True}
+    close = {"rtol": 0, "atol": predict.tolerance(output, 0 * output), "equal_nan": True}
     with torch.no_grad():
         alone = first(rows[:1].detach().clone())
+        if torch.allclose(alone, output[:1], **close):
+            return False
+        other = first(rows[:1].detach().flip(1).clone())  # the complement, for the size of effects
+        close["atol"] = predict.tolerance(output, other - alone)
         if torch.allclose(alone, output[:1], **close):
             return False
         again = first(rows[:1].detach().clone())

@@ -137,6 +137,32 @@ class Unstable(nn.Module):
         return out - out.mean(0) if self.kind == "batch" else out
 
 
+class NearZero(nn.Module):
+    """Predicts a small difference of large numbers, so that rounding exceeds its size by far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv1d(4, 64, 9, padding=4), nn.Linear(64, 1)
+        self.offset = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).mean(2) * 100) - self.offset
+
+
+@pytest.mark.parametrize("n", [1, 9])
+@pytest.mark.parametrize("engine", ["full", "windowed", "auto"])
+def test_rounding_of_a_prediction_near_zero_is_no_fault(engine, n):
+    index = torch.randint(4, (1, 600), generator=torch.Generator().manual_seed(1))
+    one_hot = nn.functional.one_hot(index, 4).mT.float().repeat(n, 1, 1)
+    model = NearZero()
+    model.offset = tism.predict(model, one_hot[:1]).item()
+    assert abs(tism.predict(model, one_hot)).max() < 1e-4
+    scores = tism.ism(model, one_hot, engine=engine, start=290, stop=310)
+    exact = tism.ism(model.double(), one_hot.double(), engine="full", start=290, stop=310)
+    torch.testing.assert_close(scores.double(), exact, rtol=0, atol=1e-4)
+
+
 CHECKED = ["predict", "input_gradient", "tism", "ism, full"]
 
 
