@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import build_model, ism
+from tism.engine.replay import WindowedModel
 from tism.model import VARIANTS
 from tism.predictor import ModelError, UnstableModelWarning, evaluating
 
@@ -491,8 +493,31 @@ def test_auto_runs_in_full_where_windows_would_be_slower(windows, caplog):
     with caplog.at_level(logging.INFO, logger="tism.exact"):
         scores = ism(model, sequences)
     assert windows[0] == [1]  # the trial
-    assert "would take" in caplog.text
+    assert re.search(r"would take .* as long: from permute \(call 0\) on, 100% of", caplog.text)
     assert torch.equal(scores, ism(model, sequences, engine="full"))
+
+
+def test_auto_says_what_needs_all_positions_though_windows_pay(caplog):
+    layers = [nn.Conv1d(4 if i == 0 else 16, 16, 9, padding=4) for i in range(6)]
+    model, one_hot = nn.Sequential(*layers), draw_sequences(2, 400).float()
+    with caplog.at_level(logging.INFO, logger="tism.exact"):
+        for _ in range(2):
+            ism(model, one_hot, start=100, stop=300, output_fn=lambda y: y.cumsum(2).mean(2))
+    (record,) = caplog.records
+    said = r"on windows, though from cumsum \(call 6\) on, (\d+)% of the work"
+    share = re.search(said, record.getMessage())
+    assert 0 < int(share[1]) < 60
+
+
+def test_windows_run_no_substitution_twice(monkeypatch):
+    rows = []
+    run = WindowedModel.run
+    monkeypatch.setattr(
+        WindowedModel, "run", lambda self, row, *a, **k: rows.append(len(row)) or run(self, row, *a)
+    )
+    model, one_hot = build_model("cnn0", length=30, n_tasks=2, width=4), draw_sequences(2, 30)
+    ism(model, one_hot.float(), engine="windowed", batch_size=1)
+    assert rows[-91:] == [2] * 91  # 28 positions and two N of two sequences
 
 
 def test_activations_that_take_too_much_memory_are_not_kept(monkeypatch):

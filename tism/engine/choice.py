@@ -45,6 +45,7 @@ class Plan(NamedTuple):
     batch_size : substitutions that run together
     sequences : references whose activations are kept at the same time
     prepared : what rules made of weights, see `Replay`
+    mixed : from which function on, at what share of the work, all positions are run; or ""
     """
 
     row_cost: float
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     batch_size: int
     sequences: int
     prepared: dict[int, dict]
+    mixed: str
 
     def gain(self, total: int, n: int) -> float:
         """Predicted cost of the full engine over that of windows, for `total` substitutions.
@@ -85,10 +87,15 @@ def attempt(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
         if engine == "windowed" or not is_out_of_memory(error):
             raise
         reason = "windows run out of memory"
-    if (type(predict.model), reason) not in _logged:
-        _logged.add((type(predict.model), reason))
-        _log.info('engine="auto" runs %s in full: %s', type(predict.model).__name__, reason)
+    _say(predict, f"in full: {reason}")
     return None
+
+
+def _say(predict: Predictor, how: str) -> None:
+    """Log once for each class of models how "auto" runs it."""
+    if (type(predict.model), how) not in _logged:
+        _logged.add((type(predict.model), how))
+        _log.info('engine="auto" runs %s %s', type(predict.model).__name__, how)
 
 
 def plan_of_engine(
@@ -134,10 +141,13 @@ def plan_windows(
         raise Untraceable(known[key])
     plan = known[key]._replace(prepared={})
     if batch_size is not None:
-        plan = plan._replace(batch_size=full_batch_size)
+        plan = plan._replace(batch_size=max(full_batch_size, 2))
     gain = plan.gain(total, len(one_hot))
     if engine == "auto" and gain < 1:
-        raise Untraceable(f"windows would take {1 / gain:.1f} times as long")
+        because = f": {plan.mixed}" if plan.mixed else ""
+        raise Untraceable(f"windows would take {1 / gain:.1f} times as long{because}")
+    if engine == "auto" and plan.mixed:
+        _say(predict, f"on windows, though {plan.mixed}")
     return plan
 
 
@@ -189,6 +199,7 @@ def _try_windows(
         windows.effects(number, position, base)
     forward = full.cost(1 + rows, len(parts), full_batch_size)
     row_cost = batch.cost(rows, 1, math.inf) / forward
+    mixed = _mixed(windows, (number, position, base), row_cost * forward)
     once = first.cost(1, 1, 1) - batch.cost(1, 1, 1)
     largest = windows.replay.row_bytes
     most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // largest
@@ -197,9 +208,29 @@ def _try_windows(
         batch.cost(rows, 1, 1) / forward - row_cost,
         (kept.cost(1, 1, 1) + once) / forward,
         largest,
-        max(full_batch_size, min(most, _MOST_ROWS)),
+        max(full_batch_size, min(most, _MOST_ROWS), 2),  # windows run no batch of one
         max(1, _KEPT_BYTES // (2 * windows.recording.nbytes)),
         {},
+        mixed,
+    )
+
+
+def _mixed(windows: WindowedModel, sample: tuple, row_cost: float) -> str:
+    """Which function needed all positions of the sample, and the share of the cost behind it.
+
+    row_cost : of a substitution, in multiply-adds
+    """
+    if windows.replay.mixed is None:
+        return ""
+    name, call = windows.replay.mixed
+    before = Work()
+    if call:
+        with before:
+            windows.run(*sample, last=call - 1)
+    share = 1 - before.cost(len(sample[0]), 1, math.inf) / row_cost
+    return (
+        f"from {name} (call {call}) on, {share:.0%} of the work, it runs on all positions; "
+        "layerwise_tism at a depth before that and budgeted_ism cost less"
     )
 
 
