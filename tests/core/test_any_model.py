@@ -1,4 +1,4 @@
-"""Gradients of awkward models, and of the zoo, against plain autograd."""
+"""Gradients of awkward models against plain autograd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from tism import input_gradient, layerwise_tism, tism
-from tism.study.zoo import ZOO
 
 ENTRIES = {}
 
@@ -487,24 +486,6 @@ def test_awkward_models(bases, name, tasks):
 
     agrees(gradient, expected)
     torch.testing.assert_close(state_of(model), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_the_zoo(name):
-    entry, generator = ZOO[name], torch.Generator().manual_seed(0)
-    model, more = entry.build(entry.short).double(), entry.inputs(entry.short)
-    index = torch.randint(4, (2, entry.short), generator=generator)
-    sequences = F.one_hot(index, 4).mT.double()
-
-    def whole(x):
-        output = model(x, *(value.double().expand(2, *value.shape[1:]) for value in more))
-        return output if entry.output_fn is None else entry.output_fn(output)
-
-    expected = by_autograd(whole, sequences, [0, -1])
-
-    for tasks in (0, [0, -1]):
-        gradient = input_gradient(model, sequences, tasks, args=more, output_fn=entry.output_fn)
-        agrees(gradient, expected[:, : gradient.shape[1]])
 
 
 def test_a_layer_within_a_model_that_only_torch_differentiates(bases):

@@ -39,159 +39,6 @@ def worst(model: nn.Module, sequences: Tensor, **arguments) -> float:
     return float((windowed - full).abs().max() / full.abs().max())
 
 
-class Basset(nn.Sequential):
-    """Convolution, batch norm, ReLU, max pooling three times; dense layers (Kelley 2016)."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Conv1d(4, 6, 7, padding=3),
-            nn.BatchNorm1d(6),
-            nn.ReLU(inplace=True),
-            nn.MaxPool1d(3),
-            nn.Conv1d(6, 5, 4, padding=1),
-            nn.BatchNorm1d(5),
-            nn.ReLU(inplace=True),
-            nn.MaxPool1d(2, stride=1, padding=1),
-            nn.Conv1d(5, 5, 3),
-            nn.MaxPool1d(4, ceil_mode=True),
-            nn.Flatten(),
-            nn.LazyLinear(8),
-            nn.BatchNorm1d(8),
-            nn.ReLU(),
-            nn.Dropout(0.3),
-            nn.Linear(8, 3),
-        )
-        self(torch.zeros(2, 4, LENGTH))
-
-
-class DanQ(nn.Module):
-    """Convolution, pooling, a bidirectional LSTM, dense layers (Quang 2016)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 6, 5)
-        self.lstm = nn.LSTM(6, 3, bidirectional=True, batch_first=True)
-        self.head = nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.Linear(5, 2))
-        self(torch.zeros(1, 4, LENGTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(F.max_pool1d(F.relu(self.conv(x)), 4, 4), 0.2, self.training)
-        x, _ = self.lstm(x.transpose(1, 2))
-        return self.head(x.reshape(x.size(0), -1))
-
-
-class BPNet(nn.Module):
-    """Dilated residual convolutions; a profile and total counts (Avsec 2021)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv1d(4, 5, 9, padding="same")
-        self.dilated = nn.ModuleList(
-            nn.Conv1d(5, 5, 3, padding="same", dilation=2**i) for i in range(1, 4)
-        )
-        self.profile = nn.Conv1d(5, 2, 7, padding="same")
-        self.counts = nn.Linear(5, 2)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(x).relu_()
-        for conv in self.dilated:
-            x += F.relu(conv(x))
-        return self.profile(x), self.counts(x.mean(-1))
-
-
-class Dictionary(nn.Module):
-    """Residual blocks whose shortcut is a strided convolution; a dict of outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv1d(4, 4, 6, padding=2)
-        self.main = nn.Conv1d(4, 6, 5, stride=2, padding=2, groups=2)
-        self.shortcut = nn.Conv1d(4, 6, 1, stride=2)
-        self.norm = nn.BatchNorm1d(6)
-        self.head = nn.Linear(12, 3)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = F.elu(self.stem(x), inplace=True)
-        x = F.silu(self.norm(self.main(x)) + self.shortcut(x))
-        both = torch.cat([x, 1 - torch.sigmoid(x)], dim=1)
-        return {"trunk": both, "logits": self.head(F.adaptive_avg_pool1d(both, 1).squeeze(-1))}
-
-
-class Beluga(nn.Module):
-    """Convolutions of height 1 (Zhou 2018)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv2d(4, 6, (1, 8)),
-            nn.ReLU(),
-            nn.Conv2d(6, 6, (1, 5), padding=(0, 2)),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Dropout(0.2),
-            nn.MaxPool2d((1, 4), (1, 4)),
-            nn.Conv2d(6, 5, (1, 3), dilation=(1, 2)),
-            nn.AvgPool2d((1, 2)),
-        )
-        self.head = nn.LazyLinear(2)
-        self(torch.zeros(1, 4, LENGTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.trunk(x.unsqueeze(2))
-        return self.head(x.view(x.size(0), -1))
-
-
-class Transformer(nn.Module):
-    """Convolution and pooling, positional encodings, attention, the first position's output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 8, 5, padding="same")
-        self.position = nn.Parameter(torch.randn(1, LENGTH // 4, 8))
-        self.norm, self.point = nn.LayerNorm(8), nn.Linear(8, 8)
-        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.avg_pool1d(F.gelu(self.conv(x)), 4).permute(0, 2, 1) + self.position
-        return self.head(self.layer(x + self.point(self.norm(x)))[:, 0])
-
-
-class BothStrands(nn.Module):
-    """One network on both strands: the reverse complement is an index and a flip."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 5, 6)
-        self.head = nn.Linear(5, 2)
-
-    def one(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.conv(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        strands = torch.stack([self.one(x), self.one(x[:, [3, 2, 1, 0]].flip(-1)).flip(-1)], dim=1)
-        best = strands.max(1).values * strands.softmax(1)[:, 0]
-        best = best[:, torch.tensor([4, 2, 2, 0, 1])].mT.transpose(1, 2)
-        return self.head(best[..., 3:-2].sum(dim=2) / best.shape[-1])
-
-
-class Gated(nn.Module):
-    """A gate of the whole sequence, other paddings, chunks, global max pooling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv1d(4, 8, 5, padding=2, padding_mode="circular")
-        self.second = nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect")
-        self.gate = nn.Linear(4, 4)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.first(x).chunk(2, dim=1)
-        x = self.second(value * torch.sigmoid(gate))
-        x = x * torch.sigmoid(self.gate(x.mean(2)))[:, :, None]
-        return self.head(F.adaptive_max_pool1d(x, 1).flatten(1))
-
-
 class Strided(nn.Module):
     """Pooling written with slices and blocks, a scale of each position, no dense layer."""
 
@@ -219,35 +66,6 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.gru(x.permute(2, 0, 1))[0][-1])
-
-
-ZOO = {
-    "Basset": (Basset, None),
-    "DanQ": (DanQ, None),
-    "BPNet counts": (BPNet, lambda out: out[1]),
-    "BPNet profile": (BPNet, lambda out: out[0].softmax(-1)[:, :, 20]),
-    "Dictionary": (Dictionary, lambda out: out["logits"]),
-    "Beluga": (Beluga, None),
-    "Transformer": (Transformer, None),
-    "BothStrands": (BothStrands, None),
-    "Gated": (Gated, None),
-    "Strided": (Strided, None),
-    "Recurrent": (Recurrent, None),
-}
-
-
-@pytest.fixture(params=ZOO, ids=str)
-def animal(request):
-    """A network of the zoo in float64 and its output_fn."""
-    build, output_fn = ZOO[request.param]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return ready(build()), output_fn
-
-
-def test_windowed_is_full_on_the_zoo(animal):
-    model, output_fn = animal
-    assert worst(model, draw_sequences(), output_fn=output_fn) < 1e-9
 
 
 @pytest.mark.parametrize("pool", [2, 3, 5])
@@ -316,7 +134,7 @@ def layers(draw):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(layers(), st.integers(0, 10**6))
 def test_windowed_is_full_on_drawn_networks(network, seed):
     model, length = network
@@ -326,18 +144,17 @@ def test_windowed_is_full_on_drawn_networks(network, seed):
     assert (windowed - full).abs().max() <= 1e-9 * full.abs().max() + 1e-15
 
 
-@pytest.mark.parametrize("network", ["Basset", "BPNet counts", "Strided", "baseline", "cnn0"])
+@pytest.mark.parametrize("network", ["Strided", "baseline", "cnn0"])
 def test_float32_rounds_no_worse_than_the_full_engine(network):
-    build, output_fn = ZOO.get(
-        network, (lambda: build_model(network, length=LENGTH, n_tasks=3, width=8, seed=2), None)
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model, sequences = ready(build()), draw_sequences()
-    exact = ism(model, sequences, engine="full", output_fn=output_fn)
+        settings = {"length": LENGTH, "n_tasks": 3, "width": 8, "seed": 2}
+        built = Strided() if network == "Strided" else build_model(network, **settings)
+        model, sequences = ready(built), draw_sequences()
+    exact = ism(model, sequences, engine="full")
     model = model.float()
     full, windowed = (
-        (ism(model, sequences, engine=engine, output_fn=output_fn) - exact).abs().max()
+        (ism(model, sequences, engine=engine) - exact).abs().max()
         for engine in ("full", "windowed")
     )
     assert windowed.dtype == torch.float64
@@ -348,7 +165,7 @@ def network() -> nn.Module:
     """Wide and deep enough for windows to pay at 300 bp; float64, in training mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        return ready(build_model("baseline", length=300, n_tasks=3, width=40, seed=4))
+        return ready(build_model("baseline", length=300, n_tasks=3, width=24, seed=4))
 
 
 @pytest.fixture(scope="module")
@@ -366,22 +183,14 @@ def test_entries_at_the_reference_are_exactly_zero_and_no_others(long):
     assert (scores[~at_reference] != 0).all()
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 50, 10_000])
-@pytest.mark.parametrize(("start", "stop"), [(0, None), (-3, None), (0, 2), (148, 149)])
+@pytest.mark.parametrize(
+    ("batch_size", "start", "stop"),
+    [(50, 0, None), (1, 100, 105), (10_000, -3, None), (None, 0, 2), (None, 148, 149)],
+)
 def test_batch_size_and_positions(long, batch_size, start, stop):
     sequences, full = long
-    if batch_size == 1 and stop is None and start == 0:
-        sequences, full = sequences[:1, :, :], full[:1]
-        start, stop = 100, 120
-    scores = ism(
-        network(),
-        sequences,
-        [2, 0],
-        start=start,
-        stop=stop,
-        engine="windowed",
-        batch_size=batch_size,
-    )
+    settings = {"start": start, "stop": stop, "batch_size": batch_size}
+    scores = ism(network(), sequences, [2, 0], engine="windowed", **settings)
     torch.testing.assert_close(scores, full[:, [2, 0], :, start:stop], rtol=1e-9, atol=1e-12)
 
 
@@ -525,7 +334,7 @@ def test_activations_that_take_too_much_memory_are_not_kept(monkeypatch):
 
     monkeypatch.setattr(windowed, "MOST_KEPT_BYTES", 1000)
     with pytest.raises(ValueError, match="activations take more than 0 GB"):
-        ism(Basset().double(), draw_sequences(), engine="windowed")
+        ism(Strided().double(), draw_sequences(), engine="windowed")
 
 
 def test_a_mistaken_rule_is_found_by_the_trial(monkeypatch):

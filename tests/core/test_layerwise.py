@@ -50,11 +50,10 @@ def by_brute_force(model: nn.Module, sequence: Tensor, call: int) -> Tensor:
     hidden = activations(sequence)
     slope = torch.autograd.functional.jacobian(rest, hidden).flatten(1)  # (n_tasks, all of hidden)
     scores = torch.zeros(len(slope), 4, sequence.shape[2], dtype=sequence.dtype)
-    for base, position in (sequence[0] == 0).nonzero().tolist():
-        mutant = sequence.clone()
-        mutant[0, :, position] = 0
-        mutant[0, base, position] = 1
-        scores[:, base, position] = slope @ (activations(mutant) - hidden).flatten()
+    base, position = (sequence[0] == 0).nonzero(as_tuple=True)
+    mutants = sequence.repeat(len(base), 1, 1)
+    mutants[range(len(base)), :, position] = torch.eye(4, dtype=sequence.dtype)[base]
+    scores[:, base, position] = slope @ (activations(mutants) - hidden).flatten(1).mT
     return scores
 
 
@@ -104,7 +103,7 @@ def test_equals_brute_force_at_every_depth(name):
     with evaluating(model) as predict:
         found = stages(predict, sequences[:1])
     assert [stage.name for stage in found] == depths(model, sequences)
-    for depth, stage in list(enumerate(found))[1:-1:2]:
+    for depth, stage in list(enumerate(found))[1:-1]:
         scores = layerwise_tism(model, sequences, depth=depth)
         expected = torch.stack([by_brute_force(model, s[None], stage.call) for s in sequences])
         torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12, msg=stage.name)

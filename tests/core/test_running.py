@@ -491,7 +491,7 @@ def test_progress_needs_tqdm(net, sequences, monkeypatch):
 
 
 def test_import_needs_torch_and_numpy_only():
-    heavy = "matplotlib seaborn logomaker pandas scipy papermill pooch safetensors yaml"
+    heavy = "matplotlib seaborn pandas scipy papermill pooch safetensors yaml"
     code = f"import sys, tism; print(*(sys.modules.keys() & set('{heavy}'.split())))"
     root = str(Path(tism.__file__).parents[1])
 

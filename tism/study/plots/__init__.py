@@ -1,4 +1,4 @@
-"""The figures and tables of the book. Only this package imports matplotlib, seaborn or logomaker.
+"""The figures and tables of the book. Only this package imports matplotlib or seaborn.
 
 Every function draws on the axes that it is given, or on a new figure, and returns them. All of them
 are imported from here: `from tism.study.plots import plot_logo`.
