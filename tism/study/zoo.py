@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism.model import BothStrandsConv, SoftmaxPool, build_model
+from tism.outputs import Head, ProfileScore
 
 
 @dataclass(frozen=True)
@@ -481,7 +481,7 @@ def basset(length: int, width: int = 4) -> nn.Module:
     return chain(basset_scan(width), *hidden, probabilities(6))
 
 
-@published("AI-TAC", "Maslova 2020", 251, 80, itemgetter(0))
+@published("AI-TAC", "Maslova 2020", 251, 80, Head(0))
 def aitac(length: int, width: int = 4) -> nn.Module:
     """A 2-d convolution over the four rows; returns predictions, motif maxima and their places."""
 
@@ -677,19 +677,14 @@ def janggu(length: int, width: int = 6) -> nn.Module:
 # Networks of the challenge on random promoters
 
 
-def expected_bin(output: tuple[Tensor, Tensor]) -> Tensor:
-    """(n, 1) from what `bins_of_expression` returns."""
-    return output[1].unsqueeze(1)
-
-
-@published("LegNet", "Penzar 2023", 150, 40, expected_bin)
+@published("LegNet", "Penzar 2023", 150, 40, Head(1))
 def legnet(length: int, width: int = 6) -> nn.Module:
     """Grouped convolutions with squeeze-and-excitation; the expected one of 18 bins."""
     stem = chain(with_flags, conv_norm(width, 7, F.silu))
     return chain(stem, legnet_blocks(width, 3), bins_of_expression())
 
 
-@published("DREAM-RNN", "Rafi 2024", 110, 40, expected_bin)
+@published("DREAM-RNN", "Rafi 2024", 110, 40, Head(1))
 def dream_rnn(length: int, width: int = 4) -> nn.Module:
     """Kernels of two sizes before and after a bidirectional LSTM."""
     lstm = chain(swap, BiLSTM(2 * width, width), swap)
@@ -697,7 +692,7 @@ def dream_rnn(length: int, width: int = 4) -> nn.Module:
     return chain(layers, bins_of_expression())
 
 
-@published("DREAM-CNN", "Rafi 2024", 110, 40, expected_bin)
+@published("DREAM-CNN", "Rafi 2024", 110, 40, Head(1))
 def dream_cnn(length: int, width: int = 3) -> nn.Module:
     """Kernels of two sizes, then the blocks of LegNet."""
     layers = chain(with_flags, two_kernels(width), legnet_blocks(2 * width, 2))
@@ -707,7 +702,7 @@ def dream_cnn(length: int, width: int = 3) -> nn.Module:
 # Profiles at the resolution of single bases
 
 
-@published("BPNet", "Avsec 2021, Nat Genet", 2114, 200, itemgetter(1), lambda length: [(2, length)])
+@published("BPNet", "Avsec 2021, Nat Genet", 2114, 200, Head(1), lambda length: [(2, length)])
 def bpnet(length: int, width: int = 8) -> nn.Module:
     """Dilated residual layers; a profile and log counts, which see two control tracks as well."""
 
@@ -725,14 +720,7 @@ def bpnet(length: int, width: int = 8) -> nn.Module:
     return Net(forward, trunk=trunk, profile=conv(2, 75), counts=nn.LazyLinear(1))
 
 
-def profile_score(output: tuple[Tensor, Tensor]) -> Tensor:
-    """(n, 1) logits of the profile, centred, weighted by their own fixed probabilities."""
-    logits = output[0].flatten(1)
-    logits = logits - logits.mean(dim=1, keepdim=True)
-    return (logits * logits.softmax(dim=1).detach()).sum(dim=1, keepdim=True)
-
-
-@published("ProCapNet", "Cochran 2024", 2114, 200, profile_score)
+@published("ProCapNet", "Cochran 2024", 2114, 200, ProfileScore(head=0, joint=True))
 def procapnet(length: int, width: int = 8) -> nn.Module:
     """BPNet without controls; one distribution over the positions of both strands."""
     return bpnet(length, width)
