@@ -16,6 +16,7 @@ from tism.predictor import (
     OutputFn,
     Predictor,
     evaluating,
+    selected_tasks,
     warn_if_not_finite,
     warn_if_unstable,
 )
@@ -27,6 +28,7 @@ from tism.running import (
     progress_bar,
     select_positions,
     select_tasks,
+    uncompiled,
 )
 from tism.sequence import put_bases, substitutions, validate_one_hot
 
@@ -145,7 +147,7 @@ def _windowed_ism(
         nonlocal batch_size
         sequences = predict.prepare(one_hot[first:last])
         windows = WindowedModel(predict.of(slice(first, last)), sequences, plan.prepared)
-        chosen = select_tasks(tasks, windows.output.shape[1])
+        chosen = selected_tasks(predict, tasks, windows.output.shape[1], len(window))
         index = torch.tensor(chosen, device=windows.output.device)
         changed = substitutions_on_host(one_hot[first:last], window)
         effects, batch_size = by_position(
@@ -172,7 +174,8 @@ def _check_largest(
     number = int(effects.abs().nan_to_num(0, 0).amax(1).argmax())
     row, position, base = (numbers[number : number + 1] for numbers in changed)
     reference, predict = windows.sequences[row], windows.predict.of(row)
-    alone = predict(put_bases(reference.clone(), position, base)) - windows.output[row]
+    with uncompiled():
+        alone = predict(put_bases(reference.clone(), position, base)) - windows.output[row]
     tolerance = predict.tolerance(windows.output[row], effects[number])
     if torch.allclose(
         alone[0, tasks].to(effects), effects[number], rtol=0, atol=tolerance, equal_nan=True
@@ -259,7 +262,7 @@ def _predict_mutants(
         output = owner(batch.clone() if check and start == 0 else batch)
         if check and start == 0:
             warn_if_unstable(owner, batch, output)
-        chosen = select_tasks(tasks, output.shape[1])
+        chosen = selected_tasks(predict, tasks, output.shape[1], len(window))
         if predicted is None:
             wider = torch.promote_types(torch.float32, output.dtype)
             predicted = output.new_empty((len(row), len(chosen)), dtype=wider)

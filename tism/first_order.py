@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tism.engine.cheap_gradients import cheap_graph, uncompiled
+from tism.engine.cheap_gradients import cheap_graph
 from tism.predictor import (
     ModelError,
     OutputFn,
     Predictor,
     evaluating,
+    selected_tasks,
     warn_if_not_finite,
     warn_if_unstable,
 )
@@ -26,7 +27,7 @@ from tism.running import (
     is_out_of_memory,
     progress_bar,
     select_positions,
-    select_tasks,
+    uncompiled,
 )
 from tism.sequence import put_bases, validate_one_hot
 from tism.taylor import tism_from_gradient
@@ -67,7 +68,8 @@ def input_gradient(
     Returns (n, n_tasks, 4, stop - start) on the CPU in float32, or the model's dtype if wider, in
     model output per unit of input. Costs one forward and n_tasks backward passes a sequence.
     Raises TypeError or ValueError naming the argument that is wrong. Warns (`UserWarning`) if
-    predictions differ from call to call or with their batch, or if scores are not finite.
+    predictions differ from call to call or with their batch, if scores are not finite, and before
+    it takes all of more than 1,000 tasks.
     """
     one_hot = validate_one_hot(one_hot)
     window = select_positions(start, stop, one_hot.shape[2])
@@ -176,8 +178,12 @@ def _batch_gradient(
     rows = predict.prepare(inputs)
     gradient, output = gradient_by_task(predict, rows, tasks, window=window)
     if check:
-        with uncompiled(), suppress(RuntimeError):  # the model may need a graph, as a hook does
-            warn_if_unstable(predict, rows, output)
+        try:
+            with torch.no_grad():
+                warn_if_unstable(predict, rows, output)
+        except RuntimeError:  # the model may need a graph, as one that calls autograd does
+            with torch.enable_grad(), _recurrent_layers_differentiable(predict):
+                warn_if_unstable(predict, rows, output)
     return gradient
 
 
@@ -200,15 +206,17 @@ def gradient_by_task(
     cheap = partial(cheap_graph, repeated=not isinstance(tasks, int))
     plain = uncompiled if nudge else nullcontext
     build = partial(output_with_graph, predict, rows, nudge)
+    positions = len(window) if window else rows.shape[2]
+    choose = partial(selected_tasks, predict, tasks, positions=positions, gradients=True)
     with torch.enable_grad():
         try:
-            gradient, output = _task_by_task(partial(build, cheap), tasks, window)
+            gradient, output = _task_by_task(partial(build, cheap), choose, window)
             if gradient.isfinite().all():
                 return gradient, output
         except Exception as error:  # whatever it is, torch alone may do better
             if is_out_of_memory(error) and len(rows) > 1:
                 raise
-        return _task_by_task(partial(build, plain), tasks, window, afresh=True)
+        return _task_by_task(partial(build, plain), choose, window, afresh=True)
 
 
 def output_with_graph(
@@ -231,13 +239,13 @@ def _recurrent_layers_differentiable(predict: Predictor) -> AbstractContextManag
 
 def _task_by_task(
     build: Callable[[], tuple[Tensor, Tensor]],
-    tasks: Tasks,
+    choose: Callable[[int], list[int]],
     window: range | None,
     afresh: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Gradients and predictions; a pass that fails is repeated on a new graph if `afresh`."""
     output, leaf = build()
-    chosen = select_tasks(tasks, output.shape[1])
+    chosen = choose(output.shape[1])
     if not output.requires_grad:
         raise ValueError(
             "the model's output does not depend differentiably on its input (an argmax, "

@@ -25,6 +25,7 @@ from tism.running import (
     in_one_tensor,
     progress_bar,
     select_positions,
+    uncompiled,
 )
 from tism.sequence import validate_one_hot
 
@@ -133,7 +134,7 @@ def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
     with torch.no_grad():
         rows = predict.prepare(one_hot).repeat(_ROWS_TRACED, 1, 1)
         flow, traced = Dataflow(predict.model, rows), predict.of(np.zeros(_ROWS_TRACED, dtype=int))
-        with flow, flow.watching_modules():
+        with uncompiled(), flow, flow.watching_modules():
             output = traced(rows)
     found = [Stage("input", -1)]
     for call in flow.cuts(output):

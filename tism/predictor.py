@@ -14,12 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism.running import is_out_of_memory, random_state_kept, resolve_device
+from tism.running import (
+    Tasks,
+    is_out_of_memory,
+    random_state_kept,
+    resolve_device,
+    select_tasks,
+    uncompiled,
+)
 
 OutputFn = Callable[[Any], Tensor]
+MANY_TASKS = 1000  # gradients of more are seldom what a call without tasks= means
+_MUCH_MEMORY = 2**30  # bytes of scores
 _TOO_LARGE = (
     "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
     "fewer tasks, a narrower window (start, stop), shorter sequences or another device"
+)
+_ALONE = (
+    "tism: raised when one sequence was predicted alone, to check that predictions do not depend "
+    "on the other sequences of their batch"
 )
 _ABOUT_SHAPES = re.compile(
     r"shape|size|dimension|length|channels|out of (range|bounds)|index", re.I
@@ -38,13 +51,17 @@ class NotFiniteWarning(UserWarning):
     """Scores that are infinite or not a number."""
 
 
+class CostWarning(UserWarning):
+    """A call takes all of a model's many tasks because it chose none."""
+
+
 class Predictor:
     """A model in evaluation mode on one device, from (rows, 4, length) to checked (rows, tasks).
 
     `evaluating` makes it. It holds what every engine needs to know about the model.
 
-    args : what else the model's forward takes; tensors have one row for each sequence, or one for
-        all of them
+    args : what else the model's forward takes; tensors have one row for each sequence
+    n : number of sequences of the whole computation
     """
 
     def __init__(
@@ -52,11 +69,12 @@ class Predictor:
         model: nn.Module,
         output_fn: OutputFn | None,
         device: torch.device,
-        args: tuple[Any, ...] = (),
-        autocast: torch.dtype | None = None,
+        n: int,
+        autocast: torch.dtype | None,
     ):
         self.model, self.output_fn, self.device = model, output_fn, device
-        self.args, self.autocast = args, autocast
+        self.n, self.autocast = n, autocast
+        self.args: tuple[Any, ...] = ()
         self.dtype = _floating_dtype(model)
 
     def of(self, sequences: Any) -> Predictor:
@@ -78,7 +96,9 @@ class Predictor:
             if self.output_fn is not None:
                 output = self.output_fn(output)
         _check_output(output, len(rows), self.output_fn)
-        return output if self.autocast is None else output.float()
+        if self.autocast is None:
+            return output
+        return output.to(torch.promote_types(torch.float32, output.dtype))
 
     def _precision(self) -> AbstractContextManager:
         if self.autocast is None:
@@ -86,8 +106,10 @@ class Predictor:
         return torch.autocast(self.device.type, dtype=self.autocast)
 
     def _run(self, rows: Tensor) -> Any:
+        # a model may change its arguments in place, which others still need
+        args = (value.clone() if isinstance(value, Tensor) else value for value in self.args)
         try:
-            return self.model(rows, *self.args)
+            return self.model(rows, *args)
         except (RuntimeError, LookupError, AssertionError) as error:
             bare = type(error) in (RuntimeError, IndexError, KeyError, AssertionError)
             if not bare or type(rows) is not Tensor or is_out_of_memory(error):
@@ -108,7 +130,8 @@ class Predictor:
 
         A prediction near zero may be the sum of large parts, of which the effects give the size.
         """
-        eps = torch.finfo(self.autocast or output.dtype).eps
+        lowest = self.autocast or self.dtype or output.dtype
+        eps = max(torch.finfo(dtype).eps for dtype in (lowest, output.dtype))
         size, effect = (float(t.detach().abs().nan_to_num(0, 0).max()) for t in (output, effects))
         return min(1000 * eps, eps**0.5) * size + eps**0.5 * effect
 
@@ -130,7 +153,7 @@ def evaluating(
     raised because memory ran out where no smaller batch helps gets a note saying what to reduce.
 
     device : where to run; None stays where the model is
-    args, autocast : as in `tism.input_gradient`, for n sequences
+    args, autocast : as in `tism.input_gradient`, for n sequences; None for the caller's autocast
     """
     _check_model(model, output_fn, autocast)
     home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
@@ -144,7 +167,9 @@ def evaluating(
                 module.training = False
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
-            predictor = Predictor(model, output_fn, target, autocast=autocast)
+            if autocast is None and torch.is_autocast_enabled(target.type):
+                autocast = torch.get_autocast_dtype(target.type)
+            predictor = Predictor(model, output_fn, target, n, autocast)
             predictor.args = tuple(_checked_args(args, n, predictor))
             yield predictor
         except (RuntimeError, MemoryError) as error:
@@ -179,6 +204,7 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
     for number, value in enumerate(args):
         value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         if not isinstance(value, Tensor) or not value.ndim:
+            _refuse_hidden_tensors(number, value)
             yield value
             continue
         if len(value) not in (1, n):
@@ -191,13 +217,29 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
         yield value.expand(n, *value.shape[1:])
 
 
+def _refuse_hidden_tensors(number: int, value: Any) -> None:
+    """Raise TypeError for a collection of tensors, whose rows would not go with the sequences."""
+    parts = value.values() if isinstance(value, dict) else value
+    held = (isinstance(part, Tensor | np.ndarray) for part in parts)
+    if isinstance(value, tuple | list | dict) and any(held):
+        raise TypeError(
+            f"args[{number}] must be a tensor or hold none, got a {type(value).__name__} of "
+            "tensors: give each as an argument of its own and collect them in a Module's forward"
+        )
+
+
 @contextmanager
 def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
     """Restore training and requires_grad flags, buffers and, if the model `moves`, its tensors."""
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     tensors = _named_tensors(model) if moves else []
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
@@ -207,9 +249,11 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
                 tensor.grad.data = grad_data
             table[name] = tensor
         with torch.no_grad():
-            for buffer, before in buffers:
+            for table, name, buffer, before in buffers:
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
+                if isinstance(table, dict) and table.get(name) is not buffer:
+                    table[name] = buffer
         for parameter in trainable:
             parameter.requires_grad_(True)
         for module, flag in training.items():
@@ -230,31 +274,70 @@ def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Te
 def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
     """Warn, and return True, if the first of some rows is predicted otherwise alone or once more.
 
+    Runs with a graph if gradients are enabled.
+
     predict : of these rows; output : (rows, tasks), what it predicted for them
     """
-    output, first = output.detach(), predict.of(slice(0, 1))
+    found = _instability(predict, rows[:1].detach(), output.detach())
+    if found:
+        message = f"the model's predictions {found}"
+        warnings.warn(message, UnstableModelWarning, stacklevel=3)
+    return bool(found)
+
+
+def _instability(predict: Predictor, row: Tensor, output: Tensor) -> str:
+    """What is wrong with predictions of which `output` has one for the row, or nothing."""
+    first = predict.of(slice(0, 1))
+
+    def run(row: Tensor) -> Tensor:
+        leaf = row.clone().requires_grad_(torch.is_grad_enabled())
+        return first(leaf.clone()).detach()
+
+    try:
+        with uncompiled():
+            alone = run(row)
+    except Exception as error:
+        error.add_note(_ALONE)
+        raise
     close = {"rtol": 0, "atol": predict.tolerance(output, 0 * output), "equal_nan": True}
-    with torch.no_grad():
-        alone = first(rows[:1].detach().clone())
-        if torch.allclose(alone, output[:1], **close):
-            return False
-        other = first(rows[:1].detach().flip(1).clone())  # the complement, for the size of effects
+    if torch.allclose(alone, output[:1], **close):
+        return ""
+    with uncompiled():
+        other = run(row.flip(1))  # the complement, for the size of effects
         close["atol"] = predict.tolerance(output, other - alone)
         if torch.allclose(alone, output[:1], **close):
-            return False
-        again = first(rows[:1].detach().clone())
+            return ""
+        again = run(row)
     if torch.allclose(alone, again, **close):
-        gap = alone - output[:1]
-        what, why = "depend on the other sequences of their batch", "batch statistics"
-        effect = "every score mixes the effects of several sequences"
+        gap, what = alone - output[:1], "depend on the other sequences of their batch"
+        why = "batch statistics?): every score mixes the effects of several sequences"
     else:
-        gap = alone - again
-        what, why = "differ from call to call", "dropout that stays on or other randomness"
-        effect = "scores are noise of at least this size"
-    size = float(gap.abs().max())
-    message = f"the model's predictions {what}, here by {size:.2g} ({why}?): {effect}"
-    warnings.warn(message, UnstableModelWarning, stacklevel=2)
-    return True
+        gap, what = alone - again, "differ from call to call"
+        why = "dropout that stays on or other randomness?): scores are noise of at least this size"
+    return f"{what}, here by {float(gap.abs().max()):.2g} ({why}"
+
+
+def selected_tasks(
+    predict: Predictor, tasks: Tasks, n_tasks: int, positions: int, gradients: bool = False
+) -> list[int]:
+    """Task numbers as in `select_tasks`; warns of the cost if a call chose none of many.
+
+    positions : that are scored in each sequence
+    gradients : True if each task takes a backward pass
+    """
+    nbytes = 4 * 4 * predict.n * n_tasks * positions
+    if tasks is None and n_tasks > MANY_TASKS and (gradients or nbytes > _MUCH_MEMORY):
+        passes = (
+            f"a backward pass for each, in all about {1 + n_tasks:,} forward passes a sequence, "
+            f"where exact ISM takes at most {1 + 3 * positions:,} for all tasks; and "
+        )
+        message = (
+            f"tasks=None takes all {n_tasks:,} tasks of the model: {passes if gradients else ''}"
+            f"scores of {nbytes / 2**30:.2g} GB in memory; choose some by tasks=, or combine them "
+            "by output_fn="
+        )
+        warnings.warn(message, CostWarning, stacklevel=2)
+    return select_tasks(tasks, n_tasks)
 
 
 def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:
@@ -273,10 +356,10 @@ def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:
 
 
 def _floating_dtype(model: nn.Module) -> torch.dtype | None:
-    for tensor in chain(model.parameters(), model.buffers()):
-        if tensor.is_floating_point():
-            return tensor.dtype
-    return None
+    """The dtype of the first weights, of scalars only if there is nothing else."""
+    tensors = [t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()]
+    first = next((t for t in tensors if t.ndim), next(iter(tensors), None))
+    return None if first is None else first.dtype
 
 
 def _check_output(output: Any, rows: int, output_fn: OutputFn | None) -> None:

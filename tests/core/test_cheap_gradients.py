@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism.engine.cheap_gradients import CheapBackward, uncompiled
+from tism.engine.cheap_gradients import CheapBackward
+from tism.running import uncompiled
 
 
 def gradients(model, x: Tensor, tasks: int = 2) -> tuple[Tensor, Tensor]:

@@ -407,3 +407,20 @@ def test_narrow_numbers_give_float32_scores(dtype):
     assert scores.dtype == torch.float32
     exact = ism(model.double(), draw_sequences(), engine="full")
     assert (scores - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_a_compiled_model_runs_on_windows_without_being_compiled_for_them(net, bases):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    model, expected = torch.compile(net, backend=backend), ism(net, bases, engine="full")
+
+    scores = ism(model, bases, engine="windowed")
+
+    torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12)
+    assert not compiled
+    torch.testing.assert_close(ism(model, bases, engine="full"), expected, rtol=1e-9, atol=1e-12)
+    assert compiled

@@ -12,9 +12,8 @@ returns None, and torch's own function runs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from tism.running import uncompiled
 
 _FEW_CHANNELS = 8
 _PRECISE = (torch.float32, torch.float64)
@@ -38,12 +39,6 @@ def cheap_graph(repeated: bool) -> Iterator[None]:
     unhooked = torch.autograd.graph.disable_saved_tensors_hooks(_HOOKED)
     with uncompiled(), unhooked, CheapBackward(repeated):
         yield
-
-
-def uncompiled() -> AbstractContextManager:
-    """While active, compiled models run as plain Python, so that a mode sees every function."""
-    needed = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")  # torch 2.6
-    return torch.compiler.set_stance("force_eager") if needed else nullcontext()
 
 
 class CheapBackward(TorchFunctionMode):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tism.engine.replay import Recording, WindowedModel, agree
 from tism.engine.window import Untraceable
 from tism.predictor import Predictor
-from tism.running import choose_batch_size, in_batches, is_out_of_memory
+from tism.running import choose_batch_size, in_batches, is_out_of_memory, uncompiled
 from tism.sequence import put_bases, substitutions
 
 ENGINES = ("auto", "full", "windowed")
@@ -132,6 +132,8 @@ def plan_windows(
     full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
     known = _verdicts.setdefault(predict.model, {})
     key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device)
+    if not isinstance(predict.output_fn, Hashable):
+        known, key = {}, None
     if key not in known:
         two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
         if engine == "auto" and total <= max(two_batches, 4 * _FEWEST_TRIED):
@@ -160,9 +162,10 @@ def _verdict(
     tried = np.linspace(0, len(position) - 1, rows).astype(int)
     sequence = predict.prepare(one_hot[:1])
     try:
-        return _try_windows(
-            predict.of(slice(0, 1)), sequence, position[tried], base[tried], full_batch_size
-        )
+        with uncompiled():
+            return _try_windows(
+                predict.of(slice(0, 1)), sequence, position[tried], base[tried], full_batch_size
+            )
     except Untraceable as error:
         return str(error)
 

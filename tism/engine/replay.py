@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from tism.engine.rules import Call
 from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, leaves, mapped
 from tism.predictor import Predictor
-from tism.running import is_out_of_memory
+from tism.running import is_out_of_memory, uncompiled
 
 # Metadata queries are not recorded; everything else is, and is replayed in the same order.
 _SHAPE = "shape ndim size dim ndimension numel nelement __len__ nbytes itemsize element_size"
@@ -162,7 +162,7 @@ class WindowedModel:
         self.input, self.recording = Reference(sequences), Recording()
         sequences = sequences.clone()
         try:
-            with self.recording:
+            with uncompiled(), self.recording:
                 self.output = predict(sequences)
         except Exception as error:
             if is_out_of_memory(error):
@@ -208,7 +208,7 @@ class WindowedModel:
         self.replay, predict = replay, self.predict.of(row)
         batch.mark(predict.args, False)
         try:
-            with replay:
+            with uncompiled(), replay:
                 return batch.current(predict(mutants))
         except Reached as reached:
             return reached.result
