@@ -20,6 +20,7 @@ from tism.score.readers import InputFileError
 from tism.study.cache import write_csv
 from tism.study.ch08_attribution import EFFECT_PREDICTORS, MeanTask
 from tism.study.ch08_networks import ExternalModel
+from tism.study.data.dataset import evenly
 from tism.study.data.simulation import simulate
 from tism.study.explorer import (
     COMPUTED,
@@ -30,7 +31,6 @@ from tism.study.explorer import (
     TRUTH,
     PlantedTruth,
     chosen,
-    even_ranks,
     explorer_key,
     explorer_tables,
     in_thousandths,
@@ -95,8 +95,8 @@ def tables(data, model, tmp_path_factory):
 
 
 def test_ranks_are_even_and_hold_both_ends():
-    assert even_ranks(9, 3).tolist() == [0, 4, 8]
-    assert even_ranks(2, 5).tolist() == [0, 1]
+    assert evenly(np.arange(9), 3).tolist() == [0, 4, 8]
+    assert evenly(np.arange(2), 5).tolist() == [0, 1]
 
 
 def test_what_is_stored_is_near_what_was_there():

@@ -31,9 +31,8 @@ def open_text(path: str | Path) -> IO[bytes]:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
     except FileNotFoundError:
-        raise InputFileError(
-            path, None, "no such file", "give the path of an existing file"
-        ) from None
+        remedy = "give the path of an existing file"
+        raise InputFileError(path, None, "no such file", remedy) from None
     except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
         problem = getattr(error, "strerror", None) or str(error)
         raise InputFileError(path, None, problem, "give the path of a readable file") from None
@@ -82,9 +81,9 @@ def read_bed(
     values = list(zip(*rows, strict=True))[:columns]
     frame = pd.DataFrame(dict(zip(BED_COLUMNS, values, strict=False)))
     for column in ("start", "end"):
-        frame[column] = _numbers(path, numbers, column, values, _WHOLE, "a whole number")
+        frame[column] = _numbers(path, numbers, frame[column], _WHOLE, "a whole number")
     if "score" in frame:
-        frame["score"] = _numbers(path, numbers, "score", values, _FINITE, "a finite number")
+        frame["score"] = _numbers(path, numbers, frame["score"], _FINITE, "a finite number")
     _check_intervals(path, numbers, frame)
     _check_chromosomes(path, numbers, frame, chromosome_sizes)
     return frame.assign(line=numbers)
@@ -105,38 +104,30 @@ def _bed_rows(path: str | Path) -> tuple[np.ndarray, list[list[str]]]:
     for number, row in zip(numbers, rows, strict=True):
         if len(row) < 3 or len(row) != len(rows[0]):
             wanted = f"{len(rows[0])}, as in the first line" if len(rows[0]) >= 3 else "at least 3"
-            raise InputFileError(
-                path, number, f"{len(row)} tab-separated columns", f"the file needs {wanted}"
-            )
+            problem = f"{len(row)} tab-separated columns"
+            raise InputFileError(path, number, problem, f"the file needs {wanted}")
     return np.array(numbers), rows
 
 
 def _numbers(
-    path: str | Path,
-    numbers: np.ndarray,
-    column: str,
-    columns: list[tuple[str, ...]],
-    form: re.Pattern[str],
-    wanted: str,
+    path: str | Path, numbers: np.ndarray, column: pd.Series, form: re.Pattern[str], wanted: str
 ) -> np.ndarray:
     """Return a column as numbers; InputFileError at the first value without the form or finite."""
-    values = columns[BED_COLUMNS.index(column)]
+    values = column.tolist()
     bad = next((i for i, value in enumerate(values) if not form.fullmatch(value)), None)
     if bad is None:
         array = np.array(values).astype(np.int64 if form is _WHOLE else np.float64)
         if np.isfinite(array).all():
             return array
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
-    raise InputFileError(path, numbers[bad], f"{column} is {_brief(values[bad])}", f"give {wanted}")
+    value = values[bad]
+    brief = repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value)} characters)"
+    raise InputFileError(path, numbers[bad], f"{column.name} is {brief}", f"give {wanted}")
 
 
 # Python's int and float would also take underscores, digits of other scripts and any size.
 _WHOLE = re.compile(r" *[+-]?[0-9]{1,18} *")
 _FINITE = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
-
-
-def _brief(value: str) -> str:
-    return repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value)} characters)"
 
 
 def _check_intervals(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
@@ -157,20 +148,11 @@ def _check_chromosomes(
     chrom, end = frame["chrom"], frame["end"].to_numpy()
     unknown = np.flatnonzero(~chrom.isin(list(sizes)).to_numpy())
     if unknown.size:
-        row, remedy = unknown[0], f"known are {_first_names(sizes)}"
+        more = f" and {len(sizes) - 30} more" if len(sizes) > 30 else ""  # as in an assembly
+        row, remedy = unknown[0], f"known are {', '.join(list(sizes)[:30])}{more}"
         raise InputFileError(path, numbers[row], f"unknown chromosome {chrom[row]!r}", remedy)
     outside = np.flatnonzero(end > chrom.map(dict(sizes)).to_numpy())
     if outside.size:
-        row = outside[0]
-        raise InputFileError(
-            path,
-            numbers[row],
-            f"interval ends at {end[row]}, behind the end of {chrom[row]} ({sizes[chrom[row]]} bp)",
-            "use the genome version that the intervals were made with",
-        )
-
-
-def _first_names(names: Mapping[str, int]) -> str:
-    """Return the first 30 names as text; an assembly may have thousands."""
-    more = f" and {len(names) - 30} more" if len(names) > 30 else ""
-    return ", ".join(list(names)[:30]) + more
+        row, remedy = outside[0], "use the genome version that the intervals were made with"
+        place = f"behind the end of {chrom[row]} ({sizes[chrom[row]]} bp)"
+        raise InputFileError(path, numbers[row], f"interval ends at {end[row]}, {place}", remedy)

@@ -139,15 +139,18 @@ def performance_table(
             chosen = evenly(chosen, len(dataset.indices("test")))
         target, loci = dataset.standardised[chosen], dataset.regions["locus"].to_numpy()[chosen]
         for name, predictor in predictors.items():
-            predicted = predictor(chosen)
-            by_region = summarise(pearson(predicted, target, 1), loci)
-            by_task = summarise_tasks(predicted, target, loci)
-            for level, found in (("region", by_region), ("task", by_task)):
+            for level, found in performance(predictor(chosen), target, loci).items():
                 row = {"dataset": dataset.name, "variant": name, "seed": seed, "split": split}
                 row |= {"level": level, "mean_r": found.value, "low": found.low}
                 row |= {"high": found.high, "n": found.n_profiles}
                 rows.append({**row, "n_constant": found.n_constant})
     return pd.DataFrame(rows)
+
+
+def performance(predicted: Any, target: Any, loci: Any) -> dict[str, Summary]:
+    """Mean correlations by "region" (across tasks) and by "task" (across regions)."""
+    by_region = summarise(pearson(predicted, target, 1), loci)
+    return {"region": by_region, "task": summarise_tasks(predicted, target, loci)}
 
 
 def summarise_tasks(predicted: Any, target: Any, loci: Any) -> Summary:

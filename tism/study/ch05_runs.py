@@ -44,7 +44,6 @@ from torch import Tensor, nn
 
 from tism.correlations import (
     mean_effect_correlation,
-    pearson,
     profile_correlation,
     substitution_correlation,
 )
@@ -53,7 +52,7 @@ from tism.first_order import input_gradient
 from tism.running import progress_bar
 from tism.score.files import write_text
 from tism.study.cache import read_csv, read_json, write_csv
-from tism.study.ch03_training import performance_table, predict_rows, summarise_tasks
+from tism.study.ch03_training import performance, performance_table, predict_rows
 from tism.study.ch04_agreement import correlations_with_ism
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.machine import check_machine
@@ -145,24 +144,17 @@ def _measure(run: Run, model: nn.Module, progress: bool) -> dict[str, float]:
 def _performance(
     model: nn.Module, dataset: Dataset, learned: np.ndarray, seed: int
 ) -> dict[str, float]:
+    """Of the regions learned it takes as many as the test set has, evenly spread."""
     known = {"network": lambda rows: predict_rows(model, dataset, rows)}
     columns: dict[str, float] = {}
     for row in performance_table(known, dataset, seed).itertuples():
         columns |= _interval(f"{row.split}_{row.level}_r", row.mean_r, row.low, row.high)
-    return columns | _performance_on_learned(model, dataset, learned)
-
-
-def _performance_on_learned(
-    model: nn.Module, dataset: Dataset, learned: np.ndarray
-) -> dict[str, float]:
-    """Of the regions that the network was trained on at most as many as the test set has."""
     rows = evenly(learned, len(dataset.indices("test")))
-    predicted, target = predict_rows(model, dataset, rows), dataset.standardised[rows]
+    predicted, target = known["network"](rows), dataset.standardised[rows]
     loci = dataset.regions["locus"].to_numpy()[rows]
-    by_region = summarise(pearson(predicted, target, 1), loci)
-    by_task = summarise_tasks(predicted, target, loci)
-    columns = _interval("learned_region_r", by_region.value, by_region.low, by_region.high)
-    return columns | _interval("learned_task_r", by_task.value, by_task.low, by_task.high)
+    for level, found in performance(predicted, target, loci).items():
+        columns |= _interval(f"learned_{level}_r", found.value, found.low, found.high)
+    return columns
 
 
 def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:

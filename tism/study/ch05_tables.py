@@ -62,15 +62,11 @@ def initialisation_means(pairs: pd.DataFrame, paper: Mapping[str, float]) -> pd.
         if kind == "ISM-TISM, one network":
             mean = mean_of(part["value"])
         else:
-            mean = jackknife_pairs(_mean_by_networks(part))
+            # the mean where ISM of either network meets TISM of the other
+            seeds = np.sort(part[["first_seed", "second_seed"]].astype(str).to_numpy(), axis=1)
+            mean = jackknife_pairs(part.groupby([*seeds.T])["value"].mean().to_dict())
         rows.append({"kind": kind, **mean._asdict(), "paper": paper.get(number, np.nan)})
     return pd.DataFrame(rows)
-
-
-def _mean_by_networks(pairs: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Value of each two networks; the mean where ISM of either meets TISM of the other."""
-    seeds = np.sort(pairs[["first_seed", "second_seed"]].astype(str).to_numpy(), axis=1)
-    return pairs.groupby([seeds[:, 0], seeds[:, 1]])["value"].mean().to_dict()
 
 
 def variants(models: pd.DataFrame) -> pd.DataFrame:

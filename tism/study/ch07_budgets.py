@@ -7,6 +7,7 @@ bought is worked out here as it was when they were recorded, so that their numbe
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,9 @@ def _buy(
     full_batch_size = choose_batch_size(None, length, predict.device)
     plan = costs = None
     if engine == "windowed" or (engine == "auto" and n * budget > 2 * full_batch_size):
-        plan = attempt(engine, predict, lambda: _try(predict, one_hot))
+        total = int((one_hot == 0).sum())
+        windows = partial(plan_windows, "windowed", predict, one_hot, range(length), total, None)
+        plan = attempt(engine, predict, windows)
         costs = plan and _count(predict, one_hot, full_batch_size)
         if plan and engine == "auto" and costs.gain < 1:
             plan = None
@@ -90,12 +93,6 @@ def _buy(
     if engine == "auto" and _affordable(left, rounds, plan, costs, n) < in_full:
         plan, rounds = None, _ROUNDS
     return Bought(_affordable(left, rounds, plan, costs, n), rounds, plan)
-
-
-def _try(predict: Predictor, one_hot: Tensor) -> Plan:
-    everywhere = range(one_hot.shape[2])
-    total = int((one_hot == 0).sum())
-    return plan_windows("windowed", predict, one_hot, everywhere, total, None)
 
 
 def _count(predict: Predictor, one_hot: Tensor, full_batch_size: int) -> Costs:

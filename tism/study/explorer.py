@@ -34,7 +34,7 @@ from tism.sequence import decode, one_hot_encode
 from tism.study.cache import write_csv
 from tism.study.ch08_attribution import BUDGET, EFFECT_PREDICTORS, N_SHUFFLES, MeanTask
 from tism.study.ch08_networks import ExternalModel
-from tism.study.data.dataset import Dataset
+from tism.study.data.dataset import Dataset, evenly
 from tism.study.networks import Experiment
 from tism.study.profiles import Profile, dataset_checksum, digest, load_dataset, results_folder
 from tism.study.scores import Scores, score_regions, scored_rows
@@ -46,11 +46,6 @@ SHOWN = ("ISM", "TISM", *COMPUTED, TRUTH)
 N_REGIONS = (12, 6)  # of the first data set of a profile, of every other
 N_TASKS = 5
 _REMEDY = "make it anew: python -m tism.study.compendium explorer PROFILE"
-
-
-def even_ranks(n: int, k: int) -> np.ndarray:
-    """`k` of the ranks 0 to n - 1 at even steps, first and last included; all where k >= n."""
-    return np.linspace(0, n - 1, min(n, k)).round().astype(int)
 
 
 def in_thousandths(effects: Tensor) -> tuple[float, list[int]]:
@@ -83,13 +78,14 @@ class PlantedTruth(nn.Module):
 def chosen(scores: Scores, n_regions: int, n_tasks: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Numbers of the regions and tasks that are kept, and the mean r of every scored region.
 
-    Both at `even_ranks` of their mean r of ISM and TISM, the lowest first; without any r last.
+    Both at even steps of the ranks of their mean r of ISM and TISM, the lowest first, without any r
+    last.
     """
     r = substitution_correlation(scores.ism, scores.tism, scores.one_hot)
     by_region, by_task = r.nanmean(1), r.nanmean(0)
     return (
-        by_region.argsort(stable=True).numpy()[even_ranks(len(by_region), n_regions)],
-        by_task.argsort(stable=True).numpy()[even_ranks(len(by_task), n_tasks)],
+        evenly(by_region.argsort(stable=True).numpy(), n_regions),
+        evenly(by_task.argsort(stable=True).numpy(), n_tasks),
         by_region,
     )
 
@@ -130,7 +126,7 @@ def explorer_tables(
     table = table.rename(columns={"name": "region"}).assign(
         sequence=decode(one_hot),
         mean_r=mean_r[regions].numpy(),
-        rank=1 + even_ranks(len(rows), n_regions),
+        rank=evenly(1 + np.arange(len(rows)), n_regions),
         n_ranked=len(rows),
     )
     table.insert(0, "dataset", dataset.name)

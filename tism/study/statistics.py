@@ -19,6 +19,9 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor
 
+_CONFIDENCE = 0.95  # of every interval
+Groups = Mapping[str, Sequence[float]]  # a measure of the networks of each kind, by kind
+
 
 class Estimate(NamedTuple):
     """A value with its interval, NaN where there is none; n independent units."""
@@ -29,14 +32,14 @@ class Estimate(NamedTuple):
     n: int
 
 
-def mean_of(values: Any, *, confidence: float = 0.95) -> Estimate:
-    """Mean of independent networks with its t interval, which a single one does not have."""
+def mean_of(values: Any) -> Estimate:
+    """Mean of independent networks with its 95 % t interval, which a single one does not have."""
     values = np.asarray(values, dtype=float)
     if not values.size:
         raise ValueError("values is empty; at least one network is wanted")
     low = high = float("nan")
     if len(values) > 1:
-        reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+        reach = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
         low, high = values.mean() - reach, values.mean() + reach
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 
@@ -49,14 +52,12 @@ def means(table: pd.DataFrame, measure: str, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare_with(
-    reference: Sequence[float], groups: Mapping[str, Sequence[float]], *, confidence: float = 0.95
-) -> pd.DataFrame:
+def compare_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame:
     """Difference of the mean of each group of networks from that of the reference.
 
     Welch's t test, corrected for the number of groups by the step-down of Holm (1979,
-    https://www.jstor.org/stable/4615733). Intervals are those of the step that a group reaches, so
-    that they leave out zero exactly where the corrected p is below 1 - confidence.
+    https://www.jstor.org/stable/4615733). 95 % intervals are those of the step that a group
+    reaches, so that they leave out zero exactly where the corrected p is below 0.05.
 
     Columns: name, value, low, high, p (corrected), n. A group or a reference of a single network
     has a value only, and does not count as a comparison.
@@ -72,7 +73,7 @@ def compare_with(
         remaining = len(ranked) - rank
         comparisons = remaining if rejecting else comparisons
         p = max(p, min(1.0, remaining * tests[name].pvalue))
-        rejecting = rejecting and p < 1 - confidence
+        rejecting = rejecting and p < 1 - _CONFIDENCE
         corrected[name] = (p, comparisons)
     rows = []
     for name, values in groups.items():
@@ -80,8 +81,7 @@ def compare_with(
         row |= {"low": float("nan"), "high": float("nan"), "p": float("nan"), "n": len(values)}
         if name in corrected:
             p, comparisons = corrected[name]
-            level = 1 - (1 - confidence) / comparisons
-            low, high = tests[name].confidence_interval(level)
+            low, high = tests[name].confidence_interval(1 - (1 - _CONFIDENCE) / comparisons)
             row |= {"low": float(low), "high": float(high), "p": float(p)}
         rows.append(row)
     return pd.DataFrame(rows, columns=["name", "value", "low", "high", "p", "n"])
@@ -97,19 +97,17 @@ def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
     return float(squares) / freedom, freedom
 
 
-def compare_all_with(
-    reference: Sequence[float], groups: Mapping[str, Sequence[float]], *, confidence: float = 0.95
-) -> pd.DataFrame:
+def compare_all_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame:
     """Difference of the mean of each group of networks from that of the reference, by Dunnett.
 
-    One variance is pooled over all groups, and the intervals hold together: with the probability
-    `confidence` all of them have their true difference (Dunnett 1955,
+    One variance is pooled over all groups, and the intervals hold together: with a probability of
+    95 % all of them have their true difference (Dunnett 1955,
     https://doi.org/10.1080/01621459.1955.10501294; `scipy.stats.dunnett`).
 
     Columns: name, value, low, high, p (corrected), n.
     """
     test = stats.dunnett(*groups.values(), control=reference, rng=np.random.default_rng(0))
-    interval = test.confidence_interval(confidence)
+    interval = test.confidence_interval(_CONFIDENCE)
     return pd.DataFrame(
         {
             "name": [*groups],
@@ -122,34 +120,28 @@ def compare_all_with(
     )
 
 
-def equivalence(
-    reference: Sequence[float],
-    groups: Mapping[str, Sequence[float]],
-    margin: float,
-    *,
-    alpha: float = 0.05,
-) -> pd.DataFrame:
+def equivalence(reference: Sequence[float], groups: Groups, margin: float) -> pd.DataFrame:
     """Whether each group of networks has the mean of the reference, give or take a margin.
 
     Two one-sided t tests (Schuirmann 1987, https://doi.org/10.1007/BF01068419) with the variance
     pooled over all groups. Each group is a claim of its own, so that p is not corrected.
 
-    Columns: name, value (the difference), low, high (its interval at 1 - 2 alpha, which lies within
-    the margin exactly where p < alpha), p (the larger of the two), n.
+    Columns: name, value (the difference), low, high (its 90 % interval, which lies within the
+    margin exactly where p < 0.05), p (the larger of the two), n.
     """
     variance, freedom = _pooled([reference, *groups.values()])
     rows = []
     for name, values in groups.items():
         value = float(np.mean(values) - np.mean(reference))
         error = np.sqrt(variance * (1 / len(values) + 1 / len(reference)))
-        reach = float(stats.t.ppf(1 - alpha, freedom) * error)
+        reach = float(stats.t.ppf(0.95, freedom) * error)
         p = float(stats.t.sf((margin - abs(value)) / error, freedom))
         row = {"name": name, "value": value, "low": value - reach, "high": value + reach}
         rows.append(row | {"p": p, "n": len(values)})
     return pd.DataFrame(rows)
 
 
-def p_lowest(groups: Mapping[str, Sequence[float]], name: str) -> float:
+def p_lowest(groups: Groups, name: str) -> float:
     """p of the claim that a group of networks has a lower mean than every other group.
 
     The largest of the one-sided p against each other group, with the variance pooled over all: the
@@ -166,9 +158,7 @@ def p_lowest(groups: Mapping[str, Sequence[float]], name: str) -> float:
     return float(stats.t.sf(min(distances), freedom))
 
 
-def bounds_of_lowest(
-    groups: Mapping[str, Sequence[float]], *, alpha: float = 0.05
-) -> tuple[float, float]:
+def bounds_of_lowest(groups: Groups, *, alpha: float = 0.05) -> tuple[float, float]:
     """Bounds for the lowest of the groups' true means, each with an error of at most alpha.
 
     Lower: the lowest of the one-sided bounds of the groups. If it lies above a number, every mean
@@ -183,17 +173,17 @@ def bounds_of_lowest(
     return float(low), float(high)
 
 
-def mean_correlation(correlations: Any, *, confidence: float = 0.95) -> Estimate:
+def mean_correlation(correlations: Any) -> Estimate:
     """Mean of the correlations of independent networks with its t interval, by Fisher's z."""
-    mean = mean_of(np.arctanh(np.asarray(correlations, dtype=float)), confidence=confidence)
+    mean = mean_of(np.arctanh(np.asarray(correlations, dtype=float)))
     return Estimate(*(float(np.tanh(z)) for z in mean[:3]), n=mean.n)
 
 
-def correlation_interval(r: float, n: int, *, confidence: float = 0.95) -> Estimate:
-    """A correlation over n independent units with the interval of Fisher's z."""
+def correlation_interval(r: float, n: int) -> Estimate:
+    """A correlation over n independent units with the 95 % interval of Fisher's z."""
     if n < 4:
         return Estimate(r, float("nan"), float("nan"), n)
-    reach = stats.norm.ppf((1 + confidence) / 2) / np.sqrt(n - 3)
+    reach = stats.norm.ppf((1 + _CONFIDENCE) / 2) / np.sqrt(n - 3)
     low, high = np.tanh(np.arctanh(r) + np.array([-reach, reach]))
     return Estimate(r, float(low), float(high), n)
 
@@ -209,18 +199,15 @@ def at_equal(
     Returns one value a network, the mean of its readings, with `kind` and `network` as its index.
     """
     by = network if table[network].duplicated().any() else kind
-    centred = table[[measure, covariate]] - table.groupby(by)[[measure, covariate]].transform(
-        "mean"
-    )
+    both = [measure, covariate]
+    centred = table[both] - table.groupby(by)[both].transform("mean")
     slope = (centred[measure] * centred[covariate]).sum() / (centred[covariate] ** 2).sum()
     moved = table[measure] - slope * (table[covariate] - table[covariate].mean())
     return moved.groupby([table[kind], table[network]], sort=False).mean()
 
 
-def jackknife_pairs(
-    values: Mapping[tuple[Any, Any], float], *, confidence: float = 0.95
-) -> Estimate:
-    """Mean over pairs of networks, with an interval over the networks.
+def jackknife_pairs(values: Mapping[tuple[Any, Any], float]) -> Estimate:
+    """Mean over pairs of networks, with a 95 % interval over the networks.
 
     values : one number for every pair; a network is in several pairs, so that pairs are not
         independent. Networks are left out one at a time (Arvesen 1969,
@@ -237,21 +224,19 @@ def jackknife_pairs(
         return Estimate(mean, float("nan"), float("nan"), n)
     without = [np.mean([v for pair, v in values.items() if k not in pair]) for k in networks]
     error = np.sqrt((n - 1) ** 2 / n * np.var(without, ddof=1))
-    reach = stats.t.ppf((1 + confidence) / 2, n - 1) * error
+    reach = stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * error
     return Estimate(mean, mean - float(reach), mean + float(reach), n)
 
 
 _RESAMPLES = 1000
 
 
-def nested_interval(
-    values: Sequence[Tensor], loci: Sequence[np.ndarray], seed: int = 0
-) -> tuple[float, float]:
+def nested_interval(values: Sequence[Tensor], loci: Sequence[np.ndarray]) -> tuple[float, float]:
     """95 % bootstrap interval of a mean: networks are drawn, then loci within each.
 
     values, loci : of each network (n, tasks), NaN where there is none, and (n,)
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     totals = [_by_locus(v.double().numpy(), labels) for v, labels in zip(values, loci, strict=True)]
     means = []
     for _ in range(_RESAMPLES):
@@ -362,8 +347,6 @@ def _resampled(
     of_loci: Callable[[np.ndarray], float], n_loci: int, n_resamples: int, seed: int
 ) -> np.ndarray:
     """A statistic of the numbers of the loci, (n_resamples,) times with loci drawn anew."""
-    from scipy import stats
-
     with warnings.catch_warnings():
         # A statistic may not exist in a resample: a correlation in which all drawn are alike.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -417,19 +400,17 @@ def power_table(models: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detectable(
-    variance: float, n: int, plan: Planned, *, power: float = 0.8
-) -> tuple[float, float]:
+def detectable(variance: float, n: int, plan: Planned) -> tuple[float, float]:
     """The difference from the baseline that Dunnett's test finds, and the margin that TOST proves.
 
     variance : between networks of one kind; n : networks of the kind in question
 
-    Both at 5 % and with the given power; the margin where the true difference is zero.
+    Both at 5 % and with a power of 80 %; the margin where the true difference is zero.
     """
     error = np.sqrt(variance * (1 / n + 1 / plan.n_reference))
     critical = _dunnett_quantile(plan.n_groups, plan.freedom)
-    difference = critical + stats.t.ppf(power, plan.freedom)
-    margin = stats.t.ppf(0.95, plan.freedom) + stats.t.ppf((1 + power) / 2, plan.freedom)
+    difference = critical + stats.t.ppf(0.8, plan.freedom)
+    margin = stats.t.ppf(0.95, plan.freedom) + stats.t.ppf(0.9, plan.freedom)
     return float(difference * error), float(margin * error)
 
 

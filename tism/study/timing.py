@@ -71,12 +71,8 @@ def compare(
             elapsed = seconds(sides[names[number]], device)
             if turn >= 0:
                 taken.append(elapsed)
-    return {name: _timing(values) for name, values in times.items()}
-
-
-def _timing(values: list[float]) -> Timing:
-    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return Timing(float(median), float(low), float(high), tuple(values))
+    quartiles = {k: np.quantile(v, (0.5, 0.25, 0.75)).tolist() for k, v in times.items()}
+    return {name: Timing(*quartiles[name], tuple(values)) for name, values in times.items()}
 
 
 def peak_memory(function: Callable[[], Any], device: str | torch.device = "cpu") -> float:
@@ -95,18 +91,12 @@ def peak_memory(function: Callable[[], Any], device: str | torch.device = "cpu")
     if not sys.platform.startswith("linux"):
         function()
         return float("nan")
-    _return_free_memory()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc gives back what it keeps for later
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, see proc(5)
     function()
     return _resident("VmHWM") - before
-
-
-def _return_free_memory() -> None:
-    """Ask the C library to give back what it keeps for later: glibc does, others do not."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _resident(field: str) -> float:

@@ -232,25 +232,22 @@ def _check_fit(model: AITAC, dataset: Dataset, config: TrainingConfig) -> None:
         raise ValueError(f"max_shift is {config.max_shift}, beyond the flank of {dataset.flank} bp")
 
 
+@dataclass
 class _Trainer:
     """One training: the epoch loop and the state it saves after every epoch."""
 
-    def __init__(
-        self,
-        model: AITAC,
-        dataset: Dataset,
-        config: TrainingConfig,
-        folder: Path,
-        identity: dict[str, Any],
-        device: str | torch.device | None,
-    ):
-        self.model, self.dataset, self.config = model, dataset, config
-        self.folder, self.identity, self.device = folder, identity, device
-        self.targets = torch.from_numpy(dataset.standardised)
-        self.rows = training_rows(dataset, config)
-        self.optimizer = make_optimizer(model, config)
-        self.best = _clone(model)
-        self.state = _Run()
+    model: AITAC
+    dataset: Dataset
+    config: TrainingConfig
+    folder: Path
+    identity: dict[str, Any]
+    device: str | torch.device | None
+
+    def __post_init__(self) -> None:
+        self.targets = torch.from_numpy(self.dataset.standardised)
+        self.rows = training_rows(self.dataset, self.config)
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.best, self.state = _clone(self.model), _Run()
 
     def run(self, progress: bool) -> tuple[dict[str, Tensor], _Run]:
         self._resume()
@@ -363,7 +360,8 @@ class _Trainer:
         _delete_states(self.folder, keep=epoch)
 
     def _resume(self) -> None:
-        epochs = [int(path.stem.removeprefix("state_")) for path in _states(self.folder)]
+        states = self.folder.glob("state_*.json")
+        epochs = [int(path.stem.removeprefix("state_")) for path in states]
         if not epochs:
             return
         tensors, metadata = load_checkpoint(self.folder / f"state_{max(epochs)}")
@@ -421,10 +419,6 @@ def _clone(model: nn.Module) -> dict[str, Tensor]:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-
-def _states(folder: Path) -> list[Path]:
-    return list(folder.glob("state_*.json"))
 
 
 def _delete_states(folder: Path, keep: int | None) -> None:

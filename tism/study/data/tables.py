@@ -28,6 +28,7 @@ def read_targets(path: str | Path) -> pd.DataFrame:
     """
     check_rows(path)
     tasks = _target_header(path)
+    remedy = f"give a name and {len(tasks)} values, as in the header"
     with open_text(path) as file:
         try:
             frame = pd.read_csv(
@@ -36,16 +37,19 @@ def read_targets(path: str | Path) -> pd.DataFrame:
             )  # fmt: skip
         except pd.errors.ParserError as error:
             line = re.search(r"in line (\d+)", str(error))
-            raise InputFileError(
-                path, line and int(line[1]), "too many columns", _wanted_columns(tasks)
-            ) from None
+            number = line and int(line[1])
+            raise InputFileError(path, number, "too many columns", remedy) from None
     if not isinstance(frame.index, pd.RangeIndex):
-        raise InputFileError(path, 2, "too many columns", _wanted_columns(tasks))
+        raise InputFileError(path, 2, "too many columns", remedy)
     frame.columns = ["name", *tasks]
     if frame["name"].iloc[-1] == END_MARK:
         frame = frame.iloc[:-1]
     numbers = np.arange(len(frame)) + 2
-    _check_names(path, numbers, frame)
+    missing = np.flatnonzero(frame["name"].isna().to_numpy())
+    if missing.size:
+        remedy = "name the region or delete the line"
+        raise InputFileError(path, numbers[missing[0]], "no name", remedy)
+    check_unique(path, numbers, frame, "name")
     values = _finite_values(path, numbers, frame[tasks])
     return values.set_axis(frame["name"].astype(str), axis=0)
 
@@ -71,22 +75,8 @@ def check_rows(path: str | Path) -> None:
         if line.count(b'"') % 2:
             raise InputFileError(path, number, "a quote that does not end", "close or delete it")
         if b"\r" in line.rstrip(b"\r\n") or b"\0" in line:
-            raise InputFileError(
-                path, number, "a carriage return or NUL within the line", "end lines by newlines"
-            )
-
-
-def _wanted_columns(tasks: list[str]) -> str:
-    return f"give a name and {len(tasks)} values, as in the header"
-
-
-def _check_names(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
-    missing = np.flatnonzero(frame["name"].isna().to_numpy())
-    if missing.size:
-        raise InputFileError(
-            path, numbers[missing[0]], "no name", "name the region or delete the line"
-        )
-    check_unique(path, numbers, frame, "name")
+            problem = "a carriage return or NUL within the line"
+            raise InputFileError(path, number, problem, "end lines by newlines")
 
 
 def _finite_values(path: str | Path, numbers: np.ndarray, targets: pd.DataFrame) -> pd.DataFrame:
@@ -94,12 +84,9 @@ def _finite_values(path: str | Path, numbers: np.ndarray, targets: pd.DataFrame)
     values[targets.select_dtypes(bool).columns] = np.nan  # True is no number
     rows, columns = np.nonzero(~np.isfinite(values.to_numpy()))
     if rows.size:
-        raise InputFileError(
-            path,
-            numbers[rows[0]],
-            f"value of {targets.columns[columns[0]]!r} is {targets.iat[rows[0], columns[0]]}",
-            "give a finite number",
-        )
+        value = targets.iat[rows[0], columns[0]]
+        problem = f"value of {targets.columns[columns[0]]!r} is {value}"
+        raise InputFileError(path, numbers[rows[0]], problem, "give a finite number")
     return values
 
 
