@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tism.score.cli import main
 from tism.score.genome import Genome, read_variants
 from tism.score.readers import read_bed
-from tism.study.data.tables import read_targets
+from tism.study.data.immgen import read_targets
 
 SIZES = {"chr1": 40, "chr2": 25}
 IUPAC = {**dict.fromkeys("RYSWKMBDHVN", 4), "A": 0, "C": 1, "G": 2, "T": 3}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tism.score.readers import InputFileError
-from tism.study.data.tables import read_targets
+from tism.study.data.immgen import read_targets
 
 
 @pytest.fixture

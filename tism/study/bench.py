@@ -24,7 +24,7 @@ from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
 from tism.study.profiles import results_folder
-from tism.study.timing import Timing, compare
+from tism.study.timing import compare
 from tism.study.zoo import ZOO
 
 _LIMIT = 120.0  # seconds after which a side that ran twice is left out
@@ -107,7 +107,10 @@ def _quartiles(name: str, ratios: np.ndarray) -> dict[str, float]:
 
 
 def time_gradients(model: nn.Module, one_hot: Tensor, repeats: int = 5) -> list[dict[str, Any]]:
-    """TISM of one task and of all tasks, in forward passes of the same sequences."""
+    """TISM of one task and of all tasks, in forward passes of the same sequences.
+
+    The ratio of the minima tells least of what else the machine did.
+    """
 
     @torch.no_grad()
     def forward() -> Tensor:
@@ -118,18 +121,12 @@ def time_gradients(model: nn.Module, one_hot: Tensor, repeats: int = 5) -> list[
         "one task": lambda: tism(model, one_hot, 0),
         "all tasks": lambda: tism(model, one_hot),
     }
-    times = compare(sides, repeats=repeats)
-    return [_in_forwards(name, timing, times["forward"]) for name, timing in times.items()]
-
-
-def _in_forwards(name: str, timing: Timing, forward: Timing) -> dict[str, Any]:
-    """Medians and minima; the ratio of the minima tells least of what else the machine did."""
-    return {
-        "tism": name,
-        "seconds": timing.median,
-        "minimum": min(timing.repeats),
-        "forward_equivalents": min(timing.repeats) / min(forward.repeats),
-    }
+    rows = []
+    for name, timing in (times := compare(sides, repeats=repeats)).items():
+        ratio = min(timing.repeats) / min(times["forward"].repeats)
+        row = {"tism": name, "seconds": timing.median, "minimum": min(timing.repeats)}
+        rows.append({**row, "forward_equivalents": ratio})
+    return rows
 
 
 def chosen_cases(names: Sequence[str]) -> list[str]:

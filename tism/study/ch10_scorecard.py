@@ -18,6 +18,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -177,11 +178,9 @@ def _lowest_variant(evidence: Evidence) -> Estimate:
 
 
 def _without_decay(evidence: Evidence) -> Estimate:
-    runs = {
-        control: evidence.networks("ablation", "tism_all", variant="adamw", control=control)
-        for control in ("", "no_weight_decay")
-    }
-    return _estimate_of(compare_with(runs[""], {"": runs["no_weight_decay"]}).iloc[0])
+    tism_all = partial(evidence.networks, "ablation", "tism_all", variant="adamw")
+    without = {"without": tism_all(control="no_weight_decay")}
+    return _estimate_of(compare_with(tism_all(), without).iloc[0])
 
 
 def _speed(slow: str, fast: str, setting: str, select: Callable) -> Measure:
@@ -372,7 +371,10 @@ def scorecard(profile: Profile, items: Sequence[str] | None = None) -> pd.DataFr
     for claim in claims.to_dict("records"):
         measure, datasets = _measure_of(claim["claim_id"], profile)
         for dataset in datasets:
-            estimate = _estimate(measure, Evidence(profile.name, dataset))
+            try:
+                estimate = measure(Evidence(profile.name, dataset))
+            except NotMeasured:
+                estimate = Estimate(float("nan"), float("nan"), float("nan"), 0)
             verdict = judge(estimate, claim["at_least"], claim["at_most"])
             rows.append({**claim, "dataset": dataset, **estimate._asdict(), "verdict": verdict})
     columns = ["claim_id", "paper_item", "statement", "dataset", "paper_value", *Estimate._fields]
@@ -388,13 +390,6 @@ def _measure_of(claim_id: str, profile: Profile) -> tuple[Measure, Sequence[str]
     return MEASURES[claim_id], profile.datasets
 
 
-def _estimate(measure: Measure, evidence: Evidence) -> Estimate:
-    try:
-        return measure(evidence)
-    except NotMeasured:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-
-
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a scorecard that a reader needs; what was not measured is left out."""
     table = table[table["verdict"] != "not measured"]
@@ -404,7 +399,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def count_verdicts(table: pd.DataFrame, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
+def count_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """How many claims have each verdict, a row a data set, a column a verdict."""
-    counts = table.groupby([*by, "verdict"], sort=False).size().unstack(fill_value=0)
+    counts = table.groupby(["dataset", "verdict"], sort=False).size().unstack(fill_value=0)
     return counts.reindex(columns=VERDICTS, fill_value=0).reset_index().rename_axis(columns=None)

@@ -27,13 +27,8 @@ KERNELS = {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "MKL_CBWR": "COMPATIBLE",
     },
-    "sse": {
-        "ATEN_CPU_CAPABILITY": "default",
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "MKL_CBWR": "COMPATIBLE",
-    },
 }
-_FOUND = {"avx2": "AVX2", "sse": "DEFAULT"}  # as torch calls them
+_FOUND = {"avx2": "AVX2"}  # as torch calls them
 
 
 def variables(machine: Mapping[str, Any]) -> dict[str, str]:

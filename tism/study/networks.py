@@ -264,11 +264,8 @@ def list_runs(profile: Profile) -> list[Run]:
 
 def _add(runs: dict[str, Run], run: Run) -> None:
     same = runs.setdefault(run.name, run)
-    if (same.epochs, same.best, same.network.training) != (
-        run.epochs,
-        run.best,
-        run.network.training,
-    ):
+    old, new = ((r.epochs, r.best, r.network.training) for r in (same, run))
+    if old != new:
         raise ValueError(f"{run.name} is the name of another run too: give this one a control")
     experiments = tuple(dict.fromkeys((*same.experiments, *run.experiments)))
     runs[run.name] = replace(run, experiments=experiments)

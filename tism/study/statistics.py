@@ -67,23 +67,18 @@ def compare_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame:
         for name, values in groups.items()
         if min(len(values), len(reference)) > 1
     }
-    ranked = sorted(tests, key=lambda name: tests[name].pvalue)
-    corrected, p, comparisons, rejecting = {}, 0.0, len(ranked), True
-    for rank, name in enumerate(ranked):
-        remaining = len(ranked) - rank
+    corrected, p, comparisons, rejecting = {}, 0.0, len(tests), True
+    for rank, name in enumerate(sorted(tests, key=lambda name: tests[name].pvalue)):
+        remaining = len(tests) - rank
         comparisons = remaining if rejecting else comparisons
         p = max(p, min(1.0, remaining * tests[name].pvalue))
         rejecting = rejecting and p < 1 - _CONFIDENCE
-        corrected[name] = (p, comparisons)
+        low, high = tests[name].confidence_interval(1 - (1 - _CONFIDENCE) / comparisons)
+        corrected[name] = {"low": float(low), "high": float(high), "p": float(p)}
     rows = []
     for name, values in groups.items():
         row = {"name": name, "value": float(np.mean(values) - np.mean(reference))}
-        row |= {"low": float("nan"), "high": float("nan"), "p": float("nan"), "n": len(values)}
-        if name in corrected:
-            p, comparisons = corrected[name]
-            low, high = tests[name].confidence_interval(1 - (1 - _CONFIDENCE) / comparisons)
-            row |= {"low": float(low), "high": float(high), "p": float(p)}
-        rows.append(row)
+        rows.append({**row, **corrected.get(name, {}), "n": len(values)})
     return pd.DataFrame(rows, columns=["name", "value", "low", "high", "p", "n"])
 
 

@@ -154,19 +154,14 @@ class Heads(nn.ModuleList):
         return [head(x) for head in self]
 
 
-class BiLSTM(nn.LSTM):
-    """A bidirectional LSTM, (n, length, channels) to (n, length, 2 hidden)."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__(channels, hidden, batch_first=True, bidirectional=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[0]
-
-
 def chain(*layers: nn.Module | Callable[[Any], Any]) -> nn.Sequential:
     """Modules and plain functions, one after another."""
     return nn.Sequential(*(f if isinstance(f, nn.Module) else Apply(f) for f in layers))
+
+
+def bilstm(channels: int, hidden: int) -> nn.Module:
+    """An LSTM in both directions, (n, length, channels) to (n, length, 2 hidden)."""
+    return chain(nn.LSTM(channels, hidden, batch_first=True, bidirectional=True), itemgetter(0))
 
 
 def conv(width: int, kernel: int, **settings: Any) -> nn.Module:
@@ -623,7 +618,7 @@ def explainn(length: int, units: int = 6) -> nn.Module:
 def danq(length: int, width: int = 6) -> nn.Module:
     """A bidirectional LSTM between the convolution and the dense layers; probabilities."""
     scan = chain(conv(width, 26, padding=0), nn.ReLU(), nn.MaxPool1d(13, 13), nn.Dropout(0.2))
-    lstm = chain(swap, BiLSTM(width, width), nn.Dropout(0.5), nn.Flatten())
+    lstm = chain(swap, bilstm(width, width), nn.Dropout(0.5), nn.Flatten())
     return chain(scan, lstm, dense(16), probabilities(6))
 
 
@@ -635,7 +630,7 @@ def deepmel(length: int, width: int = 6) -> nn.Module:
         return torch.maximum(net.strand(x), net.strand(torch.flip(x, dims=(1, 2))))
 
     scan = chain(conv(width, 20, padding=0), nn.ReLU(), nn.MaxPool1d(10, 10), nn.Dropout(0.2))
-    lstm = chain(swap, nn.LazyLinear(width), nn.ReLU(), BiLSTM(width, width), nn.Flatten())
+    lstm = chain(swap, nn.LazyLinear(width), nn.ReLU(), bilstm(width, width), nn.Flatten())
     return Net(forward, strand=chain(scan, lstm, dense(16, 0.4), probabilities(6)))
 
 
@@ -648,7 +643,7 @@ def factornet(length: int, width: int = 6) -> nn.Module:
         return (net.strand(torch.cat([x, track], dim=1)) + net.strand(reverse)) / 2
 
     scan = chain(conv(width, 26, padding=0), nn.ReLU(), swap, nn.LazyLinear(width), nn.ReLU(), swap)
-    lstm = chain(nn.MaxPool1d(13, 13), swap, BiLSTM(width, width), nn.Dropout(0.5), nn.Flatten())
+    lstm = chain(nn.MaxPool1d(13, 13), swap, bilstm(width, width), nn.Dropout(0.5), nn.Flatten())
     return Net(forward, strand=chain(scan, lstm, dense(16, 0.5), probabilities(2)))
 
 
@@ -687,7 +682,7 @@ def legnet(length: int, width: int = 6) -> nn.Module:
 @published("DREAM-RNN", "Rafi 2024", 110, 40, Head(1))
 def dream_rnn(length: int, width: int = 4) -> nn.Module:
     """Kernels of two sizes before and after a bidirectional LSTM."""
-    lstm = chain(swap, BiLSTM(2 * width, width), swap)
+    lstm = chain(swap, bilstm(2 * width, width), swap)
     layers = chain(with_flags, two_kernels(width), lstm, two_kernels(width), nn.Dropout(0.5))
     return chain(layers, bins_of_expression())
 

@@ -146,7 +146,7 @@ def neighbours(
     group: np.ndarray, position: np.ndarray, reach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Index pairs (i < j) of one group, j at most reach[i] behind i; positions are sorted in it."""
-    first, second = [], []
+    first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for step in range(1, len(position)):
         same = group[step:] == group[:-step]
         near = same & (position[step:] - position[:-step] <= reach[:-step])
@@ -154,6 +154,4 @@ def neighbours(
             break
         first.append(np.flatnonzero(near))
         second.append(first[-1] + step)
-    if not first:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
     return np.concatenate(first), np.concatenate(second)

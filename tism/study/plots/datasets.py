@@ -41,7 +41,7 @@ def plot_chromosomes(regions: pd.DataFrame) -> Axes:
     ax.set_yticks(rows, counts.index)
     ax.set(xlabel="regions", ylim=(-0.6, len(counts) - 0.4))
     ax.tick_params(axis="y", length=0)
-    legend_outside(ax, "upper right", 3)
+    legend_outside([ax], "upper right", 3)
     return ax
 
 
@@ -58,7 +58,7 @@ def plot_base_frequencies(frequencies: Any) -> Axes:
         ax.plot(positions, 100 * share, color=BASE_COLOURS[base], label=base, ls=style, lw=1.6)
     ax.set(xlabel="position from the centre of the region (bp)", ylabel="share of the regions (%)")
     ax.margins(x=0)
-    legend_outside(ax, "upper right", 4)
+    legend_outside([ax], "upper right", 4)
     return ax
 
 

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
@@ -22,11 +22,10 @@ from tism.study.plots.style import (
     VERMILLION,
     WIDE,
     as_array,
+    legend_outside,
     new_axes,
     panels,
 )
-
-_FRAMES = {True: ("agrees", BLUE, "-"), False: ("disagrees", VERMILLION, "--")}
 
 
 def plot_logo(
@@ -121,10 +120,11 @@ def plot_logo_pair_grid(
         pair = axes[2 * task : 2 * task + 2, 0]
         for ax, scores, name in zip(pair, maps, ("ISM", "TISM"), strict=True):
             plot_logo(scores, ax, start=start, ylabel=name)
-            _draw_frames(ax, frames[task] if frames is not None else ())
+            for frame in frames[task] if frames is not None else ():
+                _draw_frame(ax, *frame)
         pair[0].set_title(label)
     _label_last(figure, axes[:, 0])
-    _frame_legend(figure, frames)
+    legend_outside(axes[:, 0], "upper right", 2)
     return figure
 
 
@@ -136,26 +136,11 @@ def _label_last(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.align_ylabels(axes)
 
 
-def _draw_frames(ax: Axes, frames: Sequence[tuple[int, int, bool]]) -> None:
-    for begin, end, agrees in frames:
-        _, colour, style = _FRAMES[bool(agrees)]
-        ax.add_patch(
-            Rectangle(
-                (begin - 0.5, 0.02), end - begin, 0.96, transform=ax.get_xaxis_transform(),
-                fill=False, edgecolor=colour, linestyle=style, linewidth=1.6, zorder=3,
-            )
-        )  # fmt: skip
-
-
-def _frame_legend(figure: Figure, frames: Sequence[Sequence[tuple[int, int, bool]]] | None) -> None:
-    shown = {bool(agrees) for task in frames or () for _, _, agrees in task}
-    handles = [
-        Patch(fill=False, edgecolor=colour, linestyle=style, linewidth=1.6, label=label)
-        for agrees, (label, colour, style) in _FRAMES.items()
-        if agrees in shown
-    ]
-    if handles:
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+def _draw_frame(ax: Axes, begin: int, end: int, agrees: bool) -> None:
+    colour, style = (BLUE, "-") if agrees else (VERMILLION, "--")
+    look = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": 1.6, "zorder": 3}
+    place = {"transform": ax.get_xaxis_transform(), "label": "agrees" if agrees else "disagrees"}
+    ax.add_patch(Rectangle((begin - 0.5, 0.02), end - begin, 0.96, **look, **place))
 
 
 def plot_motifs(motifs: Mapping[str, Any], *, columns: int = 2) -> Figure:

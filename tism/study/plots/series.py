@@ -85,7 +85,7 @@ def plot_secant(steps: Any, values: Any, *, labels: Sequence[str], ylabel: str) 
     ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     _label_ends(ax, float(steps[-1]), dict(zip(labels, values[-1], strict=True)))
     ax.set(xlabel="step (0: gradient, 1: whole substitution)", ylabel=ylabel)
-    legend_outside(ax, "upper right", 2)
+    legend_outside([ax], "upper right", 2)
     return ax
 
 

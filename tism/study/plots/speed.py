@@ -146,7 +146,7 @@ def plot_speed_ups(table: pd.DataFrame) -> Axes:
     ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
     ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
     label_ticks(ax, table["length"], "{:,}")
-    legend_outside(ax, "lower center", 2)
+    legend_outside([ax], "lower center", 2)
     return ax
 
 

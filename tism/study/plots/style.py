@@ -99,17 +99,18 @@ def panels(count: int, *, height: float = 3.3, columns: int = 2) -> list[Axes]:
 
 def legend_below(axes: Sequence[Axes]) -> None:
     """One legend for all panels of a figure, below them."""
+    legend_outside(axes, "lower center", 3)
+
+
+def legend_outside(axes: Sequence[Axes], place: str, columns: int) -> None:
+    """One legend for all axes at the edge of the figure, such as "upper right"."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
-
-
-def legend_outside(ax: Axes, place: str, columns: int) -> None:
-    """A legend at the edge of the figure: "upper right", "upper center" or "lower center"."""
-    handles, labels = ax.get_legend_handles_labels()
-    ax.figure.legend(handles, labels, loc=f"outside {place}", ncols=columns)
+    if found:
+        look = {"loc": f"outside {place}", "ncols": columns}
+        axes[0].figure.legend(found.values(), found.keys(), **look)
 
 
 def label_ticks(ax: Axes, values: pd.Series, template: str) -> None:

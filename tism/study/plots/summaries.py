@@ -53,7 +53,7 @@ def plot_points_with_intervals(
         ax.plot(entry[value], row, "o", color=colour, markersize=8)
     if reference is not None and table[reference].notna().any():
         ax.plot(table[reference], rows, "D", color="black", mfc="white", ms=7, label="paper")
-        legend_outside(ax, "upper right", 1)
+        legend_outside([ax], "upper right", 1)
     ax.set_yticks(rows, [str(name) for name in table[label]])
     ax.set(xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
     ax.grid(axis="x", color="#dddddd", linewidth=0.8)
@@ -98,7 +98,7 @@ def plot_ranked(table: pd.DataFrame, value: str, label: str, group: str, *, xlab
     missing = len(table) - len(kept)
     without = f", {missing} more without a value" if missing else ""
     ax.set(xlabel=f"{xlabel} (n = {len(kept)}{without})", ylim=(-1, len(kept)))
-    legend_outside(ax, "upper right", 3)
+    legend_outside([ax], "upper right", 3)
     return ax
 
 
@@ -121,7 +121,7 @@ def plot_verdicts(counts: pd.DataFrame) -> Axes:
         left += width
     ax.set_yticks(rows, counts["dataset"])
     ax.set(xlabel="claims", xlim=(0, left.max()))
-    legend_outside(ax, "upper center", 4)
+    legend_outside([ax], "upper center", 4)
     return ax
 
 
