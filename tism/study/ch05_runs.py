@@ -47,8 +47,6 @@ from tism.correlations import (
     profile_correlation,
     substitution_correlation,
 )
-from tism.exact import ism, predict
-from tism.first_order import input_gradient
 from tism.running import progress_bar
 from tism.score.files import write_text
 from tism.study.cache import read_csv, read_json, write_csv
@@ -57,16 +55,9 @@ from tism.study.ch04_agreement import correlations_with_ism
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.machine import check_machine
 from tism.study.networks import Run, list_runs
-from tism.study.profiles import (
-    Profile,
-    default_device,
-    digest,
-    load_dataset,
-    results_folder,
-    work_folder,
-)
+from tism.study.profiles import Profile, digest, load_dataset, results_folder, work_folder
 from tism.study.records import INITIALISATIONS, MODELS, find_table
-from tism.study.scores import Scores, scored_rows
+from tism.study.scores import Scores, score, scored_rows
 from tism.study.statistics import summarise
 from tism.study.training import training_rows
 from tism.taylor import centre
@@ -186,14 +177,11 @@ def compare_maps(
 def _in_parts(
     model: nn.Module, dataset: Dataset, rows: np.ndarray, progress: bool
 ) -> Iterator[Scores]:
-    device = default_device()
     with progress_bar(len(rows), progress, "ISM and gradients") as report:
         for start in range(0, len(rows), _REGIONS_AT_ONCE):
             part = rows[start : start + _REGIONS_AT_ONCE]
             one_hot = dataset.one_hot(part)
-            exact = ism(model, one_hot, device=device)
-            gradient = input_gradient(model, one_hot, device=device)
-            yield Scores(part, one_hot, exact, gradient, predict(model, one_hot, device=device))
+            yield Scores(part, one_hot, **score(model, one_hot))
             report(len(part))
 
 

@@ -107,8 +107,7 @@ def _closer(near: str, far: str) -> Measure:
     return measure
 
 
-def _association(x: str) -> Measure:
-    return _row("associations.csv", "value low high n_loci", x=x)
+_association = partial(_row, "associations.csv", "value low high n_loci")
 
 
 def _pairs(evidence: Evidence, relation: str) -> dict[tuple[str, str], float]:
@@ -183,31 +182,29 @@ def _without_decay(evidence: Evidence) -> Estimate:
     return _estimate_of(compare_with(tism_all(), without).iloc[0])
 
 
-def _speed(slow: str, fast: str, setting: str, select: Callable) -> Measure:
-    """Lowest ratio of run times over the jobs that `select` leaves, with its quartiles."""
+def _lowest_ratio(rows: pd.DataFrame, slow: str, fast: str, setting: str) -> Estimate:
+    """Lowest ratio of run times over these jobs, with its quartiles."""
+    if not {slow, fast} <= {*rows["method"]}:
+        raise NotMeasured(f"{slow} and {fast}")
+    table = ratios(rows, slow, fast, setting)
+    row = table.loc[table["ratio"].idxmin()]
+    return Estimate(row["ratio"], row["low"], row["high"], int(rows["repeats"].max()))
 
+
+def _speed(slow: str, fast: str, **wanted: Any) -> Measure:
+    return lambda evidence: _lowest_ratio(
+        evidence.rows("runtime.csv", **wanted), slow, fast, "best"
+    )
+
+
+def _table_2(length: int) -> Measure:
     def measure(evidence: Evidence) -> Estimate:
-        rows = select(evidence.rows("runtime.csv"))
-        if not {slow, fast} <= {*rows["method"]}:
-            raise NotMeasured(f"{slow} and {fast}")
-        table = ratios(rows, slow, fast, setting)
-        row = table.loc[table["ratio"].idxmin()]
-        return Estimate(row["ratio"], row["low"], row["high"], int(rows["repeats"].max()))
+        rows = paper_networks(evidence.rows("runtime.csv"))
+        rows = rows[rows["length"] == length]
+        rows = rows[rows["n_sequences"] == rows["n_sequences"].min()]
+        return _lowest_ratio(rows, "ISM", "TISM, one task", "paper")
 
     return measure
-
-
-def _table_2(length: int) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    def select(rows: pd.DataFrame) -> pd.DataFrame:
-        rows = paper_networks(rows)
-        rows = rows[rows["length"] == length]
-        return rows[rows["n_sequences"] == rows["n_sequences"].min()]
-
-    return select
-
-
-def _network(name: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    return lambda rows: rows[rows["network"] == name]
 
 
 def _table_1(evidence: Evidence) -> Estimate:
@@ -220,9 +217,7 @@ def _table_1(evidence: Evidence) -> Estimate:
 
 
 def _growth(evidence: Evidence) -> Estimate:
-    long, short = (
-        _speed("ISM", "TISM, one task", "paper", _table_2(n))(evidence) for n in (20000, 251)
-    )
+    long, short = (_table_2(length)(evidence) for length in (20000, 251))
     low, high = long.low / short.high, long.high / short.low
     return Estimate(long.value / short.value, low, high, long.n)
 
@@ -248,7 +243,6 @@ def _not_here(evidence: Evidence) -> Estimate:
     raise NotMeasured("the data is not at hand")
 
 
-_PAPER = ("ISM", "TISM, one task", "paper")
 MEASURES: dict[str, Measure] = {
     "fig1a_high": _concordance(),
     "fig1a_mean": _concordance(),
@@ -261,9 +255,9 @@ MEASURES: dict[str, Measure] = {
     "fig1c_substitutions": _closer("TISM, substitutions", "gradient, substitutions"),
     "figs1_tism": _closer("TISM, mean effect", "gradient x input, mean effect"),
     "figs1_input": _closer("gradient x input, mean effect", "gradient, all entries"),
-    "fig1d_signal": _association("mean_log"),
-    "figs2a_variation": _association("variation"),
-    "figs2b_performance": _association("performance"),
+    "fig1d_signal": _association(x="mean_log"),
+    "figs2a_variation": _association(x="variation"),
+    "figs2b_performance": _association(x="performance"),
     "fig3a_ism": _between(_BETWEEN),
     "fig3a_tism": _between("TISM-TISM"),
     "fig3a_own": _between(_OWN, _BETWEEN),
@@ -309,14 +303,14 @@ MEASURES: dict[str, Measure] = {
 }
 RUN_TIMES: dict[str, Measure] = {
     "table1_speed": _table_1,
-    "table2_251": _speed(*_PAPER, _table_2(251)),
-    "table2_20000": _speed(*_PAPER, _table_2(20000)),
+    "table2_251": _table_2(251),
+    "table2_20000": _table_2(20000),
     "table2_growth": _growth,
-    "fig2_yuzu_shallow": _speed("ISM", "Yuzu", "best", _network("shallow")),
-    "fig2_yuzu_deep": _speed("ISM", "Yuzu", "best", _network("deep")),
-    "fig2_tism_yuzu": _speed("Yuzu", "TISM, one task", "best", lambda rows: rows),
-    "figs3_order": _speed("ISM", "Yuzu", "best", lambda rows: rows),
-    "title_quick": _speed("windowed ISM", "TISM, all tasks", "best", lambda rows: rows),
+    "fig2_yuzu_shallow": _speed("ISM", "Yuzu", network="shallow"),
+    "fig2_yuzu_deep": _speed("ISM", "Yuzu", network="deep"),
+    "fig2_tism_yuzu": _speed("Yuzu", "TISM, one task"),
+    "figs3_order": _speed("ISM", "Yuzu"),
+    "title_quick": _speed("windowed ISM", "TISM, all tasks"),
 }
 EXTERNAL: dict[str, Measure] = {"text_any_high": _external, "text_any_mean": _external}
 

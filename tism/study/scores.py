@@ -65,15 +65,17 @@ def score_regions(
 
 def _cached_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
     key = digest([fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
+    return cached_tensors(f"scores/{key}", lambda: score(model, one_hot))
+
+
+def score(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
+    """ISM, gradient and prediction of sequences for all tasks, named as in `Scores`."""
     device = default_device()
-    return cached_tensors(
-        f"scores/{key}",
-        lambda: {
-            "ism": ism(model, one_hot, device=device),
-            "gradient": input_gradient(model, one_hot, device=device),
-            "predicted": predict(model, one_hot, device=device),
-        },
-    )
+    return {
+        "ism": ism(model, one_hot, device=device),
+        "gradient": input_gradient(model, one_hot, device=device),
+        "predicted": predict(model, one_hot, device=device),
+    }
 
 
 def fingerprint(model: nn.Module, one_hot: Tensor) -> str:

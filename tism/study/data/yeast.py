@@ -46,8 +46,10 @@ def load_yeast(*, length: int = 251, flank: int = 10, n_tasks: int = 81) -> Data
     check_integer("flank", flank, 0)
     check_integer("n_tasks", n_tasks, 1, len(tasks))
     tasks = tasks[:n_tasks]
-    genome = load_genome()
-    summits = load_summits(tasks, {name: codes.size for name, codes in genome.items()})
+    with Genome(fetch(GENOME)) as file:
+        ends = {name: file.sizes[numeral] for name, numeral in CHROMOSOMES.items()}
+        genome = {name: file.codes(CHROMOSOMES[name], 0, end)[0] for name, end in ends.items()}
+    summits = load_summits(tasks, ends)
     dataset = make_dataset(genome, summits, tasks, length=length, flank=flank)
     return replace(dataset, genome=fetch(GENOME))
 
@@ -55,13 +57,6 @@ def load_yeast(*, length: int = 251, flank: int = 10, n_tasks: int = 81) -> Data
 def task_table() -> pd.DataFrame:
     """Tasks in their order: factor, n_peaks, sequence_specific, jaspar_id, jaspar_name."""
     return pd.read_csv(data_root() / "yeast_tasks.csv", keep_default_na=False)
-
-
-def load_genome() -> dict[str, np.ndarray]:
-    """Base indices (uint8) of chr1 to chr16 of R64-1-1."""
-    with Genome(fetch(GENOME)) as genome:
-        whole = {name: (numeral, 0, genome.sizes[numeral]) for name, numeral in CHROMOSOMES.items()}
-        return {name: genome.codes(*place)[0] for name, place in whole.items()}
 
 
 def load_summits(tasks: list[str], sizes: dict[str, int]) -> pd.DataFrame:

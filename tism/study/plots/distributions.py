@@ -58,13 +58,12 @@ def plot_histogram_with_share(
     r = as_array(r).ravel()
     exists = r[np.isfinite(r)]
     ax = new_axes()
-    ax.hist(exists, bins=np.linspace(-1, 1, bins + 1), color=SKY, lw=0, label=_counted(r, label))
+    constant = f", {r.size - exists.size:,} constant" if exists.size < r.size else ""
+    counted = f"n = {exists.size:,} {label}{constant}"
+    ax.hist(exists, bins=np.linspace(-1, 1, bins + 1), color=SKY, lw=0, label=counted)
     ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 9), xlabel="Pearson r", ylabel=label)
     ax.xaxis.set_major_formatter("{x:g}")
-    for name, value, style in (
-        ("mean", exists.mean(), "-"),
-        ("median", float(np.median(exists)), "--"),
-    ):
+    for name, value, style in (("mean", exists.mean(), "-"), ("median", np.median(exists), "--")):
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.2f}")
     for (name, value), style in zip((reference or {}).items(), cycle((":", "-."))):
         ax.axvline(value, color=VERMILLION, linestyle=style, lw=2, label=f"{name} {value:.2f}")
@@ -84,12 +83,6 @@ def _axis_of_shares(ax: Axes) -> Axes:
     right.tick_params(axis="y", colors=BLUE)
     right.spines["right"].set(visible=True, color=BLUE)
     return right
-
-
-def _counted(values: np.ndarray, label: str) -> str:
-    n_missing = int((~np.isfinite(values)).sum())
-    text = f"n = {values.size - n_missing:,} {label}"
-    return text + (f", {n_missing:,} constant" if n_missing else "")
 
 
 def plot_density(
