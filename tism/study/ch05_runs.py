@@ -81,13 +81,23 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     They go to results/<profile>/models/<run>/rows.csv, whole or not at all. Rows of single
     snapshots are kept in the cache, so that a killed run repeats one at most.
     """
-    rows = []
-    check_machine(run.network.profile.machine)
+    network, training, rows = run.network, run.network.training, []
+    check_machine(network.profile.machine)
+    label = {
+        "run": run.name,
+        "experiment": ";".join(run.experiments),
+        "dataset": network.dataset,
+        "variant": network.variant,
+        "control": run.control,
+        "seed": network.seed,
+        "fraction": training.fraction,
+    }
     for reading, epoch, model in run.networks(progress=progress):
         kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
         if not kept.exists():
             write_text(kept, json.dumps(_measure(run, model, progress)) + "\n")
-        rows.append({**_label(run, reading, epoch), **read_json(kept), "key": run.key})
+        read = {"reading": reading, "epoch": epoch, "warmup_epochs": training.warmup_epochs}
+        rows.append({**label, **read, **read_json(kept), "key": run.key})
     table = pd.DataFrame(rows)
     write_csv(rows_of_run(run), table)
     return table
@@ -96,22 +106,6 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
 def rows_of_run(run: Run) -> Path:
     """Where `score_run` writes."""
     return run.folder / "rows.csv"
-
-
-def _label(run: Run, reading: str, epoch: int) -> dict[str, Any]:
-    network, training = run.network, run.network.training
-    return {
-        "run": run.name,
-        "experiment": ";".join(run.experiments),
-        "dataset": network.dataset,
-        "variant": network.variant,
-        "control": run.control,
-        "seed": network.seed,
-        "fraction": training.fraction,
-        "reading": reading,
-        "epoch": epoch,
-        "warmup_epochs": training.warmup_epochs,
-    }
 
 
 def _measure(run: Run, model: nn.Module, progress: bool) -> dict[str, float]:
@@ -187,18 +181,11 @@ def _in_parts(
 
 def _compare(scores: Scores) -> dict[str, Tensor]:
     r = {_COLUMNS[key]: values for key, values in correlations_with_ism(scores).items()}
-    differences = r["tism_task_differences"].nanmean(1, keepdim=True)
-    return {**r, "tism_task_differences": differences, **_sizes(scores)}
-
-
-def _sizes(scores: Scores) -> dict[str, Tensor]:
-    """(n, n_tasks) each; both maps are zero where there is no substitution."""
-    exact, taylor = scores.ism.double(), scores.tism.double()
-    n_substitutions = (scores.one_hot == 0).sum((1, 2))[:, None]
-    return {
-        "ism_size": (exact.square().sum((2, 3)) / n_substitutions).sqrt(),
-        "tism_size": (taylor.square().sum((2, 3)) / n_substitutions).sqrt(),
-    }
+    r["tism_task_differences"] = r["tism_task_differences"].nanmean(1, keepdim=True)
+    n_substitutions = (scores.one_hot == 0).sum((1, 2))[:, None]  # maps are zero elsewhere
+    for name, effects in (("ism_size", scores.ism), ("tism_size", scores.tism)):
+        r[name] = (effects.double().square().sum((2, 3)) / n_substitutions).sqrt()
+    return r
 
 
 def compare_initialisations(

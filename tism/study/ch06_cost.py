@@ -29,7 +29,8 @@ def window_table(config: AITACConfig) -> pd.DataFrame:
     rows = [("first convolution", positions, changed, taps * positions, taps * changed)]
     changed = min(positions, config.kernel)
     for block in range(1, config.n_blocks + 2):
-        positions, changed = _pooled(positions, changed, config.pool)
+        positions = -(-positions // config.pool)
+        changed = min(positions, (changed + config.pool - 2) // config.pool + 1)  # at most
         if block > config.n_blocks:
             break
         taps = config.block_kernel * width**2
@@ -43,12 +44,6 @@ def window_table(config: AITACConfig) -> pd.DataFrame:
     rest = config.n_dense * config.dense_width**2 + config.dense_width * config.n_tasks
     rows.append(("other dense layers", 1, 1, rest, rest))
     return pd.DataFrame(rows, columns=["layer", "positions", "changed", "full", "windowed"])
-
-
-def _pooled(positions: int, changed: int, size: int) -> tuple[int, int]:
-    """Number of positions after pooling, and of those that changed adjacent ones can reach."""
-    after = -(-positions // size)
-    return after, min(after, (changed + size - 2) // size + 1)
 
 
 def effective_window(config: AITACConfig) -> float:

@@ -56,7 +56,11 @@ def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> p
     to each other, and farthest), extrapolated.
     """
     rows = timed(rows, setting)
-    sides = [_times_of(rows, method) for method in (slow, fast)]
+    sides = []
+    for method in (slow, fast):
+        names = ["tangermeme, plain", "tangermeme, fast"] if method == "tangermeme" else [method]
+        times = rows[rows["method"].isin(names)].sort_values("seconds")
+        sides.append(times.drop_duplicates(JOB).sort_index().set_index(JOB))
     a, b = (side.loc[sides[0].index.intersection(sides[1].index, sort=False)] for side in sides)
     table = {
         "ratio": a["seconds"] / b["seconds"],
@@ -65,12 +69,6 @@ def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> p
         "extrapolated": (a["share"] < 1) | (b["share"] < 1),
     }
     return pd.DataFrame(table).reset_index()
-
-
-def _times_of(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    names = ["tangermeme, plain", "tangermeme, fast"] if method == "tangermeme" else [method]
-    rows = rows[rows["method"].isin(names)].sort_values("seconds")
-    return rows.drop_duplicates(JOB).sort_index().set_index(JOB)
 
 
 def beside_paper(

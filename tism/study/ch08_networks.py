@@ -191,8 +191,9 @@ def load_keras(model: nn.Sequential, path: str | Path, names: list[list[str]]) -
             continue
         arrays = _joined(layers, next(names_left), path)
         if isinstance(module, nn.Linear):
-            arrays = _dense(arrays, channels if flattened else 1)
-            flattened = False
+            kernel = arrays["kernel"].unflatten(0, (-1, channels if flattened else 1))
+            kernel = kernel.permute(2, 1, 0).flatten(1)  # from (length, channels, out)
+            arrays, flattened = {"weight": kernel, "bias": arrays["bias"]}, False
         elif isinstance(module, nn.Conv1d):
             channels = module.out_channels
             arrays = {"weight": arrays["kernel"].permute(2, 1, 0), "bias": arrays["bias"]}
@@ -210,12 +211,6 @@ def _joined(layers: dict, names: list[str], path: str | Path) -> dict[str, Tenso
         raise WeightFileError(f"{path} has {problem}")
     parts = [layers[name] for name in names]
     return {key: torch.cat([part[key] for part in parts], dim=-1) for key in parts[0]}
-
-
-def _dense(arrays: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """A Keras kernel (length * channels, out) as a torch weight (out, channels * length)."""
-    kernel = arrays["kernel"].unflatten(0, (-1, channels))  # (length, channels, out)
-    return {"weight": kernel.permute(2, 1, 0).flatten(1), "bias": arrays["bias"]}
 
 
 def read_torch_arrays(path: str | Path, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -28,7 +28,6 @@ KERNELS = {
         "MKL_CBWR": "COMPATIBLE",
     },
 }
-_FOUND = {"avx2": "AVX2"}  # as torch calls them
 
 
 def variables(machine: Mapping[str, Any]) -> dict[str, str]:
@@ -65,7 +64,7 @@ def check_machine(machine: Mapping[str, Any]) -> None:
             f"start Python with {settings}"
         )
     found = {"threads": torch.get_num_threads(), "kernels": torch.backends.cpu.get_cpu_capability()}
-    fixed = {"threads": machine["threads"], "kernels": _FOUND[machine["kernels"]]}
+    fixed = {"threads": machine["threads"], "kernels": machine["kernels"].upper()}
     if found != fixed:
         raise RuntimeError(
             f"this process computes with {found}, the networks of this profile with {fixed}: set "

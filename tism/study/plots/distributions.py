@@ -67,22 +67,16 @@ def plot_histogram_with_share(
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.2f}")
     for (name, value), style in zip((reference or {}).items(), cycle((":", "-."))):
         ax.axvline(value, color=VERMILLION, linestyle=style, lw=2, label=f"{name} {value:.2f}")
-    share = _axis_of_shares(ax)
+    share = ax.twinx()
+    share.set(ylim=(0, 1.0))
+    share.set_ylabel("share with at least this r", color=BLUE)
+    share.yaxis.set_major_formatter(PercentFormatter(1.0))
+    share.tick_params(axis="y", colors=BLUE)
+    share.spines["right"].set(visible=True, color=BLUE)
     ordered = np.sort(exists)
     share.step(ordered, 1 - np.arange(len(ordered)) / len(ordered), color=BLUE, where="pre")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, borderaxespad=0)
     return ax
-
-
-def _axis_of_shares(ax: Axes) -> Axes:
-    """A second y axis, from 0 to 100 %."""
-    right = ax.twinx()
-    right.set(ylim=(0, 1.0))
-    right.set_ylabel("share with at least this r", color=BLUE)
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.tick_params(axis="y", colors=BLUE)
-    right.spines["right"].set(visible=True, color=BLUE)
-    return right
 
 
 def plot_density(
