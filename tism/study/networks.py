@@ -253,22 +253,18 @@ def list_runs(profile: Profile) -> list[Run]:
     runs: dict[str, Run] = {}
     for number, entry in enumerate(profile.experiments):
         try:
-            added = list(Series(**entry).runs(profile))
-            for run in added:
-                _add(runs, run)
+            for run in Series(**entry).runs(profile):
+                same = runs.setdefault(run.name, run)
+                old, new = ((r.epochs, r.best, r.network.training) for r in (same, run))
+                if old != new:
+                    named = f"{run.name} is the name of another run too"
+                    raise ValueError(f"{named}: give this one a control")
+                both = tuple(dict.fromkeys((*same.experiments, *run.experiments)))
+                runs[run.name] = replace(run, experiments=both)
         except (TypeError, ValueError) as error:
             place = f"profile {profile.name}: experiments[{number}]"
             raise ValueError(f"{place}: {error}") from error
     return list(runs.values())
-
-
-def _add(runs: dict[str, Run], run: Run) -> None:
-    same = runs.setdefault(run.name, run)
-    old, new = ((r.epochs, r.best, r.network.training) for r in (same, run))
-    if old != new:
-        raise ValueError(f"{run.name} is the name of another run too: give this one a control")
-    experiments = tuple(dict.fromkeys((*same.experiments, *run.experiments)))
-    runs[run.name] = replace(run, experiments=experiments)
 
 
 def find_run(profile: Profile, name: str) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,15 +58,11 @@ def score_regions(
     parts = []
     with progress_bar(len(rows), progress, "ISM and gradients") as report:
         for part in one_hot.split(_REGIONS_A_FILE):
-            parts.append(_cached_part(model, part))
+            key = digest([fingerprint(model, part), versions.SCORING, versions.MODEL])
+            parts.append(cached_tensors(f"scores/{key}", partial(score, model, part)))
             report(len(part))
     merged = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return Scores(rows=rows, one_hot=one_hot, **merged)
-
-
-def _cached_part(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
-    key = digest([fingerprint(model, one_hot), versions.SCORING, versions.MODEL])
-    return cached_tensors(f"scores/{key}", lambda: score(model, one_hot))
 
 
 def score(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from tism.outputs import Head, ProfileScore
 class Entry:
     """A published architecture.
 
-    network : makes the module from a length; the first line of its docstring says what is peculiar
+    network : makes the module from a length; its docstring says what is peculiar
     citation : first author and year
     length, short : bases that the authors' network takes, and enough of them for a test
     output_fn : maps what the network returns to (n, tasks); None if it returns that itself
@@ -38,11 +38,6 @@ class Entry:
     short: int
     output_fn: Callable[[Any], Tensor] | None = None
     shapes: Callable[[int], list[tuple[int, ...]]] = lambda length: []
-
-    @property
-    def peculiar(self) -> str:
-        """What sets this architecture apart, in a line."""
-        return (self.network.__doc__ or "").split("\n")[0]
 
     def build(self, length: int | None = None, *, seed: int = 0, **settings: int) -> nn.Module:
         """The network in evaluation mode for a length, the authors' own if None.
