@@ -57,7 +57,7 @@ from tism.study.machine import check_machine
 from tism.study.networks import Run, list_runs
 from tism.study.profiles import Profile, digest, load_dataset, results_folder, work_folder
 from tism.study.records import INITIALISATIONS, MODELS, find_table
-from tism.study.scores import Scores, score, scored_rows
+from tism.study.scores import Scores, score_sequences, scored_rows
 from tism.study.statistics import summarise
 from tism.study.training import training_rows
 from tism.taylor import centre
@@ -175,7 +175,7 @@ def _in_parts(
         for start in range(0, len(rows), _REGIONS_AT_ONCE):
             part = rows[start : start + _REGIONS_AT_ONCE]
             one_hot = dataset.one_hot(part)
-            yield Scores(part, one_hot, **score(model, one_hot))
+            yield Scores(part, one_hot, **score_sequences(model, one_hot))
             report(len(part))
 
 

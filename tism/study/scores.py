@@ -59,13 +59,13 @@ def score_regions(
     with progress_bar(len(rows), progress, "ISM and gradients") as report:
         for part in one_hot.split(_REGIONS_A_FILE):
             key = digest([fingerprint(model, part), versions.SCORING, versions.MODEL])
-            parts.append(cached_tensors(f"scores/{key}", partial(score, model, part)))
+            parts.append(cached_tensors(f"scores/{key}", partial(score_sequences, model, part)))
             report(len(part))
     merged = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return Scores(rows=rows, one_hot=one_hot, **merged)
 
 
-def score(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
+def score_sequences(model: nn.Module, one_hot: Tensor) -> dict[str, Tensor]:
     """ISM, gradient and prediction of sequences for all tasks, named as in `Scores`."""
     device = default_device()
     return {
