@@ -49,7 +49,6 @@ from tism.study.records import (
     chapter_key,
     chapters,
     note_provenance,
-    read_notebook,
 )
 
 
@@ -89,7 +88,7 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
             progress_bar=sys.stderr.isatty(),
             log_output=False,
         )
-        executed = read_notebook(temporary)
+        executed = read_json(temporary)
         clean_notebook(executed)
         executed["metadata"]["tism"] = {"profile": profile, "key": key}
         temporary.write_text(_notebook_text(executed), encoding="utf-8")
@@ -142,7 +141,7 @@ def record_chapter(name: str, profile: str) -> None:
 
     Raises ValueError if the source was edited after the execution.
     """
-    executed = read_notebook(results_folder(profile) / "notebooks" / f"{name}.ipynb")
+    executed = read_json(results_folder(profile) / "notebooks" / f"{name}.ipynb")
     executed["cells"] = [
         cell
         for cell in executed["cells"]
@@ -193,7 +192,7 @@ def stale_records() -> list[str]:
     """Committed chapters, then committed files, that no longer belong to their source."""
     stale = []
     for name in chapters():
-        notebook = read_notebook(_source(name))
+        notebook = read_json(_source(name))
         made = notebook["metadata"].get("tism")
         if made is None or made["key"] != chapter_key(
             name, load_profile(made["profile"]), notebook, tables="recorded"

@@ -74,7 +74,7 @@ def chapter_key(
     tables : which of the tables in `READS` count: "fresh" for those that the chapter finds,
         "recorded" for the committed ones, None for none
     """
-    notebook = notebook or read_notebook(repository() / "notebooks" / f"{name}.ipynb")
+    notebook = notebook or read_json(repository() / "notebooks" / f"{name}.ipynb")
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = [text for cell in cells if (text := without_imports(cell))]
     if name in UNTRAINED:
@@ -130,11 +130,6 @@ def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
         folder = repository() / "data"
         found["tables"] = [digest((folder / t).read_text()) for t in settings["tables"]]
     return found
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """The content of a notebook as nested dictionaries and lists."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
