@@ -475,7 +475,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     write_text(options.out, table.to_csv(index=False, lineterminator="\n"))
     if options.share == 1:
-        about = {"seed": SEED, "share": options.share, **records._provenance()}
+        about = {"seed": SEED, "share": options.share, **records.provenance()}
         write_text(options.out.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     sys.exit(not is_harmless(table))
 

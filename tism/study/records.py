@@ -201,11 +201,7 @@ def note_provenance(folder: Path, file: str, maker: str, key: str, profile: Prof
             "chapter": maker,
             "key": key,
             "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
-            "versions": {k.lower(): v for k, v in vars(versions).items() if k.isupper()},
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            **provenance(),
         }
         write_text(record, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
@@ -214,6 +210,17 @@ def paper_numbers() -> dict[str, float]:
     """The numbers of `data/paper_numbers.csv` by their id."""
     with (repository() / "data" / "paper_numbers.csv").open(newline="", encoding="utf-8") as file:
         return {row["id"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and device, by which a number can be traced."""
+    return {
+        "versions": {k.lower(): v for k, v in vars(versions).items() if k.isupper()},
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
 
 
 def open_chapter(name: str, **parameters: Any) -> Chapter:
