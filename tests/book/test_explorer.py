@@ -31,12 +31,10 @@ from tism.study.explorer import (
     TRUTH,
     PlantedTruth,
     chosen,
-    explorer_key,
     explorer_tables,
     in_thousandths,
     page_data,
 )
-from tism.study.profiles import load_profile
 from tism.study.scores import Scores
 
 ROOT = Path(__file__).parents[2]
@@ -169,16 +167,6 @@ def test_tables_hold_the_scores_of_the_functions(tables, data, model):
     for method, scores in expected.items():
         limit = 0.001 * float(scores.abs().max())
         torch.testing.assert_close(own["map"][method], scores[0, 0].double(), rtol=0, atol=limit)
-
-
-def test_key_follows_what_the_tables_depend_on(monkeypatch):
-    import tism.study.explorer as module
-
-    smoke = load_profile("smoke")
-    key = explorer_key(smoke)
-    assert key != explorer_key(load_profile("demo"))
-    monkeypatch.setattr(module, "N_TASKS", 4)
-    assert explorer_key(smoke) != key
 
 
 def test_page_data_is_nested_in_the_order_of_the_tables(tables):

@@ -117,6 +117,19 @@ def test_gzipped_fasta_is_unpacked_once(tmp_path, write):
     assert len(list((tmp_path / "cache").rglob("*.fa"))) == 1
 
 
+def test_a_gzipped_fasta_of_the_same_size_and_date_is_unpacked_anew(tmp_path):
+    path, other = tmp_path / "genome.fa.gz", tmp_path / "other.fa.gz"
+    texts = (">a\nACGT\n", ">a\nACCC\n")
+    for file, text in zip((path, other), texts, strict=True):
+        file.write_bytes(gzip.compress(text.encode(), compresslevel=0))
+        os.utime(file, ns=(10**18, 10**18))
+    for expected in ("ACGT", "ACCC"):
+        with Genome(path) as genome:
+            assert decode_codes(genome.codes("a", 0, 4)[0]) == expected
+        if other.exists():
+            other.replace(path)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -165,7 +178,11 @@ def test_windows_keep_the_order_and_the_headers_out(genome, write, name):
     assert windows.regions["name"].tolist() == ["b", "a", "c"]
     expected = [CHR2[25:36], CHR1[5:16], CHR2[55:66]]
     assert decode(windows[:]) == [letters.upper() for letters in expected]
-    assert decode(windows[1:2]) == [CHR1[5:16].upper()]
+    for rows, meant in [(1, [1]), ([2, 0], [2, 0]), (slice(None, None, -2), [2, 0])]:
+        assert decode(windows[rows]) == [expected[row].upper() for row in meant]
+    for rows in (3, [True], "a"):
+        with pytest.raises(IndexError, match=r"rows must be a slice, .* mask of 3 bools"):
+            windows[rows]
     assert (windows.length, len(windows), len(windows.refused)) == (LENGTH, 3, 0)
 
 
@@ -323,6 +340,9 @@ def test_variant_effects_are_the_method_at_the_same_base(model, variants, method
     alternate = ["ACGT".index(base) for base in variants.regions["alternate"]]
     expected = maps[torch.arange(len(variants)), :, alternate, variants.centre]
     torch.testing.assert_close(effects, expected, rtol=1e-9, atol=1e-12)
+    for rows, meant in [(-1, [-1]), (slice(9, 3, -4), [9, 5]), ([2, 2], [2, 2])]:
+        found = variant_effects(model, variants, [2, 0], method=method, rows=rows)
+        torch.testing.assert_close(found, expected[meant], rtol=1e-9, atol=1e-12)
     mutants = variants[:].double()
     mutants[torch.arange(len(variants)), :, variants.centre] = torch.eye(4).double()[alternate]
     if method == "ism":

@@ -52,6 +52,67 @@ def test_store_holds_what_the_method_gives(tmp_path, model, one_hot, method):
     assert store.identity["tasks"] == [2, 0]
 
 
+ROWS = [  # an index, and the rows that it means
+    (slice(0, 10, 2), [0, 2, 4, 6, 8]),
+    (slice(None, 20, -1), [22, 21]),
+    (slice(-3, None), [20, 21, 22]),
+    (slice(9, 2, -3), [9, 6, 3]),
+    (slice(4, 4), []),
+    (3, [3]),
+    (-1, [22]),
+    (np.int64(5), [5]),
+    (torch.tensor(2), [2]),
+    ([], []),
+    ([-1, 0, 22, 0], [22, 0, 22, 0]),
+    ((20, 3), [20, 3]),
+    (range(3, 10, 4), [3, 7]),
+    (np.array([5, 1]), [5, 1]),
+    (torch.tensor([4, 6]), [4, 6]),
+    ([k in (2, 9) for k in range(N)], [2, 9]),
+    (np.arange(N) > 20, [21, 22]),
+    (torch.arange(N) < 2, [0, 1]),
+    (np.zeros(N, bool), []),
+]
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A store whose scores are the numbers of their rows, and its sequences."""
+    index = torch.randint(4, (N, LENGTH), generator=torch.Generator().manual_seed(0))
+    one_hot = torch.eye(4)[index].mT
+    store = create_store(
+        tmp_path_factory.mktemp("rows") / "s", {}, one_hot, row_shape=(1,), chunk_size=5
+    )
+    store.fill(lambda rows: torch.arange(N)[rows, None])
+    return store, one_hot
+
+
+@pytest.mark.parametrize(("rows", "meant"), ROWS, ids=str)
+def test_every_reader_takes_the_same_rows(numbered, rows, meant):
+    store, one_hot = numbered
+    assert store.read(rows)[:, 0].tolist() == meant
+    assert torch.equal(store.one_hot(rows), one_hot[meant])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [23, [0, -24], [True] * 22, [[1, 2]], True, None, ..., "1", 1.0, [0.5], slice("a"), {1}],
+    ids=str,
+)
+def test_rows_that_there_are_not_are_refused_by_every_reader(numbered, rows):
+    for reader in (numbered[0].read, numbered[0].one_hot):
+        with pytest.raises(IndexError, match=r"rows must be a slice, an int, a list .* 23 bools"):
+            reader(rows)
+
+
+def test_only_the_chunks_of_the_rows_must_be_there(tmp_path, one_hot):
+    store = create_store(tmp_path / "s", {}, one_hot, row_shape=(1,), chunk_size=5)
+    store.fill(lambda rows: torch.arange(N)[rows, None], shard=(1, 2))  # chunks 0, 2 and 4
+    assert store.read([22, 1, 10])[:, 0].tolist() == [22, 1, 10]
+    with pytest.raises(StoreError, match="1 of the 3 chunks asked for are not there"):
+        store.read([22, 1, 6])
+
+
 def test_a_wider_model_keeps_its_dtype(tmp_path, model, one_hot):
     store = score_to_store(tmp_path / "s", model.double(), one_hot.double())
     assert store.read().dtype == torch.float64

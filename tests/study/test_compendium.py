@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from tism import versions
 from tism.study import compendium, explorer, records
 from tism.study.compendium import (
     clean_notebook,
@@ -30,25 +29,12 @@ def notebook():
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_key_follows_code_settings_data_and_versions(notebook, monkeypatch):
+def test_key_follows_the_code(notebook):
     profile = load_profile("smoke")
     key = chapter_key(CHAPTER, profile, notebook)
     edited = copy.deepcopy(notebook)
     next(c for c in edited["cells"] if c["cell_type"] == "code")["source"] += ["\nx = 1"]
     assert chapter_key(CHAPTER, profile, edited) != key
-    assert chapter_key(CHAPTER, dataclasses.replace(profile, regions=3), notebook) != key
-    data = {"simulated": {**profile.data["simulated"], "seed": 5}}
-    assert chapter_key(CHAPTER, dataclasses.replace(profile, data=data), notebook) != key
-    monkeypatch.setattr(versions, "SCORING", versions.SCORING + 1)
-    assert chapter_key(CHAPTER, profile, notebook) != key
-
-
-def test_only_chapters_with_estimators_depend_on_their_version(monkeypatch):
-    profile = load_profile("smoke")
-    before = {name: chapter_key(name, profile) for name in compendium.chapters()}
-    monkeypatch.setattr(versions, "ESTIMATION", versions.ESTIMATION + 1)
-    changed = {name for name, key in before.items() if chapter_key(name, profile) != key}
-    assert changed == {name for name in before if name.startswith(("07", "08"))}
 
 
 def test_key_ignores_prose_outputs_and_other_chapters(notebook):

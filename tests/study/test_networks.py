@@ -60,13 +60,6 @@ def test_data_set_of_another_profile_is_refused(smoke):
         load_dataset(smoke, "yeast")
 
 
-def test_checksum_follows_settings_only_where_results_change(smoke):
-    more = dataclasses.replace(smoke, data={"simulated": {**smoke.data["simulated"], "seed": 1}})
-    longer = dataclasses.replace(smoke, regions=13)
-    assert dataset_checksum(more, "simulated") != dataset_checksum(smoke, "simulated")
-    assert dataset_checksum(longer, "simulated") == dataset_checksum(smoke, "simulated")
-
-
 def test_a_network_is_trained_once(smoke, monkeypatch):
     one = Experiment(smoke, "simulated")
     model, metadata = one.trained(progress=False)

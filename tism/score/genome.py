@@ -18,8 +18,9 @@ import pandas as pd
 from torch import Tensor
 
 from tism.running import whole_number
-from tism.score.files import data_folder, replacing
+from tism.score.files import data_folder, file_version, replacing
 from tism.score.readers import InputFileError, decoded, numbered_lines, open_text, read_bed
+from tism.score.store import Rows, row_numbers
 from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_hot_from_indices
 
 _AMBIGUOUS = 5
@@ -129,7 +130,8 @@ class GenomeWindows:
     def __len__(self) -> int:
         return len(self.regions)
 
-    def __getitem__(self, rows: slice) -> Tensor:
+    def __getitem__(self, rows: Rows) -> Tensor:
+        rows = row_numbers(rows, len(self))
         chosen = self.regions.iloc[rows]
         codes = np.empty((len(chosen), self.length), np.uint8)
         ambiguous = np.empty(len(chosen), np.int64)
@@ -327,9 +329,8 @@ def _pyfaidx() -> Any:
 
 def _cache_file(path: Path, ending: str) -> Path:
     """Return the name in the cache of a file made from this version of the file at `path`."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
-    name = f"{path.name}.{key.hexdigest()[:16]}{ending}"
+    key = hashlib.sha256(file_version(path).encode()).hexdigest()
+    name = f"{path.name}.{key[:16]}{ending}"
     return data_folder() / "cache" / "genome" / name
 
 

@@ -19,7 +19,7 @@ from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
 from tism.predictor import NotFiniteWarning, OutputFn
 from tism.running import Tasks, select_tasks
-from tism.score.store import ScoreStore, Sequences, StoreError, create_store
+from tism.score.store import Rows, ScoreStore, Sequences, StoreError, create_store, row_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ def variant_effects(
     variants: Variants,
     tasks: Tasks = None,
     *,
-    rows: slice = slice(None),
+    rows: Rows = slice(None),
     method: str = "ism",
     output_fn: OutputFn | None = None,
     batch_size: int | None = None,
@@ -165,6 +165,7 @@ def variant_effects(
     by method "ism", its first-order Taylor approximation by "tism". The other arguments are those
     of `tism.ism`.
     """
+    rows = row_numbers(rows, len(variants))
     maps = _checked_method(method, VARIANTS).scores(
         model,
         variants[rows],

@@ -39,6 +39,10 @@ _CHUNK_SEQUENCES = 64
 _BLOCK = 4096  # sequences read at once where they are only copied
 
 
+# Rows as numpy takes them: a slice, an int, a list or array of ints, or a mask of one bool a row.
+Rows = Any
+
+
 class StoreError(RuntimeError):
     """A store that cannot be used; the message names the store, what is wrong and the remedy."""
 
@@ -90,14 +94,20 @@ class ScoreStore:
 
         return pd.DataFrame({name: self._values(name) for name in self.notes["columns"]})
 
-    def one_hot(self, rows: slice = slice(None)) -> Tensor:
-        """Return the sequences, one-hot, as (rows, 4, length) float32."""
-        return one_hot_from_indices(self._values("sequences", rows))
+    def one_hot(self, rows: Rows = slice(None)) -> Tensor:
+        """Return the sequences, one-hot, as (rows, 4, length) float32; rows as in `read`."""
+        return one_hot_from_indices(self._values("sequences", row_numbers(rows, len(self))))
 
-    def read(self, rows: slice = slice(None)) -> Tensor:
-        """Return the scores of these sequences; StoreError where some are not written yet."""
-        start, stop, _ = rows.indices(len(self))
-        wanted = range(start // self.chunk_size, -(-stop // self.chunk_size))
+    def read(self, rows: Rows = slice(None)) -> Tensor:
+        """Return the scores of these sequences, (rows, ...).
+
+        rows : a slice, an int (a single row), a list or array of ints, or a mask with a bool for
+            each sequence; IndexError for anything else
+
+        Raises StoreError where some of the scores are not written yet.
+        """
+        numbers = row_numbers(rows, len(self))
+        wanted = np.unique(numbers // self.chunk_size).tolist()
         n_missing = sum(not self._file(chunk).exists() for chunk in wanted)
         if n_missing:
             raise StoreError(
@@ -105,7 +115,7 @@ class ScoreStore:
                 "yet; run the scoring of every shard again: it goes on where it stopped"
             )
         try:
-            return torch.from_numpy(np.asarray(self.scores[start:stop]))
+            return torch.from_numpy(_picked(self.scores, numbers))
         except Exception as error:
             raise self._damage(wanted, error) from error
 
@@ -153,13 +163,13 @@ class ScoreStore:
             except FileNotFoundError:  # another process took our temporary file for a remnant
                 self.scores[rows] = values
 
-    def _values(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+    def _values(self, name: str, numbers: np.ndarray | None = None) -> np.ndarray:
         try:
-            return np.asarray(self._array(name)[rows])
+            return _picked(self._array(name), np.arange(len(self)) if numbers is None else numbers)
         except Exception as error:
             raise StoreError(_damaged(self.path / name, error)) from error
 
-    def _damage(self, chunks: range, error: Exception) -> StoreError:
+    def _damage(self, chunks: list[int], error: Exception) -> StoreError:
         """Return the error that names the first of these chunks that cannot be read."""
         for chunk in chunks:
             try:
@@ -175,6 +185,32 @@ class ScoreStore:
     def _file(self, chunk: int) -> Path:
         coordinates = (chunk, *(0 for _ in self.scores.shape[1:]))
         return self.path / "scores" / self.scores.metadata.encode_chunk_key(coordinates)
+
+
+def row_numbers(rows: Rows, n: int) -> np.ndarray:
+    """Return which of n rows are meant, counted from 0 and in the order asked for.
+
+    rows : as in `ScoreStore.read`; IndexError for anything else
+    """
+    plain = rows.tolist() if isinstance(rows, Tensor) else rows
+    try:
+        numbers = np.arange(n)[list(plain) if isinstance(plain, tuple) else plain]
+        problem = "not a list of rows" if numbers.ndim > 1 or rows is Ellipsis else ""
+    except (IndexError, TypeError, ValueError) as error:
+        problem = _first_line(error)
+    if problem:
+        raise IndexError(
+            f"rows must be a slice, an int, a list of ints or a mask of {n} bools, "
+            f"got {_brief(rows)} ({problem})"
+        )
+    return np.atleast_1d(numbers)
+
+
+def _picked(array: zarr.Array, numbers: np.ndarray) -> np.ndarray:
+    """Return these rows of an array, a range of neighbours in one piece."""
+    if len(numbers) and (np.diff(numbers) == 1).all():
+        return np.asarray(array[int(numbers[0]) : int(numbers[-1]) + 1])
+    return np.asarray(array.oindex[numbers])
 
 
 def _damaged(path: Path, error: object) -> str:

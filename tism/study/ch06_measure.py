@@ -7,12 +7,15 @@ paper's, all of them interleaved.
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +29,7 @@ from tism.first_order import tism
 from tism.predictor import evaluating
 from tism.running import progress_bar
 from tism.study.cache import cached_table
-from tism.study.ch06_methods import PAPER_BATCH, TIMED_METHODS, Job
+from tism.study.ch06_methods import PAPER_BATCH, PEERS, TIMED_METHODS, Job
 from tism.study.profiles import default_device, digest
 from tism.study.timing import Timing, compare, peak_memory, seconds
 
@@ -74,14 +77,28 @@ def measure(
     Returns the rows of `measure_job` for all jobs.
     """
     jobs, tables = jobs_of(groups), []
-    machine = [default_device(), torch.get_num_threads(), torch.__version__]
+    held = [budget, repeats, versions.SPEED, versions.MODEL, _machine()]
     with progress_bar(len(jobs), progress, "run times") as report:
         for job, names in jobs:
-            settings = [asdict(job), list(names), budget, repeats, versions.SPEED, machine]
             compute = partial(measure_job, job, names, budget=budget, repeats=repeats)
-            tables.append(cached_table(f"runtime/{digest(settings)}", compute))
+            tables.append(cached_table(f"runtime/{digest([asdict(job), names, *held])}", compute))
             report(1)
     return pd.concat(tables, ignore_index=True)
+
+
+def _machine() -> list[Any]:
+    """What run times depend on beside the job: processor, threads, torch and the peers."""
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"model name.*", about.read_text()) if about.exists() else []
+    torch_here = [default_device(), torch.get_num_threads(), torch.__version__]
+    return [*torch_here, sorted({*names}), [_installed(peer) for peer in PEERS]]
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def measure_job(job: Job, names: Sequence[str], *, budget: float, repeats: int) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from tism.model import build_model
 from tism.running import threads_kept
 from tism.taylor import tism_from_gradient
 
+PEERS = ("tangermeme", "captum", "yuzu-ism")  # their distributions
 PAPER_BATCH = 20
 _BATCH_SIZES = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
 _MOST_BASES = 2**17  # of one batch: 300 channels of it take 150 MB

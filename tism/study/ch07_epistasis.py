@@ -110,15 +110,15 @@ def kept_maps(model: nn.Module, one_hot: Tensor, exact: Tensor, tasks: Sequence[
 
     exact : (n, 4, length) ISM, whose strongest substitution each position has
     """
-    state, bases, maps = fingerprint(model, one_hot), strongest(exact), []
-    for row, task in enumerate(map(int, tasks)):
-        key = digest([state, row, task, versions.SCORING, versions.MODEL])
+    maps = []
+    for region, bases, task in zip(one_hot.split(1), strongest(exact).split(1), tasks, strict=True):
+        asked = [fingerprint(model, region), bases.tolist(), int(task)]
 
-        def compute(row: int = row, task: int = task) -> dict[str, Tensor]:
-            region = one_hot[[row]], bases[[row]], task
-            found = interaction_map(model, *region, device=default_device())
+        def compute(args: tuple = (model, region, bases, int(task))) -> dict[str, Tensor]:
+            found = interaction_map(*args, device=default_device())
             return {"map": found[0, 0].contiguous()}
 
+        key = digest([asked, versions.SCORING, versions.MODEL])
         maps.append(cached_tensors(f"interactions/{key}", compute)["map"])
     return torch.stack(maps)
 

@@ -156,7 +156,7 @@ def kept(
     """
     tables = []
     for network in networks:
-        identity = [network.kind, network.seed, network.tasks]
+        identity = [network.kind, network.seed, network.tasks, network.loci.tolist()]
         version = [versions.SCORING, versions.MODEL, versions.ESTIMATION]
         key = digest([fingerprint(network.model, network.one_hot), identity, version, settings])
         tables.append(cached_table(f"{name}/{key}", partial(compute, network)))

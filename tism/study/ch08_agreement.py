@@ -133,10 +133,10 @@ def sequence_correlations(
     cache.
     """
     content = {
-        "weights": external.checksum,
+        "model": external.checksum,
         "sequences": decode(sequences.one_hot),
         "positions": [sequences.start, sequences.stop],
-        "version": versions.SCORING,
+        "versions": [versions.SCORING, versions.MODEL],
     }
     found = cached_tensors(
         f"concordance/{external.name}_{digest(content)}",

@@ -18,6 +18,7 @@ from tism.running import progress_bar
 from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import call_motifs, smooth_profile
 from tism.study.ch08_attribution import (
+    BUDGET,
     EFFECT_PREDICTORS,
     N_SHUFFLES,
     EffectPredictor,
@@ -86,13 +87,13 @@ def _cached(
 ) -> Tensor:
     """What a method finds in an element: from the cache, or computed and kept there."""
     content = {
-        "weights": external.checksum,
+        "model": external.checksum,
         "sequence": locus.sequence,
         "tasks": locus.tasks[external.name],
         "method": method,
         "settings": [TILES, N_SHUFFLES],
-        "version": versions.SCORING,
-        **({"estimation": versions.ESTIMATION} if method == "budgeted ISM" else {}),
+        "versions": [versions.SCORING, versions.MODEL],
+        **({"budget": [BUDGET, versions.ESTIMATION]} if method == "budgeted ISM" else {}),
     }
     name = f"mutagenesis/{external.name}_{locus.name}_{digest(content)}"
     return cached_tensors(name, lambda: {kind: compute()})[kind]

@@ -6,6 +6,7 @@ nothing in a file is ever executed; Keras is not needed.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import zipfile
@@ -69,8 +70,9 @@ class ExternalModel:
 
     @property
     def checksum(self) -> str:
-        """sha256 of the weights."""
-        return weights_sha256(self.model)
+        """sha256 of what decides the predictions: layers, weights, length and names of tasks."""
+        described = [self.length, self.tasks, _described_layers(self.model)]
+        return weights_sha256(self.model, prefix=json.dumps(described))
 
     def task_numbers(self, names: str) -> list[int]:
         """Numbers of the tasks in a text: "all", a name, or several separated by ";"."""
@@ -81,6 +83,20 @@ class ExternalModel:
                 f"{self.name} has no task {', '.join(unknown)}; it has {', '.join(self.tasks)}"
             )
         return [self.tasks.index(name) for name in wanted]
+
+
+def _described_layers(model: nn.Module) -> list[Any]:
+    """Each layer's name, class and settings, such as a padding, which the weights do not show."""
+    return [
+        (name, type(layer).__qualname__, {k: repr(v) for k, v in _settings(layer)})
+        for name, layer in model.named_modules()
+    ]
+
+
+def _settings(layer: nn.Module) -> list[tuple[str, Any]]:
+    plain = str | int | float | tuple | list | None
+    shown = sorted(vars(layer).items())
+    return [(k, v) for k, v in shown if k[0] != "_" and k != "training" and isinstance(v, plain)]
 
 
 class CalderonCNN(nn.Module):

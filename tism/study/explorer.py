@@ -36,7 +36,8 @@ from tism.study.ch08_attribution import BUDGET, EFFECT_PREDICTORS, N_SHUFFLES, M
 from tism.study.ch08_networks import ExternalModel
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.networks import Experiment
-from tism.study.profiles import Profile, dataset_checksum, digest, load_dataset, results_folder
+from tism.study.profiles import Profile, digest, load_dataset, results_folder
+from tism.study.records import networks_identity
 from tism.study.scores import Scores, score_regions, scored_rows
 
 TABLES = REGIONS, MAPS = "explorer_regions.csv", "explorer.csv"
@@ -149,12 +150,7 @@ def explorer_key(profile: Profile) -> str:
     """What the tables of a profile depend on."""
     return digest(
         {
-            "model": profile.model,
-            "training": profile.training,
-            "variants": profile.variants,
-            "regions": profile.regions,
-            "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
-            "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+            **networks_identity(profile),
             "estimation": versions.ESTIMATION,
             "own": [N_REGIONS, N_TASKS, SHOWN, BUDGET, N_SHUFFLES],
         }

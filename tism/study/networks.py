@@ -21,6 +21,7 @@ from tism.study.profiles import (
     default_device,
     digest,
     load_dataset,
+    machine_identity,
     results_folder,
     work_folder,
 )
@@ -46,9 +47,9 @@ class Experiment:
     @property
     def training(self) -> TrainingConfig:
         """The profile's settings, the variant's, then this experiment's own."""
-        own = self.profile.variants.get(self.variant, {})
-        settings = {**self.profile.training[self.dataset], "seed": self.seed}
-        return replace(training_config(self.variant, **settings), **{**own, **self.changes})
+        config = training_config(self.variant, **self.profile.training[self.dataset])
+        own = {**self.profile.variants.get(self.variant, {}), **self.changes}
+        return replace(config, **own, seed=self.seed)
 
     def untrained(self) -> AITAC:
         """The network with its initial weights."""
@@ -61,7 +62,7 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """What the weights depend on."""
         checksum = dataset_checksum(self.profile, self.dataset)
-        own = {"data": checksum, "variant": self.variant, **_machine(self.profile)}
+        own = {"data": checksum, "variant": self.variant, **machine_identity(self.profile)}
         return {**training_identity(self.untrained(), self.dataset, self.training), **own}
 
     @property
@@ -104,11 +105,6 @@ class Experiment:
                 progress=progress,
             )
         return model.cpu().eval(), metadata
-
-
-def _machine(profile: Profile) -> dict[str, Any]:
-    """What the machine adds to an identity: nothing where the profile does not fix it."""
-    return {"machine": profile.machine} if profile.machine else {}
 
 
 def committed_network(experiment: Experiment) -> Path:
@@ -158,7 +154,8 @@ class Series:
             raise ValueError(f"experiment must be one of {known}; got {self.experiment!r}")
         for variant in self.variants:
             get_variant(variant)
-        unknown = set(self.changes) - {f.name for f in fields(TrainingConfig)}
+        known = {f.name for f in fields(TrainingConfig)} - {"seed"}  # which is the run's own
+        unknown = set(self.changes) - known
         if unknown:
             raise ValueError(f"changes has no setting of a training: {', '.join(sorted(unknown))}")
 
@@ -230,7 +227,7 @@ class Run:
                 "training": asdict(self.network.training),
                 "epochs": self.epochs,
                 **({"best": True} if self.best and self.epochs else {}),
-                **_machine(profile),
+                **machine_identity(profile),
                 "regions": profile.regions_a_model,
                 "versions": [versions.MODEL, versions.TRAINING, versions.SCORING],
             }
@@ -277,5 +274,5 @@ def find_run(profile: Profile, name: str) -> Run:
 
 
 def tables_key(profile: Profile) -> str:
-    """What models.csv and initialisations.csv depend on: the keys of all runs."""
-    return digest([run.key for run in list_runs(profile)])
+    """What models.csv and initialisations.csv depend on: the keys and names of all runs."""
+    return digest([[run.key, run.name, run.experiments] for run in list_runs(profile)])

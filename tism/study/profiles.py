@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from tism import versions
-from tism.score.files import data_folder, file_sha256
+from tism.score.files import data_folder, known_sha256
+from tism.score.readers import InputFileError
 from tism.study.data.dataset import Dataset
 from tism.study.data.download import checksum_of, data_root
 from tism.study.data.immgen import load_immgen
@@ -27,6 +28,7 @@ _SOURCES = {
     "immgen": ["immgen/ImmGen", "immgen/mouse", "immgen/mm10", "immgen/peak"],
 }
 _TABLES = {"yeast": "yeast_tasks.csv", "simulated": "motifs.csv"}
+OWN_FILES = ("peaks", "heights", "genome", "held_out")  # settings of data that name a user's file
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Profile:
                 )
 
 
+def machine_identity(profile: Profile) -> dict[str, Any]:
+    """What the machine adds to an identity: nothing where the profile does not fix it."""
+    return {"machine": profile.machine} if profile.machine else {}
+
+
 def repository() -> Path:
     """The folder that holds `book`, `notebooks` and `data`."""
     return data_root().parent
@@ -96,14 +103,28 @@ def load_profile(name: str) -> Profile:
 
 
 def dataset_checksum(profile: Profile, name: str) -> str:
-    """Digest of what makes a data set: sources, table, settings, version. Reads no data."""
+    """Digest of what makes a data set: sources, table, settings, version.
+
+    No published data are read. Of a user's own files the contents count, and not the paths.
+    """
+    settings = profile.data[name]
+    own = {key: _own_sha256(name, key, settings[key]) for key in OWN_FILES if settings.get(key)}
     content = {
         "sources": checksum_of(_SOURCES[name]) if name in _SOURCES else None,
-        "table": file_sha256(data_root() / _TABLES[name]) if name in _TABLES else None,
-        "settings": profile.data[name],
+        "table": known_sha256(data_root() / _TABLES[name]) if name in _TABLES else None,
+        "settings": {**settings, **own},
         "version": versions.DATA,
     }
     return digest(content)
+
+
+def _own_sha256(dataset: str, setting: str, path: str) -> str:
+    try:
+        return known_sha256(Path(path))
+    except OSError as error:
+        raise InputFileError(
+            path, None, error.strerror, f"give a readable file as {setting} of the data {dataset}"
+        ) from None
 
 
 def digest(content: Any) -> str:
@@ -113,17 +134,17 @@ def digest(content: Any) -> str:
 
 
 def load_dataset(profile: Profile, name: str | None = None) -> Dataset:
-    """A data set of the profile, by default its first; loaded once a process."""
+    """A data set of the profile, by default its first; a process loads each version once."""
     name = name or profile.datasets[0]
     if name not in profile.datasets:
         raise ValueError(
             f"profile {profile.name} has the data sets {', '.join(profile.datasets)}; got {name!r}"
         )
-    return _load(name, json.dumps(profile.data[name]))
+    return _load(name, json.dumps(profile.data[name]), dataset_checksum(profile, name))
 
 
 @cache
-def _load(name: str, settings: str) -> Dataset:
+def _load(name: str, settings: str, checksum: str) -> Dataset:
     return DATASETS[name](**json.loads(settings))
 
 

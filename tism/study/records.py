@@ -16,15 +16,16 @@ import torch
 from filelock import FileLock
 
 from tism import versions
-from tism.score.files import replacing, write_text
+from tism.score.files import known_sha256, replacing, write_text
 from tism.study.cache import read_json, write_csv
 from tism.study.data.download import checksum_of, data_root
-from tism.study.networks import Experiment, find_run
+from tism.study.networks import Experiment, find_run, tables_key
 from tism.study.profiles import (
     Profile,
     dataset_checksum,
     digest,
     load_profile,
+    machine_identity,
     repository,
     results_folder,
 )
@@ -35,14 +36,28 @@ UNTRAINED = frozenset({"06_runtime"})  # needs neither data nor trained networks
 ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})
 TRAINING_CHAPTER = "03_train_model"
 SCORING_CHAPTER = "04_ism_vs_tism"  # writes the scores of the baselines into the cache
+ROBUSTNESS_CHAPTER = "05_robustness"  # counts the runs of the profile
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
 READS = {  # tables that a chapter reads and other chapters write
-    "05_robustness": (MODELS, INITIALISATIONS),
+    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS),
     "10_scorecard": (
         MODELS, INITIALISATIONS, "concordance.csv", "regions.csv", "associations.csv",
         "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",
         "epistasis.csv",
     ),
+}  # fmt: skip
+
+FILES = {  # tables in `data` that a chapter reads beside its data sets
+    "03_train_model": ("schedule_trials.csv", "paper_numbers.csv"),
+    "04_ism_vs_tism": ("paper_numbers.csv",),
+    "05_robustness": ("claims.csv", "paper_numbers.csv"),
+    "06_runtime": ("paper_numbers.csv",),
+    "07_beyond_first_order": (
+        "claims.csv", "paper_numbers.csv", "motifs.csv", "motifs_yeast.csv",
+    ),
+    "08_measured_mutagenesis": ("kircher_tasks.csv", "paper_numbers.csv"),
+    "09_your_own_model": ("motifs.csv", "motifs_yeast.csv"),
+    "10_scorecard": ("claims.csv", "paper_numbers.csv"),
 }  # fmt: skip
 
 
@@ -77,27 +92,33 @@ def chapter_key(
     notebook = notebook or read_json(repository() / "notebooks" / f"{name}.ipynb")
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = [text for cell in cells if (text := without_imports(cell))]
+    own = profile.chapters.get(name, {})
+    held = {"code": code, "own": own, "files": _files_read(name, own)}
     if name in UNTRAINED:
-        settings = profile.chapters.get(name)
-        known = [versions.MODEL, versions.SPEED]
-        return digest({"code": code, "own": settings, "versions": known})
+        return digest({**held, "versions": [versions.MODEL, versions.SPEED]})
     return digest(
         {
-            "code": code,
-            "profile": {
-                "model": profile.model,
-                "training": profile.training,
-                "variants": profile.variants,
-                "regions": profile.regions,
-                "own": profile.chapters.get(name),
-            },
-            "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
-            "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+            **held,
+            **networks_identity(profile),
             **({"estimation": versions.ESTIMATION} if name in ESTIMATING else {}),
+            **({"runs": tables_key(profile)} if name == ROBUSTNESS_CHAPTER else {}),
             **_tables_read(name, profile, tables),
-            **_read_beside(profile.chapters.get(name, {})),
         }
     )
+
+
+def networks_identity(profile: Profile) -> dict[str, Any]:
+    """What the networks of a profile and their scores depend on."""
+    return {
+        "datasets": profile.datasets,  # the chapters are about the first
+        "model": profile.model,
+        "training": profile.training,
+        "variants": profile.variants,
+        "regions": profile.regions,
+        "data": {d: dataset_checksum(profile, d) for d in profile.datasets},
+        "versions": [versions.DATA, versions.MODEL, versions.TRAINING, versions.SCORING],
+        **machine_identity(profile),
+    }
 
 
 def without_imports(code: str) -> str:
@@ -121,14 +142,11 @@ def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, A
     return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
 
 
-def _read_beside(settings: dict[str, Any]) -> dict[str, Any]:
-    """Checksums of the files that a chapter's settings name as its `sources` and `tables`."""
-    found = {}
+def _files_read(name: str, settings: dict[str, Any]) -> dict[str, str]:
+    """Checksums of a chapter's `FILES`, and of the `sources` that its settings name."""
+    found = {file: known_sha256(data_root() / file) for file in FILES.get(name, ())}
     if "sources" in settings:
         found["sources"] = checksum_of(settings["sources"])
-    if "tables" in settings:
-        folder = repository() / "data"
-        found["tables"] = [digest((folder / t).read_text()) for t in settings["tables"]]
     return found
 
 
