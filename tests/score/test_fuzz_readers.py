@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tism.score.cli import main
 from tism.score.genome import Genome, read_variants
 from tism.score.readers import read_bed
+from tism.sequence import decode
 from tism.study.data.immgen import read_targets
 
 SIZES = {"chr1": 40, "chr2": 25}
@@ -102,11 +103,12 @@ def unzipped(text: bytes) -> bytes | None:
 
 
 def lines_of(text: bytes) -> list[str] | None:
-    """Lines of plain or gzipped text; None where it is neither."""
+    """Lines of plain or gzipped text; None where it is neither, or has other line ends."""
     try:
-        return [line.rstrip("\r\n") for line in (unzipped(text) or b"").decode().split("\n")]
+        lines = [line.rstrip("\r\n") for line in (unzipped(text) or b"").decode().split("\n")]
     except UnicodeDecodeError:
         return None
+    return None if any("\r" in line for line in lines) else lines
 
 
 def whole(text: str) -> int | None:
@@ -219,6 +221,7 @@ def test_read_bed(data):
 
 GENOME = {"chr1": "ACGTNACGGTCATTGACCATGNRYACGTTGACATTGCAAA", "chr2": "TTGACCATGACCATTGACGTACGTA"}
 ALTERNATES = ["A", "C", "G", "T", "a", "N", ".", "*", "<DEL>", "A,C", "AC", "", "A]chr1:3]"]
+ALTERNATES += ["T,<DEL>,GATTACA", "A" * 9, "CGT,CGT"]
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +238,7 @@ def vcf_texts(draw: st.DrawFn) -> bytes:
     for row in range(draw(st.integers(1, 5))):
         chrom = draw(st.sampled_from(sorted(GENOME)))
         position = draw(st.integers(1, len(GENOME[chrom])))
-        reference = GENOME[chrom][position - 1]
+        reference = GENOME[chrom][position - 1 :][: draw(st.sampled_from([1, 1, 2, 7]))]
         if draw(st.integers(0, 4)) == 0:
             reference = draw(st.sampled_from(["A", "N", "AC", "", "x"]))
         name = draw(st.sampled_from([f"v{row}", ".", "../../x", "a/b"]))
@@ -245,26 +248,28 @@ def vcf_texts(draw: st.DrawFn) -> bytes:
 
 
 def plain_vcf(text: bytes, length: int) -> list[list] | None:
-    """The variants that can be scored; None where a line is no VCF row."""
-    plain = unzipped(text)
-    if plain is None:
+    """The alternates that can be scored, with their windows; None where a line is no VCF row."""
+    lines = (unzipped(text) or b"").split(b"\n")
+    if any(b"\r" in line.rstrip(b"\r") for line in lines):
         return None
     kept = []
-    for line in plain.split(b"\n"):
+    for line in lines:
         fields = line.decode(errors="replace").rstrip("\r\n").split("\t")
         if line.startswith(b"#") or not line.strip():
             continue
         if len(fields) < 5 or not re.fullmatch("[0-9]{1,18}", fields[1]) or not int(fields[1]):
             return None
-        chrom, place, _, reference, alternate = fields[:5]
-        middle, bases = int(place) - 1, GENOME.get(chrom, "")
+        chrom, place, _, reference, alternates = fields[:5]
+        middle, bases, reference = int(place) - 1, GENOME.get(chrom, ""), reference.upper()
         start = middle - length // 2
-        if start < 0 or start + length > len(bases):
-            continue
-        reference, alternate = reference.upper(), alternate.upper()
-        substitution = len(alternate) == 1 and {reference, alternate} <= set("ACGT")
-        if substitution and reference == bases[middle] != alternate:
-            kept.append([chrom, int(place), reference, alternate])
+        for alternate in alternates.upper().split(","):
+            plain = reference and alternate and set(reference + alternate) <= set("ACGT")
+            changed = bases[max(start, 0) : middle] + alternate + bases[middle + len(reference) :]
+            fits = start >= 0 and start + length <= len(bases) and len(changed) >= length
+            fits = fits and len(alternate) <= length - length // 2
+            if plain and fits and bases[middle:].startswith(reference) and alternate != reference:
+                windows = bases[start : start + length], changed[:length]
+                kept.append([chrom, int(place), reference, alternate, *windows])
     return kept
 
 
@@ -279,10 +284,11 @@ def test_read_variants(genome, data, length):
     expected = plain_vcf(meant, length)
     assert isinstance(found, Refused) == (not expected)
     if expected:
-        columns = ["chrom", "position", "reference", "alternate"]
-        assert found.regions[columns].to_numpy().tolist() == expected
-        middle = found[:][:, :, length // 2].argmax(1).tolist()
-        assert ["ACGT"[base] for base in middle] == [row[2] for row in expected]
+        table = found.regions[["chrom", "position", "reference", "alternate"]].to_numpy().tolist()
+        pairs = zip(decode(found[:]), decode(found.alternates[:]), strict=True)
+        found = [[*row, *pair] for row, pair in zip(table, pairs, strict=True)]
+        ambiguous = str.maketrans("RY", "NN")
+        assert found == [[*row[:4], *(w.translate(ambiguous) for w in row[4:])] for row in expected]
 
 
 # --- CSV --------------------------------------------------------------------------------------
@@ -393,6 +399,9 @@ BAD_OPTIONS = {
     "--output-fn": ["m.py:profile", "m.py:nothing", "m.py:none", "builtins:list", "x"],
     "--bed": PATHS,
     "--fasta": [*PATHS, "p.bed"],
+    "--mutate": ["0", "12", "x", "", "1:2:3", "9:3", "-0.5", "9" * 30],
+    "--args": ["none", "sub", "binary", "m.py", ""],
+    "--max-refused": ["", "x"],
     "--length": ["0", "-3", "1.5", "x", "", "12", "999", str(2**70)],
     "--tasks": ["", "2", "a", "1-0", "0-99999999999", "9" * 5000, "-1", "0,,1", "0-1-2", "\u0663"],
     "--batch-size": ["0", "-1", "x", "2.0"],
@@ -446,6 +455,7 @@ def test_tism_score(folder, data):
                 "--length": st.just("11"),
                 "--output-fn": st.just("m.py:total"),
                 "--shard": st.sampled_from(["1/1", "1/2"]),
+                "--mutate": st.sampled_from(["3", "11", "2:9", "-4:11"]),
             },
         )
     )
@@ -460,6 +470,9 @@ def test_tism_score(folder, data):
 
 PREFIXES = ["o/x", "", "..", "/", "a\0b", "sub/"]
 TABLES = ["--table=o/t.tsv", "--table=", "--table=sub", "--table=p.bed/x", "--table=a\0b"]
+TRACKS = [
+    f"--{kind}={path}" for kind in ("bigwig", "bedgraph", "npz") for path in ("o/t", "", "a\0b")
+]
 
 
 @inputs(quick=15, nightly=200)
@@ -467,7 +480,7 @@ TABLES = ["--table=o/t.tsv", "--table=", "--table=sub", "--table=p.bed/x", "--ta
 def test_tism_status_and_export(folder, data):
     store = data.draw(st.sampled_from(["maps", "maps", "var", "var", *PATHS]))
     command = data.draw(
-        st.sampled_from(["status", "", *(f"--modisco={p}" for p in PREFIXES), *TABLES])
+        st.sampled_from(["status", "", *(f"--modisco={p}" for p in PREFIXES), *TABLES, *TRACKS])
     )
     if command == "status":
         counted("tism status", ["status", store], good=store in ("maps", "var"))

@@ -256,7 +256,8 @@ def test_names_of_sequences_and_variants_make_no_path(tmp_path, name, model, mon
     monkeypatch.setattr("sys.stderr", io.StringIO())
     main(["export", "maps", "--modisco", "o/x", "--task", "0"])
     main(["export", "var", "--table", "o/t.tsv"])
-    assert pd.read_csv("o/t.tsv", sep="\t")["chrom"].tolist() == [chrom]
+    shown = pd.read_csv("o/t.tsv", sep="\t")["chrom"].tolist()
+    assert shown == [f"'{chrom}" if chrom == "-rf" else chrom]
     assert {path.split("/")[0] for path in tree(tmp_path)} == {"home"}
     assert {p.name for p in home.iterdir()} == {
         "g.fa",

@@ -242,7 +242,7 @@ def test_another_model_version_or_set_of_sequences_is_refused(
     with pytest.raises(StoreError, match="another version of the scoring"):
         score_to_store(tmp_path / "s", model, one_hot)
     monkeypatch.setattr("tism.score.store.FORMAT", 99)
-    with pytest.raises(StoreError, match="format 1, but this version of tism writes 99"):
+    with pytest.raises(StoreError, match="format 2, but this version of tism writes 99"):
         open_store(tmp_path / "s")
     assert digest(tmp_path) == before
 

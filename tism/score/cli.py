@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
+import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from torch import nn
-
 from tism.running import is_out_of_memory
-from tism.score.files import replacing
-from tism.score.methods import METHODS, score_to_store, variant_table
+from tism.score import tracks
+from tism.score.files import write_table
+from tism.score.loading import load_args, load_function, load_model
+from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
+from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
+_NOT_FINITE = 3  # exit status
 _MOST_DIGITS = 6  # of the number of a task; a longer range would fill the memory
 _DESCRIPTION = """\
 In silico saturation mutagenesis (ISM) of any PyTorch model of DNA, exact or by first-order Taylor
@@ -26,19 +30,18 @@ expansion (TISM).
 
   tism score    scores peaks or variants and writes the scores into a store
   tism status   shows how much of a store is written
-  tism export   writes TF-MoDISco's input, or a table of variants, from a store
+  tism export   writes tracks, TF-MoDISco's input, arrays or a table of variants from a store
 
 `tism COMMAND --help` explains each command with examples."""
 _SCORE = """\
-Score peaks (--bed) or single-nucleotide variants (--vcf) of a genome (--fasta) with your model.
+Score peaks (--bed) or variants (--vcf) of a genome (--fasta) with your model.
 
 --model names a Python function that returns a torch.nn.Module, as package.module:function or
-path/to/file.py:function. The module maps one-hot sequences (n, 4, length), with rows A C G T, to
-predictions (n, tasks). If your model returns something else (a profile, a dict, a tuple), let
---output-fn name a function that turns it into (n, tasks). For example, my_model.py for a model
-that returns {"profile": (n, tasks, length)}:
-
-    import torch
+path/to/file.py:function. The file is code and runs with your rights: use files that you trust.
+The module maps one-hot sequences (n, 4, length), with rows A C G T, to predictions (n, tasks). If
+yours returns something else (a profile, a dict, a tuple), let --output-fn name a function that
+turns it into (n, tasks). For example, my_model.py for a model that returns {"profile": (n, tasks,
+length)}:
 
     def load():
         return MyNetwork()                    # --weights loads the weights
@@ -46,59 +49,79 @@ that returns {"profile": (n, tasks, length)}:
     def total(output):
         return output["profile"].sum(-1)      # one number for each task
 
-The scores are written into --out, a folder (zarr). After an interruption of any kind, run the same
-command again: it goes on where it stopped. On a cluster, all processes can write into one store,
-each with its own --shard."""
+The scores go into --out, a folder (zarr). After an interruption of any kind run the same command
+again: it goes on where it stopped. On a cluster, all processes write into one store, each with its
+own --shard."""
 _SCORE_EXAMPLES = """\
 examples:
   peaks of one length, all tasks, TISM:
     tism score --model my_model.py:load --weights my.safetensors --output-fn my_model.py:total \\
         --bed peaks.bed --fasta genome.fa --out peaks.zarr
-  exact ISM of tasks 0 and 3, 251 bp around the middle of each peak, the second of four processes:
-    tism score --model my_model.py:load --bed peaks.bed --fasta genome.fa --length 251 \\
-        --method ism --tasks 0,3 --out ism.zarr --shard 2/4
-  variants, each in the middle of a window of 251 bp:
+  exact ISM of the middle 50 bp of windows of 2114 bp around summits, the second of four processes:
+    tism score --model my_model.py:load --bed x.narrowPeak --fasta genome.fa --length 2114 \\
+        --method ism --tasks 0,3 --mutate 50 --out ism.zarr --shard 2/4
+  variants, each with its first base in the middle of a window of 251 bp:
     tism score --model my_model.py:load --vcf variants.vcf.gz --fasta genome.fa --length 251 \\
         --method ism --out variants.zarr
 
-Rows of the BED or VCF file that cannot be scored are counted by reason and listed in
-<out>.refused.tsv. A faulty file is refused with the number of the line. Letters may be in either
-case. N is encoded as four zeros, and so are IUPAC letters for several bases, which are counted."""
+A variant may be a substitution, an insertion or a deletion; each alternate is one row. The windows
+of both alleles begin at the same base; an indel moves what stands behind it.
+Rows that cannot be scored are counted by reason and listed in <out>.refused.tsv. N is encoded as
+four zeros, and so are IUPAC letters for several bases, which are counted.
+exit status: 0; 2 for an error; 3 if some scores are not finite; 130 after an interruption"""
 _EXPORT_EXAMPLES = """\
 examples:
+  a track of task 3 for a genome browser, and one as text:
+    tism export peaks.zarr --bigwig task3.bw --task 3
+    tism export peaks.zarr --bedgraph task3.bedgraph --task 3
   motifs of task 3 by TF-MoDISco (modisco-lite); the window must have an even number of bases:
     tism export peaks.zarr --modisco run/task3 --task 3
     modisco motifs -s run/task3.sequences.npz -a run/task3.attributions.npz -n 2000 -w 250 -o run/task3.h5
   effects of variants as a table:
     tism export variants.zarr --table effects.tsv
 
-The attributions are hypothetical contributions, (n, 4, length): the scores minus their mean over
-the four bases, weighted by the --background frequencies. Stores of TISM and of the gradient give
-the same attributions."""  # noqa: E501
+A track has one value a base: minus the mean effect of its three substitutions, so that a base that
+helps is positive; with --track centred, the score of the reference base minus the mean of all four.
+Where windows overlap, it is the mean over the windows.
+TF-MoDISco's attributions are hypothetical contributions, (n, 4, length): the scores minus their
+mean over the four bases, weighted by the --background frequencies. Stores of TISM and of the
+gradient give the same. PREFIX.bed has the rows in the order of the arrays.
+The table has the columns chrom, start, end (of the window, from 0), position, id, reference and
+alternate (as in the VCF), then for each task effect_<task>, the prediction for the alternate minus
+that for the reference, and both as reference_<task> and alternate_<task>; with --effect log2fc also
+log2fc_<task>, log2(alternate / reference). Text that a spreadsheet would run gets a ' before it."""  # noqa: E501
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with 2 for bad input and with 130 after an interruption."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; exit with 2 for bad input, 3 for scores that are not finite."""
     logging.basicConfig(level=logging.INFO, format="tism: %(message)s")
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        options.run(options)
+        try:
+            options = _parser().parse_args(arguments)
+            options.run(options)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        print("tism: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        _say("interrupted; the same command goes on where this one stopped")
         sys.exit(130)
-    except (ValueError, TypeError, OSError, ImportError, StoreError) as error:
-        if options.debug:
-            raise
-        _fail(error)
-    except (RuntimeError, MemoryError) as error:
-        if options.debug or not is_out_of_memory(error):
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is still in the buffer has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(OSError("what read the output of this command has ended (broken pipe)"))
+    except Exception as error:
+        if debug:
             raise
         _fail(error)
 
 
 def _fail(error: BaseException) -> NoReturn:
-    for line in (f"tism: error: {' '.join(str(error).split())}", *getattr(error, "__notes__", [])):
-        print(line, file=sys.stderr)
+    text = " ".join(str(error).split())
+    expected = (ValueError, TypeError, OSError, ImportError, StoreError)
+    if not isinstance(error, expected) and not is_out_of_memory(error):
+        text = f"{type(error).__name__}: {text}; --debug shows where"
+    for line in (f"error: {text}", *getattr(error, "__notes__", [])):
+        _say(line.removeprefix("tism: "))
     sys.exit(2)
 
 
@@ -124,104 +147,145 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# fmt: off
 def _add_export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument("store", type=Path, help="complete store, written by tism score")
     kind = export.add_mutually_exclusive_group(required=True)
+    add = partial(kind.add_argument, type=Path, metavar="FILE")
     kind.add_argument(
-        "--modisco", metavar="PREFIX", help="write PREFIX.{sequences,attributions}.npz"
+        "--modisco", metavar="PREFIX", help="write PREFIX.{sequences,attributions}.npz, PREFIX.bed"
     )
-    kind.add_argument(
-        "--table", type=Path, metavar="FILE", help="write the effects of variants, tab-separated"
-    )
-    export.add_argument(
-        "--task", type=int, help="number of the task in the model, if the store has several tasks"
-    )
-    export.add_argument(
-        "--background", type=float, nargs=4, metavar=("A", "C", "G", "T"), default=[0.25] * 4,
-        help="base frequencies that weight the mean (default: 0.25 each)",
-    )  # fmt: skip
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model")
-    where = {"metavar": "WHERE:FUNCTION"}
-    model.add_argument("--model", required=True, **where, help="function that returns the module")
-    model.add_argument(
-        "--model-args", type=_keywords, default={}, metavar="JSON",
-        help="keyword arguments of that function, such as '{\"n_tasks\": 12}'",
-    )  # fmt: skip
-    help_text = "state dict of the module, safetensors"
-    model.add_argument("--weights", type=Path, metavar="FILE", help=help_text)
-    help_text = "function from what the module returns to (n, tasks)"
-    model.add_argument("--output-fn", **where, help=help_text)
+    add("--table", help="write the effects of variants, tab-separated")
+    add("--bigwig", help="write a track of one task, one value a base")
+    add("--bedgraph", help="write the track as text")
+    add("--npz", help="write one_hot, scores and the columns of the store as arrays")
+    add = export.add_argument
+    add("--task", type=int, help="number of the task in the model, if the store has several tasks")
+    add("--track", choices=tracks.TRACKS, default=tracks.TRACKS[0],
+        help="value of a track (default: mean-effect)")
+    add("--effect", choices=EFFECTS, default=EFFECTS[0],
+        help="log2fc adds log2(alternate / reference) to the table; predictions must be positive")
+    add("--task-names", type=Path, metavar="FILE",
+        help="names of all tasks of the model, one a line, for the table")
+    add("--not-finite", choices=("refuse", "drop"), default="refuse",
+        help="what to do with rows whose scores are infinite or no number (default: refuse)")
+    add("--background", type=float, nargs=4, metavar=("A", "C", "G", "T"), default=[0.25] * 4,
+        help="base frequencies that weight the mean of --modisco (default: 0.25 each)")
 
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
-    _add_model_options(parser)
+    add = parser.add_argument_group("model").add_argument
+    where = {"metavar": "WHERE:FUNCTION"}
+    add("--model", required=True, **where, help="function that returns the module; its file is run")
+    add("--model-args", type=_keywords, default={}, metavar="JSON",
+        help="keyword arguments of that function, such as '{\"n_tasks\": 12}'")
+    add("--weights", type=Path, metavar="FILE", help="state dict of the module, safetensors")
+    add("--output-fn", **where, help="function from what the module returns to (n, tasks)")
+    add("--args", type=Path, metavar="FILE",
+        help="what else forward takes (control tracks): .npz, one row a window or one for all")
     data = parser.add_argument_group("sequences")
     rows = data.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, plain or gzipped")
-    rows.add_argument("--vcf", type=Path, metavar="FILE", help="variants, plain or gzipped")
-    data.add_argument(
-        "--fasta", type=Path, required=True, metavar="FILE", help="genome of the peaks or variants"
-    )
-    data.add_argument("--length", type=int, help="bases in each window; required with --vcf")
-    scores = parser.add_argument_group("scores")
-    scores.add_argument(
-        "--out", type=Path, required=True, metavar="STORE", help="folder to write into"
-    )
-    scores.add_argument(
-        "--method", choices=METHODS, default="tism",
-        help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()),
-    )  # fmt: skip
-    scores.add_argument(
-        "--tasks", type=parse_tasks, help="tasks to score, such as 0,3,5-8 (default: all)"
-    )
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--shard",
-        type=_shard,
-        default=(1, 1),
-        metavar="I/K",
-        help="write part I of K, from 1 to K (default: 1/1)",
-    )
-    run.add_argument("--device", help="where to compute, such as cuda (default: cpu)")
-    run.add_argument(
-        "--batch-size", type=int, help="sequences in a batch (default: by length and device)"
-    )
-    run.add_argument("--chunk-size", type=int, help="sequences in a chunk (default: up to 64)")
-    run.add_argument("--quiet", action="store_true", help="show no progress bar")
+    rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, BED or narrowPeak")
+    rows.add_argument("--vcf", type=Path, metavar="FILE", help="variants")
+    add = data.add_argument
+    add("--fasta", type=Path, required=True, metavar="FILE", help="genome; all may be gzipped")
+    add("--length", type=int, help="bases in each window; required with --vcf")
+    add("--summit", action=argparse.BooleanOptionalAction,
+        help="centre windows on start + column 10 (default for .narrowPeak) or on the middle")
+    add("--strand", action="store_true", help="reverse-complement rows with - in column 6")
+    add("--pad", action="store_true", help="fill windows beyond a chromosome's end with N")
+    add("--max-refused", type=_percent, default=10, metavar="PERCENT",
+        help="fail if more of the rows cannot be scored (default: 10)")
+    add = parser.add_argument_group("scores").add_argument
+    add("--out", type=Path, required=True, metavar="STORE", help="folder to write into")
+    add("--method", choices=METHODS, default="tism",
+        help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()))
+    add("--tasks", type=parse_tasks, help="tasks to score, such as 0,3,5-8 (default: all)")
+    add("--mutate", type=_positions, metavar="N|START:STOP",
+        help="score the middle N bases of each window only, or these, counted from 0")
+    add = parser.add_argument_group("run").add_argument
+    add("--shard", type=_shard, default=(1, 1), metavar="I/K",
+        help="write part I of K, from 1 to K (default: 1/1)")
+    add("--device", help="where to compute, such as cuda (default: cpu)")
+    add("--batch-size", type=int, help="sequences in a batch (default: by length and device)")
+    add("--chunk-size", type=int, help="sequences in a chunk (default: up to 64)")
+    add("--allow-nondeterministic", action="store_true",
+        help="score a model whose predictions depend on chance or on the rest of the batch")
+    add("--quiet", action="store_true", help="show no progress bar")
+# fmt: on
 
 
 def _score(options: argparse.Namespace) -> None:
-    from tism.score.genome import Genome, read_variants, read_windows
+    from tism.score.genome import Genome
 
-    if options.vcf and options.length is None:
-        raise ValueError("--vcf needs --length, the number of bases that the model takes")
+    _check_options(options)
     model, output_fn = load_model(options.model, options.model_args, options.weights), None
     if options.output_fn:
         output_fn = load_function(options.output_fn)
     with Genome(options.fasta) as genome:
-        read, rows = (read_variants, options.vcf) if options.vcf else (read_windows, options.bed)
-        sequences = read(rows, genome, options.length)
-        _report_refused(sequences.refused, options.out)
+        sequences = _read(options, genome)
+        _check_refused(sequences, options)
         store = score_to_store(
             options.out, model, sequences, options.tasks,
-            method=options.method, output_fn=output_fn, chunk_size=options.chunk_size,
-            shard=options.shard, batch_size=options.batch_size, device=options.device,
-            progress=not options.quiet,
+            method=options.method, mutate=options.mutate, output_fn=output_fn,
+            args=load_args(options.args) if options.args else (),
+            chunk_size=options.chunk_size, shard=options.shard, batch_size=options.batch_size,
+            device=options.device, progress=not options.quiet,
+            allow_nondeterministic=options.allow_nondeterministic,
+            notes={
+                "--model": options.model, "--model-args": options.model_args,
+                "--output-fn": options.output_fn,
+            },
+            opened=lambda store: _list_refused(sequences.refused, options.out),
         )  # fmt: skip
         if sequences.n_ambiguous:
             _say(f"{sequences.n_ambiguous:,} IUPAC letters for several bases were read as N")
+    _say(sequences.about)
     _say(_state(store))
+    if store.not_finite():
+        sys.exit(_NOT_FINITE)
 
 
-def _report_refused(refused: Any, out: Path) -> None:
-    if not len(refused):
+def _check_options(options: argparse.Namespace) -> None:
+    if not options.vcf:
         return
+    if options.length is None:
+        raise ValueError("--vcf needs --length, the number of bases that the model takes")
+    for name in ("summit", "strand", "mutate"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is for --bed; a window of --vcf follows its variant")
+
+
+def _read(options: argparse.Namespace, genome: Any) -> Any:
+    from tism.score.genome import read_variants, read_windows
+
+    if options.vcf:
+        return read_variants(options.vcf, genome, options.length, pad=options.pad)
+    windows = {"summit": options.summit, "strand": options.strand, "pad": options.pad}
+    return read_windows(options.bed, genome, options.length, **windows)
+
+
+def _check_refused(sequences: Any, options: argparse.Namespace) -> None:
+    """Raise ValueError where more rows cannot be scored than the user allows."""
+    refused = sequences.refused
+    total = len(refused) + len(sequences)
+    if 100 * len(refused) > options.max_refused * total:
+        counts = "; ".join(f"{n:,} x {why}" for why, n in refused["reason"].value_counts().items())
+        raise ValueError(
+            f"{options.vcf or options.bed}: {len(refused):,} of {total:,} rows cannot be scored, "
+            f"more than {options.max_refused:g} %: {counts} (the first in line "
+            f"{refused['line'].iloc[0]}: {refused['record'].iloc[0]}); mend the file or raise "
+            "--max-refused"
+        )
+
+
+def _list_refused(refused: Any, out: Path) -> None:
+    """Write the rows that cannot be scored beside the store, or delete the list of another run."""
     listing = out.with_name(f"{out.name}.refused.tsv")
-    with replacing(listing) as temporary:
-        refused.to_csv(temporary, sep="\t", index=False)
+    if not len(refused):
+        listing.unlink(missing_ok=True)
+        return
+    write_table(listing, refused)
     for reason, count in refused["reason"].value_counts().items():
         _say(f"{count:,} rows refused: {reason}")
     _say(f"they are listed in {listing}")
@@ -232,125 +296,47 @@ def _status(options: argparse.Namespace) -> None:
     print(_state(store))
     for key in ("kind", "method", "tasks"):
         print(f"{key}: {store.identity.get(key, 'unknown')}")
+    if "windows" in store.notes:
+        print(f"windows: {store.notes['windows']}")
 
 
 def _state(store: ScoreStore) -> str:
     missing = len(store.missing())
     done = "complete" if not missing else f"{store.n_chunks - missing} of {store.n_chunks} chunks"
-    return f"{store.path}: {len(store):,} sequences, {done}"
+    state = f"{store.path}: {len(store):,} sequences, {done}"
+    if bad := store.not_finite():
+        state += f"; {len(bad):,} have scores that are not finite: {store.names(bad)}"
+    return state
 
 
 def _export(options: argparse.Namespace) -> None:
-    from tism.score.modisco import modisco_window, write_modisco_pair
-
     store = open_store(options.store)
+    drop = options.not_finite == "drop"
     if options.table:
-        with replacing(options.table) as temporary:
-            variant_table(store).to_csv(temporary, sep="\t", index=False)
-        return
-    sequences, attributions = write_modisco_pair(
-        store, options.modisco, options.task, background=options.background
-    )
-    _say(
-        f"next: modisco motifs -s {sequences} -a {attributions} -n 2000 "
-        f"-w {modisco_window(store.length)} -o {options.modisco}.h5"
-    )
+        names = _lines(options.task_names) if options.task_names else None
+        table = variant_table(store, effect=options.effect, task_names=names, drop=drop)
+        write_table(options.table, table)
+    elif options.npz:
+        tracks.write_arrays(store, options.npz, drop=drop)
+    elif options.modisco is None:
+        write = tracks.write_bigwig if options.bigwig else tracks.write_bedgraph
+        path = options.bigwig or options.bedgraph
+        write(store, path, options.task, value=options.track, drop=drop)
+    else:
+        sequences, attributions = write_modisco_pair(
+            store, options.modisco, options.task, background=options.background, drop=drop
+        )
+        start, stop = store.positions
+        _say(
+            f"next: modisco motifs -s {sequences} -a {attributions} -n 2000 "
+            f"-w {modisco_window(stop - start)} -o {options.modisco}.h5"
+        )
 
 
-def load_model(
-    where: str, keywords: dict[str, Any] | None = None, weights: Path | None = None
-) -> nn.Module:
-    """Return the module that a function returns, with weights from a safetensors file.
+def _lines(path: Path) -> list[str]:
+    from tism.score.readers import decoded, numbered_lines
 
-    where : "package.module:function" or "path/to/file.py:function"
-
-    Raises ValueError where the function or the weights cannot be found or do not fit, and TypeError
-    where the function returns no module.
-    """
-    function = load_function(where)
-    with _naming_errors(where):
-        model = function(**(keywords or {}))
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
-    if weights is not None:
-        _load_weights(model, weights)
-    return model.eval()
-
-
-def _load_weights(model: nn.Module, weights: Path) -> None:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ImportError("--weights needs safetensors: pip install 'tism[score]'") from None
-    try:
-        state = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{weights}: no safetensors file ({error}); write one with safetensors.torch.save_file("
-            "model.state_dict(), path)"
-        ) from None
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{weights}: does not fit the model: {error}") from None
-
-
-def load_function(where: str) -> Callable[..., Any]:
-    """Return the function at "package.module:function" or "path/to/file.py:function"."""
-    place, _, name = where.rpartition(":")
-    if not place or not name:
-        raise ValueError(f"{where!r} must be package.module:function or path/to/file.py:function")
-    module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        raise ValueError(f"{place} has no function {name!r}; it has {', '.join(known) or 'none'}")
-    return function
-
-
-def _module_of_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if (loaded := _loaded.get(path.resolve())) is not None:
-        return loaded
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # for its imports, as `python file.py` does
-    try:
-        with _naming_errors(path):
-            spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    return _loaded.setdefault(path.resolve(), module)
-
-
-_loaded: dict[Path, Any] = {}
-
-
-@contextmanager
-def _naming_errors(where: Any) -> Iterator[None]:
-    """Turn an error of the user's code into a ValueError that names the code."""
-    try:
-        yield
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{where} raised {problem}; --debug shows where") from error
-
-
-def _module(name: str) -> Any:
-    sys.path.insert(0, "")  # as `python -m` does
-    try:
-        with _naming_errors(name):
-            return importlib.import_module(name)
-    except ValueError as raised:
-        error = raised.__cause__
-        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if not missing or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(f"no module {name!r}; name a file as path/to/file.py") from None
-    finally:
-        sys.path.pop(0)
+    return [decoded(path, number, line) for number, line in numbered_lines(path)]
 
 
 def parse_tasks(text: str) -> list[int]:
@@ -369,6 +355,22 @@ def parse_tasks(text: str) -> list[int]:
     return tasks
 
 
+def _positions(text: str) -> int | tuple[int, int]:
+    try:
+        numbers = tuple(int(part) for part in text.split(":"))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"{text!r} does not look like 50 or 100:150")
+    return numbers if len(numbers) == 2 else numbers[0]
+
+
+def _percent(text: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", text) or float(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to 100")
+    return float(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     try:
         return check_shard(tuple(text.split("/")))
@@ -379,15 +381,16 @@ def _shard(text: str) -> tuple[int, int]:
 def _keywords(text: str) -> dict[str, Any]:
     try:
         keywords = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON ({error})") from None
     if not isinstance(keywords, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a JSON object such as {{}}")
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} must be a JSON object such as {{}}")
     return keywords
 
 
 def _say(text: str) -> None:
-    print(f"tism: {text}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be listening any more
+        print(f"tism: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

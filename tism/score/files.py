@@ -5,12 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell two changes apart
 
@@ -19,9 +25,15 @@ _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell 
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file beside `path`, which takes the place of `path` if the block succeeds.
 
-    Where the block fails, the temporary file is deleted and `path` stays as it was.
-    Raises OSError naming `path` where the disk is full.
+    Where the block fails, the temporary file is deleted and `path` stays as it was. A pipe or a
+    device gets the content when it is whole. Raises OSError naming `path` where the disk is full.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            yield (temporary := Path(folder) / path.name)
+            with temporary.open("rb") as file, path.open("wb") as target:
+                shutil.copyfileobj(file, target)
+        return
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
@@ -63,6 +75,25 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file; a reader sees the old text or the new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table with tabs between its columns; no spreadsheet runs its text as a formula."""
+    safe = table.rename(columns=_as_text)
+    for name, column in safe.items():
+        if column.dtype.kind not in "iuf":
+            safe[name] = column.map(_as_text)
+    with replacing(path) as temporary:
+        safe.to_csv(temporary, sep="\t", index=False)
+
+
+def _as_text(cell: Any) -> str:
+    """Return a cell with a ' before it where a spreadsheet would take it for a formula."""
+    formula = re.match(r"[=+@\t\r-].", str(cell), re.DOTALL) and not _NUMBER.fullmatch(str(cell))
+    return f"'{cell}" if formula else str(cell)
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf")
 
 
 def data_folder(otherwise: Path | None = None) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
 import re
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,44 @@ from torch import Tensor
 
 from tism.running import whole_number
 from tism.score.files import data_folder, file_version, replacing
-from tism.score.readers import InputFileError, decoded, numbered_lines, open_text, read_bed
+from tism.score.readers import (
+    DAMAGED,
+    InputFileError,
+    decoded,
+    numbered_lines,
+    open_text,
+    other_name,
+    read_bed,
+    vcf_rows,
+)
 from tism.score.store import Rows, row_numbers
 from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_hot_from_indices
 
 _AMBIGUOUS = 5
 _CODES = INDEX_OF_LETTER.copy()
 _CODES[list(b"RYSWKMBDHVryswkmbdhv")] = _AMBIGUOUS
-_VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT")
+_COMPLEMENT = np.array([3, 2, 1, 0, NOT_A_BASE], np.uint8)
 _REMEDY = "use A, C, G, T, N or an IUPAC letter (either case)"
+_ONE_WIDTH = "give every sequence lines of one length, none of them blank (seqkit seq -w 60)"
 _LONGEST = 10**9  # bp of a window
+_SHORTEST = 5  # bp of an interval that is a window; shorter ones are summits
+_END = 2**16  # bytes; more is not read at once
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Where a sequence lies: its bases, its first byte, and the bases and bytes of its lines."""
+
+    size: int
+    offset: int
+    bases: int
+    width: int
+
+    def byte(self, position: int) -> int:
+        """Return the place in the file of a position of the sequence."""
+        lines, rest = divmod(position, max(self.bases, 1))
+        return self.offset + lines * self.width + rest
 
 
 class Genome:
@@ -37,27 +64,20 @@ class Genome:
 
     path : plain or gzipped, letters in either case; a gzipped file is unpacked once into the cache
 
-    A missing or outdated index is written beside the file, or into the cache where the folder is
-    read-only. The cache is TISM_DATA_DIR, or `tism` in the user's cache folder.
-    Raises InputFileError where the file is no FASTA file.
+    An index that is missing, or that does not fit the file, is written beside the file, or into the
+    cache where the folder is read-only. The cache is TISM_DATA_DIR, or `tism` in the user's cache
+    folder. Raises InputFileError where the file is no FASTA file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = _plain_file(Path(path))
-        faidx = _pyfaidx()
-        index = _index_file(self.path)
-        try:
-            self._fasta = faidx.Fasta(self.path, indexname=index, as_raw=True, rebuild=False)
-        except ValueError as error:
-            raise InputFileError(
-                index, None, f"no index of {self.path.name} ({error})", "delete it to make it anew"
-            ) from None
-        self.sizes: dict[str, int] = {name: len(self._fasta[name]) for name in self._fasta.keys()}  # noqa: SIM118
+        self._records = _index(self.path)
+        self.sizes: dict[str, int] = {name: record.size for name, record in self._records.items()}
         empty = [name for name, size in self.sizes.items() if not size]
         if empty:
-            self.close()
             problem = f"{empty[0]!r} has no sequence"
             raise InputFileError(self.path, None, problem, "add it or drop the header")
+        self._file = self.path.open("rb")
 
     def codes(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return base indices, (stop - start,) uint8, and how many of them are ambiguous letters.
@@ -65,45 +85,58 @@ class Genome:
         start, stop : 0-based, half-open, within the chromosome
 
         0 1 2 3 are A C G T, and 4 is N. An IUPAC letter for several bases (R, Y, ...) is read as N.
-        Raises InputFileError for any other letter, or where the index is that of another file.
+        Raises InputFileError for any other letter, beyond the end, or where the lines have other
+        lengths than the index says.
         """
-        letters = self._letters(chrom, start, stop)
-        codes = _CODES[np.frombuffer(letters, np.uint8)]
+        if start < 0 or stop > self.sizes[chrom]:
+            problem = f"{chrom} ends before {stop if start >= 0 else start}"
+            raise InputFileError(self.path, None, problem, "use the genome of these positions")
+        codes = _CODES[self._letters(chrom, start, stop)]
         if codes.max(initial=0) == INVALID:
-            position = int((codes == INVALID).argmax())
-            raise InputFileError(
-                self.path,
-                self._line(chrom, start + position),
-                f"letter {chr(letters[position])!r} in {chrom} at {start + position + 1:,}",
-                _REMEDY,
-            )
-        if len(codes) != stop - start:
-            raise InputFileError(
-                self.path, None, f"{chrom} ends before {stop}, but its index says otherwise",
-                "delete the .fai file to make it anew",
-            )  # fmt: skip
+            self._refuse_letter(chrom, start + int((codes == INVALID).argmax()))
         ambiguous = codes == _AMBIGUOUS
         return np.where(ambiguous, np.uint8(NOT_A_BASE), codes), int(ambiguous.sum())
 
-    def _letters(self, chrom: str, start: int, stop: int) -> bytes:
-        try:
-            return self._fasta[chrom][start:stop].encode("ascii", "replace")
-        except UnicodeDecodeError as error:
-            line = self._line(chrom, start) + error.object[: error.start].count(b"\n")
-            byte = f"byte 0x{error.object[error.start]:02x} in {chrom}"
-            raise InputFileError(self.path, line, byte, _REMEDY) from None
+    def padded(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Return what `codes` does, with N beyond the ends of the chromosome."""
+        first, last = max(start, 0), min(stop, self.sizes[chrom])
+        if (first, last) == (start, stop):
+            return self.codes(chrom, start, stop)
+        found, ambiguous = np.full(stop - start, NOT_A_BASE, np.uint8), 0
+        if first < last:
+            found[first - start : last - start], ambiguous = self.codes(chrom, first, last)
+        return found, ambiguous
+
+    def _letters(self, chrom: str, start: int, stop: int) -> np.ndarray:
+        """Return the bytes of these bases, (stop - start,); the line ends must be where they do."""
+        record = self._records[chrom]
+        self._file.seek(record.byte(start))
+        raw = self._file.read(record.byte(stop) - record.byte(start))
+        raw = np.frombuffer(raw, np.uint8)
+        column = (np.arange(len(raw)) + start % record.bases) % record.width
+        inside, ends = column < record.bases, np.isin(raw, (10, 13))
+        letters = raw[inside]
+        if len(letters) != stop - start or (inside == ends).any():
+            problem = f"the lines of {chrom} have other lengths than its index says"
+            raise InputFileError(self.path, None, problem, f"{_ONE_WIDTH} and delete the .fai file")
+        return letters
+
+    def _refuse_letter(self, chrom: str, position: int) -> None:
+        letter = self._letters(chrom, position, position + 1).tobytes()
+        shown = repr(letter.decode()) if letter.isascii() else f"0x{letter.hex()} (no ASCII)"
+        problem = f"letter {shown} in {chrom} at {position + 1:,}"
+        raise InputFileError(self.path, self._line(chrom, position), problem, _REMEDY)
 
     def _line(self, chrom: str, position: int) -> int:
         """Return the number of the line of the file that holds a position of a chromosome."""
-        record = self._fasta.faidx.index[chrom]
-        offset = record.offset + position // record.lenc * record.lenb + position % record.lenc
+        offset = self._records[chrom].byte(position)
         with self.path.open("rb") as file:
             blocks = iter(lambda: file.read(min(2**20, offset - file.tell())), b"")
             return 1 + sum(block.count(b"\n") for block in blocks)
 
     def close(self) -> None:
         """Close the file."""
-        self._fasta.close()
+        self._file.close()
 
     def __enter__(self) -> Genome:
         return self
@@ -115,16 +148,21 @@ class Genome:
 class GenomeWindows:
     """Windows of one length of a genome; `windows[rows]` is one-hot, (rows, 4, length) float32.
 
-    The sequence is that of the forward strand. N is four zeros, and so is an IUPAC letter for
-    several bases.
+    N is four zeros, and so are an IUPAC letter for several bases and what lies beyond the ends of
+    a chromosome.
 
     genome : where the windows are cut from
-    regions : one row a window: chrom, start, end (0-based, half-open) and further columns
+    regions : one row a window: chrom, start, end (0-based, half-open) and further columns; where
+        `strand` is "-", the window is the reverse complement of these bases
     refused : the rows of the file that gave no window: line, record, reason
+    about : how the windows lie, in words
     """
 
-    def __init__(self, genome: Genome, regions: pd.DataFrame, refused: pd.DataFrame) -> None:
+    def __init__(
+        self, genome: Genome, regions: pd.DataFrame, refused: pd.DataFrame, about: str
+    ) -> None:
         self.genome, self.regions, self.refused = genome, regions, refused
+        self.about = f"{len(regions):,} windows of {_width(regions):,} bp, {about}"
         self._ambiguous = np.zeros(len(regions), np.int64)
 
     def __len__(self) -> int:
@@ -135,21 +173,30 @@ class GenomeWindows:
         chosen = self.regions.iloc[rows]
         codes = np.empty((len(chosen), self.length), np.uint8)
         ambiguous = np.empty(len(chosen), np.int64)
-        places = zip(chosen["chrom"], chosen["start"], chosen["end"], strict=True)
-        for row, place in enumerate(places):
-            codes[row], ambiguous[row] = self.genome.codes(*place)
+        strands = chosen["strand"] if "strand" in chosen else ["+"] * len(chosen)
+        places = zip(chosen["chrom"], chosen["start"], chosen["end"], strands, strict=True)
+        for row, (*place, strand) in enumerate(places):
+            codes[row], ambiguous[row] = self.genome.padded(*place)
+            if strand == "-":
+                codes[row] = _COMPLEMENT[codes[row, ::-1]]
         self._ambiguous[rows] = ambiguous
         return one_hot_from_indices(codes)
 
     @property
     def length(self) -> int:
         """Number of bases in each window."""
-        return int(self.regions["end"].iloc[0] - self.regions["start"].iloc[0])
+        return _width(self.regions)
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that a store keeps, with one value for each window."""
         return {name: self.regions[name].to_numpy() for name in self.regions}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a store says of the windows: how they lie, and the sizes of their chromosomes."""
+        sizes = {chrom: self.genome.sizes[chrom] for chrom in sorted(set(self.regions["chrom"]))}
+        return {"windows": self.about, "chromosomes": sizes}
 
     @property
     def n_ambiguous(self) -> int:
@@ -158,48 +205,134 @@ class GenomeWindows:
 
 
 class Variants(GenomeWindows):
-    """Windows of single-nucleotide variants, with each variant in the middle of its window.
+    """Windows of variants: `variants[rows]` have the references, `variants.alternates[rows]` the
+    alternates. Each window has the first base of its variant at column `centre`.
 
-    regions : chrom, start, end, then position (1-based, as in a VCF), id, reference, alternate
+    regions : chrom, start, end (of the reference's window), then position (1-based, as in a VCF),
+        id, reference, alternate
     """
 
     @property
     def centre(self) -> int:
-        """Column of the variant in its window."""
+        """Column of the first base of each variant."""
         return self.length // 2
 
-    @cached_property
+    @property
     def alternate(self) -> np.ndarray:
-        """Index of the alternate base of each variant, (n,): 0 1 2 3 are A C G T."""
-        return self.regions["alternate"].map(ALPHABET.index).to_numpy(np.int64)
+        """Index of the base that each alternate begins with, (n,): 0 1 2 3 are A C G T."""
+        return self.regions["alternate"].str[0].map(ALPHABET.index).to_numpy(np.int64)
+
+    @property
+    def alternates(self) -> Alternates:
+        """The windows of the alternates, of the same length, cut again around each of them."""
+        return Alternates(self)
 
 
-def read_windows(bed: str | Path, genome: Genome, length: int | None = None) -> GenomeWindows:
+class Alternates:
+    """The windows of the alternates of `Variants`; `alternates[rows]` is (rows, 4, length)."""
+
+    def __init__(self, variants: Variants) -> None:
+        self.variants = variants
+
+    def __len__(self) -> int:
+        return len(self.variants)
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        rows = row_numbers(rows, len(self))
+        chosen, length = self.variants.regions.iloc[rows], self.variants.length
+        codes, cut = np.empty((len(chosen), length), np.uint8), self.variants.genome.padded
+        for row, variant in enumerate(chosen.itertuples(index=False)):
+            first, after = variant.position - 1, variant.position - 1 + len(variant.reference)
+            before = cut(variant.chrom, variant.start, first)[0]
+            alternate = INDEX_OF_LETTER[np.frombuffer(variant.alternate.encode(), np.uint8)]
+            rest = max(0, length - len(before) - len(alternate))
+            behind = cut(variant.chrom, after, after + rest)[0]
+            codes[row] = np.concatenate([before, alternate, behind])[:length]
+        return one_hot_from_indices(codes)
+
+
+def _width(regions: pd.DataFrame) -> int:
+    return int(regions["end"].iloc[0] - regions["start"].iloc[0])
+
+
+def read_windows(
+    bed: str | Path,
+    genome: Genome,
+    length: int | None = None,
+    *,
+    summit: bool | None = None,
+    strand: bool = False,
+    pad: bool = False,
+) -> GenomeWindows:
     """Return the windows at the intervals of a BED file, in file order.
 
     bed : three columns or more, of which the first four are read; plain or gzipped
-    length : bases around the middle of each interval; None takes the intervals themselves, which
-        must then have one length
+    length : bases of each window; None takes the length of the intervals, which must then be one
+    summit : centre each window on its summit, start plus column 10, instead of the middle of the
+        interval; None does so if the file's name ends in .narrowPeak or .narrowPeak.gz
+    strand : read column 6, and each row with "-" there as its reverse complement
+    pad : fill windows that reach beyond the chromosome with N instead of refusing them
 
-    Windows that reach beyond the chromosome are left out and listed in `refused`.
+    The base in the middle is at column length // 2 of the window (before a reverse complement).
+    Rows of unknown chromosomes, beyond the end of their chromosome, without a summit or with a
+    window that reaches beyond the chromosome are left out and listed in `refused`.
     Raises InputFileError, naming the line, for any other fault of the file.
     """
-    table = read_bed(bed, genome.sizes, columns=4)
+    if summit is None:
+        summit = str(bed).removesuffix(".gz").endswith(".narrowPeak")
+    further = [name for name, asked in (("strand", strand), ("summit", summit)) if asked]
+    table = read_bed(bed, columns=4, further=further)
     if length is None:
-        _check_one_length(bed, table)
-        length = int(table["end"].iloc[0] - table["start"].iloc[0])
+        length = _length_of_all(bed, table)
     length = _checked_length(length)
-    start = (table["start"] + table["end"]) // 2 - length // 2
+    middle = table["start"] + table["summit"] if summit else (table["start"] + table["end"]) // 2
+    start = middle - length // 2
     record = table["chrom"] + ":" + table["start"].astype(str) + "-" + table["end"].astype(str)
     regions = pd.DataFrame({"chrom": table["chrom"], "start": start, "end": start + length})
     regions["name"] = table.get("name", record)
-    beyond = (start < 0) | (regions["end"] > table["chrom"].map(genome.sizes))
-    reason = f"the window of {length} bp reaches beyond the chromosome"
-    refused = pd.DataFrame({"line": table["line"], "record": record, "reason": reason})[beyond]
+    regions["strand"] = table["strand"].where(table["strand"] == "-", "+") if strand else "+"
+    reason = _why_no_window(table, regions, genome, pad)
+    refused = pd.DataFrame({"line": table["line"], "record": record, "reason": reason})
+    refused = refused[reason != ""].reset_index(drop=True)
     _check_some_left(bed, len(table), refused)
-    return GenomeWindows(
-        genome, regions[~beyond].reset_index(drop=True), refused.reset_index(drop=True)
+    kept = regions[reason == ""].reset_index(drop=True)
+    where = "summit of each peak" if summit else "middle of each interval"
+    return GenomeWindows(genome, kept, refused, f"centred on the {where}, {_strands(kept, strand)}")
+
+
+def _strands(regions: pd.DataFrame, strand: bool) -> str:
+    n = int((regions["strand"] == "-").sum())
+    return f"{n:,} of them reverse complements (column 6)" if strand else "on the forward strand"
+
+
+def _why_no_window(
+    table: pd.DataFrame, regions: pd.DataFrame, genome: Genome, pad: bool
+) -> pd.Series:
+    """Return for each interval why it gives no window; empty where it gives one."""
+    sizes = regions["chrom"].map(genome.sizes)
+    length = int(regions["end"].iloc[0] - regions["start"].iloc[0])
+    reason = pd.Series("", index=regions.index)
+    if not pad:
+        beyond = (regions["start"] < 0) | (regions["end"] > sizes)
+        reason[beyond] = _beyond(length)
+    if "summit" in table:
+        no_summit = (table["summit"] < 0) | (table["summit"] >= table["end"] - table["start"])
+        reason[no_summit] = "no summit within the interval: see column 10 (or --no-summit)"
+    behind = table["end"] > sizes
+    reason[behind] = f"the interval ends behind the chromosome of {genome.path.name}"
+    unknown = sizes.isna()
+    reason[unknown] = regions["chrom"][unknown].map(
+        {chrom: _unknown(chrom, genome) for chrom in regions["chrom"][unknown].unique()}
     )
+    return reason
+
+
+def _beyond(length: int) -> str:
+    return f"the window of {length} bp reaches beyond the chromosome"
+
+
+def _unknown(chrom: str, genome: Genome) -> str:
+    return f"chromosome is not in {genome.path.name}{other_name(chrom, genome.sizes)}"
 
 
 def _checked_length(length: Any) -> int:
@@ -209,16 +342,18 @@ def _checked_length(length: Any) -> int:
     return length
 
 
-def _check_one_length(path: str | Path, table: pd.DataFrame) -> None:
+def _length_of_all(path: str | Path, table: pd.DataFrame) -> int:
+    """Return the length of the intervals; InputFileError where they differ or are summits."""
     lengths = (table["end"] - table["start"]).to_numpy()
     other = np.flatnonzero(lengths != lengths[0])
+    remedy = "give the window's length (--length)"
     if other.size:
-        raise InputFileError(
-            path,
-            int(table["line"].iloc[other[0]]),
-            f"interval of {lengths[other[0]]} bp, but the first has {lengths[0]}",
-            "give the window's length (--length)",
-        )
+        problem = f"interval of {lengths[other[0]]} bp, but the first has {lengths[0]}"
+        raise InputFileError(path, int(table["line"].iloc[other[0]]), problem, remedy)
+    if lengths[0] < _SHORTEST:
+        problem = f"intervals of {lengths[0]} bp, which are no windows"
+        raise InputFileError(path, int(table["line"].iloc[0]), problem, remedy)
+    return int(lengths[0])
 
 
 def _check_some_left(path: str | Path, total: int, refused: pd.DataFrame) -> None:
@@ -231,92 +366,69 @@ def _check_some_left(path: str | Path, total: int, refused: pd.DataFrame) -> Non
         )
 
 
-def read_variants(vcf: str | Path, genome: Genome, length: int) -> Variants:
-    """Return the windows of the single-nucleotide variants of a VCF file, in file order.
+def read_variants(vcf: str | Path, genome: Genome, length: int, *, pad: bool = False) -> Variants:
+    """Return the windows of the variants of a VCF file, in file order, each alternate one row.
 
-    vcf : plain, gzip or bgzip
-    length : bases in each window; the variant is at column length // 2
+    vcf : plain, gzip or bgzip; genotypes are ignored
+    length : bases in each window; the first base of the variant is at column length // 2
+    pad : fill windows that reach beyond the chromosome with N instead of refusing them
 
-    Rows that cannot be scored are left out and listed in `refused` with the first reason that
-    applies: unknown chromosome, several alternates, missing or symbolic alternate, insertion or
-    deletion, several bases, letters other than ACGT, window beyond the chromosome, REF unlike the
-    genome, ALT equal to REF.
-    Raises InputFileError, naming the line, for a line that is no VCF row and where no row can be
-    scored.
+    Substitutions of one or several bases, insertions and deletions are taken. The window of the
+    alternate is cut again: what stands before the variant, the alternate, and as many of the bases
+    behind the reference as fill the window.
+
+    Alternates that cannot be scored are left out and listed in `refused` with the first reason that
+    applies: unknown chromosome, missing or symbolic alternate, letters other than ACGT, window
+    beyond the chromosome, alternate longer than its half of the window, REF unlike the genome, ALT
+    equal to REF. Raises InputFileError, naming the line, for a line that is no VCF row and where no
+    row can be scored.
     """
     length = _checked_length(length)
-    kept, refused = [], []
-    for line, (chrom, text, name, ref, alt) in _vcf_rows(vcf):
-        ref, alt = ref.upper(), alt.upper()
-        start = _position(vcf, line, text) - 1 - length // 2
-        window = (chrom, start, start + length)
-        reason = _why_refused(genome, window, start + length // 2, ref, alt)
-        if reason:
-            refused.append((line, f"{chrom}:{text} {ref}>{alt}", reason))
-        else:
-            kept.append((*window, start + length // 2 + 1, name, ref, alt))
+    kept, refused, phased = [], [], False
+    for line, (chrom, text, name, ref, alts, *rest) in vcf_rows(vcf):
+        phased = phased or bool(re.search(r"(^|\t)[0-9.]\|[0-9.]", "".join(rest[4:])))
+        first = int(text) - 1
+        start = first - length // 2
+        for alt in alts.upper().split(","):
+            window = (chrom, start, start + length)
+            reason = _why_refused(genome, window, first, ref.upper(), alt, pad)
+            if reason:
+                refused.append((line, f"{chrom}:{text} {ref.upper()}>{alt}", reason))
+            else:
+                kept.append((*window, first + 1, name, ref.upper(), alt))
     refused = pd.DataFrame(refused, columns=["line", "record", "reason"])
     if not kept and not len(refused):
         raise InputFileError(vcf, None, "holds no variant", "give a VCF file with variants")
     _check_some_left(vcf, len(kept) + len(refused), refused)
     columns = ["chrom", "start", "end", "position", "id", "reference", "alternate"]
-    return Variants(genome, pd.DataFrame(kept, columns=columns), refused)
-
-
-def _vcf_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the first five fields of each row."""
-    for number, raw in numbered_lines(path):
-        if raw.startswith(b"#") or not raw.strip():
-            continue
-        fields = raw.decode(errors="replace").rstrip("\r\n").split("\t", len(_VCF_COLUMNS))
-        if len(fields) < len(_VCF_COLUMNS):
-            raise InputFileError(
-                path, number, f"{len(fields)} tab-separated columns",
-                f"a VCF row begins with {', '.join(_VCF_COLUMNS)}",
-            )  # fmt: skip
-        yield number, fields[: len(_VCF_COLUMNS)]
-
-
-def _position(path: str | Path, line: int, text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text) or not int(text):
-        raise InputFileError(path, line, f"POS is {text[:60]!r}", "give a whole number from 1 on")
-    return int(text)
+    about = f"the first base of each variant at column {length // 2} (from 0), forward strand"
+    if phased:
+        about += "; phased genotypes are ignored: each alternate is scored alone"
+    return Variants(genome, pd.DataFrame(kept, columns=columns), refused, about)
 
 
 def _why_refused(
-    genome: Genome, window: tuple[str, int, int], position: int, ref: str, alt: str
+    genome: Genome, window: tuple[str, int, int], first: int, ref: str, alt: str, pad: bool
 ) -> str:
-    """Return why a variant at a 0-based position cannot be scored; empty if it can."""
+    """Return why a variant from a 0-based position on cannot be scored; empty if it can."""
     chrom, start, end = window
     if chrom not in genome.sizes:
-        return f"chromosome is not in {genome.path.name}{_other_name(chrom, genome.sizes)}"
-    if reason := _why_no_substitution(ref, alt):
-        return reason
-    if start < 0 or end > genome.sizes[chrom]:
-        return f"the window of {end - start} bp reaches beyond the chromosome"
-    code = genome.codes(chrom, position, position + 1)[0][0]
-    found = (ALPHABET + "N")[code]
-    if found != ref:
-        return f"REF is not the base of {genome.path.name}" + (": N" if found == "N" else "")
-    return "ALT is REF" if alt == ref else ""
-
-
-def _why_no_substitution(ref: str, alt: str) -> str:
-    if "," in alt:
-        return "several alternates: split the row (bcftools norm -m -)"
+        return _unknown(chrom, genome)
     if alt in (".", "*", "") or set(alt) & set("<>[]."):
         return "no alternate base: missing or symbolic"
-    if len(ref) != len(alt):
-        return "insertion or deletion"
-    if len(ref) > 1:
-        return "several bases: split the row (bcftools norm -a)"
-    return "" if ref in ALPHABET and alt in ALPHABET else "letters other than A, C, G, T"
-
-
-def _other_name(chrom: str, sizes: Mapping[str, int]) -> str:
-    """Say what the genome calls a chromosome, with or without "chr"; empty if it lacks both."""
-    other = chrom.removeprefix("chr") if chrom.startswith("chr") else f"chr{chrom}"
-    return f", which calls it {other}" if other in sizes else ""
+    if not ref or set(ref + alt) - set(ALPHABET + "N") or "N" in alt:
+        return "letters other than A, C, G, T"
+    behind = max(end, end + len(ref) - len(alt))  # the window of the alternate may reach farther
+    size = genome.sizes[chrom]
+    if first + len(ref) > size or (not pad and (start < 0 or behind > size)):
+        return _beyond(end - start)
+    if len(alt) > end - first:
+        return f"the alternate does not fit into its half of the window of {end - start} bp"
+    codes = genome.codes(chrom, first, first + len(ref))[0]
+    found = "".join((ALPHABET + "N")[code] for code in codes)
+    if found != ref or "N" in found:
+        return f"REF is not the base of {genome.path.name}" + (": N" if "N" in found else "")
+    return "ALT is REF" if alt == ref else ""
 
 
 def _pyfaidx() -> Any:
@@ -336,9 +448,9 @@ def _cache_file(path: Path, ending: str) -> Path:
 
 def _plain_file(path: Path) -> Path:
     """Return the file itself, or its unpacked copy in the cache if it is gzipped."""
-    import gzip
-
     with open_text(path) as file:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputFileError(path, None, "is no file on disk", "save the genome into one first")
         if not isinstance(file, gzip.GzipFile):
             return path
         unpacked = _cache_file(path, ".fa")
@@ -347,28 +459,79 @@ def _plain_file(path: Path) -> Path:
             try:
                 with replacing(unpacked) as temporary, temporary.open("wb") as target:
                     shutil.copyfileobj(file, target, 2**20)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            except DAMAGED as error:
                 raise InputFileError(path, None, f"damaged ({error})", "fetch it again") from None
         return unpacked
 
 
-def _index_file(path: Path) -> Path:
-    """Return an index that is not older than the file, from beside it or made now."""
-    beside = path.with_name(path.name + ".fai")
-    if beside.exists() and beside.stat().st_mtime >= path.stat().st_mtime:
-        return beside
-    if os.access(path.parent, os.W_OK):
-        _build_index(path, beside)
-        return beside
-    cached = _cache_file(path, ".fai")
-    if not cached.exists():
-        _build_index(path, cached)
-    return cached
+def _index(path: Path) -> dict[str, _Record]:
+    """Return the records of a FASTA file, from an index that fits it or that is made now."""
+    beside, cached = path.with_name(path.name + ".fai"), _cache_file(path, ".fai")
+    index = next((index for index in (beside, cached) if _is_index_of(path, index)), None)
+    if index is None:
+        index = beside if os.access(path.parent, os.W_OK) else cached
+        _build_index(path, index)
+        if not _is_index_of(path, index):
+            index.unlink()
+            raise InputFileError(path, None, "its lines have different lengths", _ONE_WIDTH)
+    records = _read_index(path, index)
+    names = [name for name, _ in records]
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        problem = f"Duplicate key: two sequences are named {twice!r}"
+        raise InputFileError(path, None, problem, "rename or delete one of them")
+    return dict(records)
+
+
+def _read_index(path: Path, index: Path) -> list[tuple[str, _Record]]:
+    records = []
+    for number, raw in numbered_lines(index):
+        name, *numbers = raw.decode(errors="replace").rstrip("\r\n").split("\t")
+        if len(numbers) < 4 or not all(re.fullmatch("[0-9]{1,18}", n) for n in numbers[:4]):
+            problem, remedy = (
+                f"no index of {path.name} (line {number})",
+                "delete it to make it anew",
+            )
+            raise InputFileError(index, None, problem, remedy)
+        records.append((name, _Record(*map(int, numbers[:4]))))
+    return records
+
+
+def _is_index_of(path: Path, index: Path) -> bool:
+    """True if an index is there and every sequence lies in the file at `path` where it says.
+
+    Dates are no evidence: a file may be replaced by another version with its old date.
+    """
+    if not index.exists():
+        return False
+    end = 0
+    with path.open("rb") as file:
+        for name, record in _read_index(path, index):
+            file.seek(end)
+            between = file.read(min(max(0, record.offset - end), _END))
+            lines = [line for line in between.split(b"\n") if line.strip() and line[:1] != b";"]
+            named = len(lines) == 1 and lines[0].rstrip(b"\r")[1:].split()[:1] == [name.encode()]
+            if not (named and lines[0][:1] == b">" and between.endswith(b"\n")):
+                break
+            at_line_end = record.size % max(record.bases, 1) == 0
+            end = record.byte(record.size) + (0 if at_line_end else record.width - record.bases)
+        else:
+            size = path.stat().st_size
+            file.seek(min(end, size - 1))
+            rest = file.read(_END)  # blank; or the last base, where the last line end is missing
+            if not rest.strip() if end <= size else end - size <= 2 and rest.strip():
+                return True
+    _log.info("%s is not the index of this version of %s", index, path.name)
+    return False
 
 
 def _build_index(path: Path, index: Path) -> None:
-    """Write an index dated like the file, so that it is outdated if the file changes meanwhile."""
-    faidx, modified = _pyfaidx(), path.stat().st_mtime_ns
+    faidx = _pyfaidx()
+    with path.open("rb") as file:
+        begin = file.read(_END)
+    if b"\r" in begin and b"\n" not in begin:
+        remedy = "rewrite the line ends of an old Mac (tr '\\r' '\\n')"
+        raise InputFileError(path, None, "has carriage returns for line ends", remedy)
     with replacing(index) as temporary:
         try:
             with faidx.Faidx(path, indexname=temporary, build_index=False) as file:
@@ -378,6 +541,5 @@ def _build_index(path: Path, index: Path) -> None:
                 decoded(path, number, line)  # raises at the first line that is no text
             raise
         except faidx.FastaIndexingError as error:
-            remedy = "give a FASTA file with '>name' headers and lines of one length"
+            remedy = _ONE_WIDTH if "Line length" in str(error) else "begin each with '>name'"
             raise InputFileError(path, None, str(error), remedy) from None
-        os.utime(temporary, ns=(modified, modified))

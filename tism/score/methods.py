@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,53 +19,85 @@ from tism import versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
-from tism.predictor import NotFiniteWarning, OutputFn
-from tism.running import Tasks, select_tasks
-from tism.score.store import Rows, ScoreStore, Sequences, StoreError, create_store, row_numbers
+from tism.predictor import NotFiniteWarning, OutputFn, UnstableModelWarning, evaluating
+from tism.running import Tasks, choose_batch_size, is_out_of_memory, select_positions, select_tasks
+from tism.score.store import (
+    SCORES,
+    Rows,
+    ScoreStore,
+    Sequences,
+    StoreError,
+    create_store,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tism.score.genome import Variants
 
+_log = logging.getLogger(__name__)
 MAPS, VARIANTS = "maps", "variants"
+PREDICTIONS = "predictions"
+EFFECTS = ("difference", "log2fc")
 _SHARE_EXACT = 0.2  # of the substitutions; on windows about a fifteenth of the cost of plain ISM
-_TOLERANCE = 0.01  # devices and library versions round differently; other models differ by more
+_PROBES = 8  # sequences whose predictions tell models apart
+_TOLERANCE = 1e-4  # of the largest prediction: devices and library versions round differently
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to score; `METHODS` lists all.
 
-    scores : function of the model, one_hot and tasks, with the keyword arguments output_fn,
-        batch_size and device of `tism.ism`, and with start and stop if `is_effect`; returns
-        (n, n_tasks, 4, positions)
-    is_effect : True if a score is the effect of one substitution, so that it can score a variant
+    scores : function of the model, one_hot and tasks, with the keyword arguments start, stop, args,
+        output_fn, batch_size and device of `tism.ism`; returns (n, n_tasks, 4, positions)
+    effects : function of the model, the windows of the references, those of the alternates and
+        tasks, with the same keywords but start and stop; returns (n, n_tasks); None where a method
+        gives no effect of a variant
     about : what the method computes, for `tism score --help`
     """
 
     scores: Callable[..., Tensor]
-    is_effect: bool
+    effects: Callable[..., Tensor] | None
     about: str
 
 
-def _budgeted(model: nn.Module, one_hot: Tensor, tasks: Tasks = None, **options: Any) -> Tensor:
+def _budgeted(
+    model: nn.Module, one_hot: Tensor, tasks: Tasks = None, *, start: int = 0,
+    stop: int | None = None, **options: Any,
+) -> Tensor:  # fmt: skip
     """Estimate ISM with a fifth of the 3 * length substitutions computed exactly."""
-    m = round(3 * one_hot.shape[2] * _SHARE_EXACT)
-    return budgeted_ism(model, one_hot, tasks, m=m, **options).estimate
+    m = round(3 * len(select_positions(start, stop, one_hot.shape[2])) * _SHARE_EXACT)
+    return budgeted_ism(model, one_hot, tasks, m=m, start=start, stop=stop, **options).estimate
+
+
+def _exact_effects(
+    model: nn.Module, reference: Tensor, alternate: Tensor, tasks: Tasks, **options: Any
+) -> Tensor:
+    return predict(model, alternate, tasks, **options) - predict(model, reference, tasks, **options)
+
+
+def _first_order_effects(
+    model: nn.Module, reference: Tensor, alternate: Tensor, tasks: Tasks, **options: Any
+) -> Tensor:
+    gradient = input_gradient(model, reference, tasks, **options)
+    return torch.einsum("ntbl,nbl->nt", gradient, (alternate - reference).to(gradient.dtype))
 
 
 METHODS = {
     "tism": Method(
-        tism, True, "first-order Taylor approximation of ISM, one gradient for each task"
+        tism,
+        _first_order_effects,
+        "first-order Taylor approximation of ISM, one gradient for each task",
     ),
-    "ism": Method(ism, True, "exact in silico saturation mutagenesis, every substitution"),
+    "ism": Method(
+        ism, _exact_effects, "exact in silico saturation mutagenesis, every substitution"
+    ),
     "budgeted": Method(
         _budgeted,
-        False,  # a variant is a single substitution, which "ism" computes
+        None,  # a variant is a single substitution, which "ism" computes
         "estimate of ISM, exact for a fifth of the substitutions, those of large effect",
     ),
-    "gradient": Method(input_gradient, False, "gradient of the prediction, not corrected"),
+    "gradient": Method(input_gradient, None, "gradient of the prediction, not corrected"),
 }
 
 
@@ -74,56 +108,94 @@ def score_to_store(
     tasks: Tasks = None,
     *,
     method: str = "tism",
+    mutate: int | tuple[int, int] | None = None,
+    args: tuple[Any, ...] = (),
     output_fn: OutputFn | None = None,
     chunk_size: int | None = None,
     shard: tuple[int, int] = (1, 1),
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
+    allow_nondeterministic: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    opened: Callable[[ScoreStore], None] = lambda store: None,
 ) -> ScoreStore:
     """Score sequences or variants into the store at `path`; go on where an earlier call stopped.
 
     path : folder of the store; created if it does not exist
-    model, tasks, output_fn, batch_size, device : as in `tism.ism`
+    model, tasks, args, output_fn, batch_size, device : as in `tism.ism`
     sequences : (n, 4, length); those of `tism.score.genome` are read chunk by chunk
     method : a key of `METHODS`
+    mutate : score the middle positions only, as many as this, or those from start to stop
     chunk_size : sequences written at once; a kill or a full disk loses at most these
     shard : (part, parts) with 1 <= part <= parts; this call writes every parts-th chunk
     progress : show a progress bar (needs tqdm)
+    allow_nondeterministic : score a model whose predictions differ from call to call or depend on
+        the other sequences of a batch, which is an error otherwise
+    notes : what to keep beside the identity, as JSON
+    opened : called with the store before anything is computed
 
-    Returns the store. Its scores are (n, n_tasks, 4, length), or (n, n_tasks) for variants; they
-    are NaN where other shards have not written yet.
+    Returns the store. Its scores are (n, n_tasks, 4, positions), or (n, n_tasks) for variants,
+    whose predictions at the reference are the array "predictions"; they are NaN where other shards
+    have not written yet. `ScoreStore.not_finite` lists the sequences with scores that are infinite
+    or no number.
     Raises StoreError for a store of another model, task list, method, version or set of sequences;
     it names what differs and leaves the store as it is. Raises OSError where the disk is full.
     """
-    kind = VARIANTS if hasattr(sequences, "alternate") else MAPS
-    scores = _checked_method(method, kind).scores
-    options = {"output_fn": output_fn, "device": device}
-    store = _matching_store(path, model, sequences, tasks, method, kind, chunk_size, options)
-    options["batch_size"] = batch_size
+    kind = VARIANTS if hasattr(sequences, "alternates") else MAPS
+    chosen = _checked_method(method, kind)
+    options = {"output_fn": output_fn, "device": device, "batch_size": batch_size}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotFiniteWarning)  # the store counts and names them
+        warnings.simplefilter("ignore" if allow_nondeterministic else "error", UnstableModelWarning)
+        probe = _probe(model, sequences, args, options, allow_nondeterministic)
+        identity, layout = _identity(model, sequences, tasks, method, kind, mutate, probe)
+        code = {"model": source_checksum(model), "output_fn": source_checksum(output_fn)}
+        store = create_store(
+            path,
+            identity | ({"args": _checksum_of(args)} if args else {}),
+            sequences,
+            dtype=torch.promote_types(torch.float32, probe.dtype),
+            chunk_size=chunk_size,
+            columns=getattr(sequences, "columns", None),
+            notes={
+                **getattr(sequences, "notes", {}),
+                **(notes or {}),
+                "probe": _as_json(probe),
+                "code": code,
+            },
+            **layout,
+        )
+        _check_probe(store, probe, code, notes or {}, allow_nondeterministic)
+        opened(store)
+        selected, span = identity["tasks"], identity.get("positions")
 
-    def compute(rows: slice) -> Tensor:
-        if kind == VARIANTS:
-            return variant_effects(model, sequences, tasks, rows=rows, method=method, **options)
-        return scores(model, sequences[rows], tasks, **options)
+        def compute(rows: slice) -> Any:
+            given = {**options, "args": _rows_of(args, rows, len(sequences))}
+            if kind == VARIANTS:
+                return _of_variants(model, sequences, selected, rows, chosen, given)
+            return chosen.scores(
+                model, sequences[rows], selected, start=span[0], stop=span[1], **given
+            )
 
-    store.fill(compute, shard=shard, progress=progress)
+        try:
+            store.fill(compute, shard=shard, progress=progress)
+        except UnstableModelWarning as error:
+            raise ValueError(f"{error}; {_ALLOW}") from error
     return store
 
 
-def _matching_store(
-    path: str | Path,
+def _identity(
     model: nn.Module,
     sequences: Sequences,
     tasks: Tasks,
     method: str,
     kind: str,
-    chunk_size: int | None,
-    options: dict[str, Any],
-) -> ScoreStore:
-    """Open the store of exactly these scores, or create it; StoreError where another is there."""
-    prediction = _first_prediction(model, sequences, options)
-    selected = select_tasks(tasks, len(prediction))
+    mutate: int | tuple[int, int] | None,
+    probe: Tensor,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the scores depend on, and the shapes of the store's arrays."""
+    selected = select_tasks(tasks, probe.shape[1])
     identity = {
         "kind": kind,
         "method": method,
@@ -133,19 +205,47 @@ def _matching_store(
     }
     if method == "budgeted":
         identity |= {"estimation": versions.ESTIMATION, "exact": _SHARE_EXACT}
-    map_shape = (4, sequences[:1].shape[2]) if kind == MAPS else ()
-    store = create_store(
-        path,
-        identity,
-        sequences,
-        row_shape=(len(selected), *map_shape),
-        dtype=torch.promote_types(torch.float32, prediction.dtype),
-        chunk_size=chunk_size,
-        columns=getattr(sequences, "columns", None),
-        notes={"first_prediction": prediction.tolist()},
-    )
-    _check_prediction(store, prediction)
-    return store
+    if kind == VARIANTS:
+        if mutate is not None:
+            raise ValueError("mutate is for maps of sequences; variants have their own positions")
+        further = {PREDICTIONS: (len(selected),)}
+        layout = {"row_shape": (len(selected),), "further": further}
+        return identity, layout | {"alternates": sequences.alternates}
+    start, stop = mutated_positions(mutate, sequences[:1].shape[2])
+    identity["positions"] = [start, stop]
+    return identity, {"row_shape": (len(selected), 4, stop - start)}
+
+
+def mutated_positions(mutate: int | tuple[int, int] | None, length: int) -> tuple[int, int]:
+    """Return start and stop of the positions to score: the middle ones, a range, or None for all.
+
+    The middle positions are those of a shorter window that is centred on the same base.
+    """
+    if mutate is None:
+        return 0, length
+    if isinstance(mutate, tuple | list):
+        chosen = select_positions(*mutate, length)
+        return chosen.start, chosen.stop
+    if isinstance(mutate, bool) or not isinstance(mutate, int) or not 1 <= mutate <= length:
+        raise ValueError(
+            f"mutate must be from 1 to the {length} positions of a window, or (start, stop), "
+            f"got {mutate!r}"
+        )
+    start = length // 2 - mutate // 2
+    return start, start + mutate
+
+
+def _of_variants(
+    model: nn.Module,
+    variants: Variants,
+    tasks: Tasks,
+    rows: slice,
+    method: Method,
+    options: dict[str, Any],
+) -> dict[str, Tensor]:
+    reference = variants[rows]
+    effects = method.effects(model, reference, variants.alternates[rows], tasks, **options)
+    return {SCORES: effects, PREDICTIONS: predict(model, reference, tasks, **options)}
 
 
 def variant_effects(
@@ -155,39 +255,73 @@ def variant_effects(
     *,
     rows: Rows = slice(None),
     method: str = "ism",
-    output_fn: OutputFn | None = None,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
+    **options: Any,
 ) -> Tensor:
     """Return the effect of each variant on each task, (n, n_tasks).
 
-    The effect is the prediction with the alternate base minus that with the reference base: exact
-    by method "ism", its first-order Taylor approximation by "tism". The other arguments are those
-    of `tism.ism`.
+    The effect is the prediction at the alternate's window minus that at the reference's: exact by
+    method "ism", its first-order Taylor approximation by "tism". The other arguments are the
+    keywords args, output_fn, batch_size and device of `tism.ism`.
     """
-    rows = row_numbers(rows, len(variants))
-    maps = _checked_method(method, VARIANTS).scores(
-        model,
-        variants[rows],
-        tasks,
-        start=variants.centre,
-        stop=variants.centre + 1,
-        output_fn=output_fn,
-        batch_size=batch_size,
-        device=device,
-    )  # (n, n_tasks, 4, 1)
-    alternate = torch.from_numpy(variants.alternate[rows].astype(np.int64))
-    return maps[torch.arange(len(maps)), :, alternate, 0]
+    effects = _checked_method(method, VARIANTS).effects
+    return effects(model, variants[rows], variants.alternates[rows], tasks, **options)
 
 
-def variant_table(store: ScoreStore) -> pd.DataFrame:
-    """Return a table of the variants of a complete store, with a column `effect_<task>` a task."""
+def variant_table(
+    store: ScoreStore,
+    *,
+    effect: str = "difference",
+    task_names: list[str] | None = None,
+    drop: bool = False,
+) -> pd.DataFrame:
+    """Return a table of the variants of a complete store, with three columns or more a task.
+
+    effect : "log2fc" adds the columns log2fc_<task>, log2(alternate / reference), which needs
+        positive predictions
+    task_names : names of all tasks of the model, for the columns; None takes their numbers
+    drop : leave variants out whose effects are not finite, instead of refusing them
+
+    Columns: those of the store; effect_<task>, the alternate minus the reference;
+    reference_<task> and alternate_<task>, the predictions (by "tism" the alternate's is estimated).
+    """
     if store.identity["kind"] != VARIANTS:
         raise StoreError(f"{store.path}: holds maps of sequences, not effects of variants")
-    table, effects = store.regions, store.read().numpy()
-    for column, task in enumerate(store.identity["tasks"]):
-        table[f"effect_{task}"] = effects[:, column]
-    return table
+    if effect not in EFFECTS:
+        raise ValueError(f"effect must be one of {', '.join(EFFECTS)}; got {effect!r}")
+    store.check()
+    effects, reference = (store.read(name=name).numpy() for name in (SCORES, PREDICTIONS))
+    kept = store.finite_rows(np.isfinite(effects).all(1) & np.isfinite(reference).all(1), drop)
+    columns = {}
+    for place, name in enumerate(named_tasks(store, task_names)):
+        before, change = reference[kept, place], effects[kept, place]
+        columns |= {f"effect_{name}": change, f"reference_{name}": before}
+        columns[f"alternate_{name}"] = before + change
+        if effect == "log2fc":
+            columns[f"log2fc_{name}"] = _log2_fold_change(before, before + change, name)
+    return store.regions.iloc[kept].reset_index(drop=True).assign(**columns)
+
+
+def _log2_fold_change(reference: np.ndarray, alternate: np.ndarray, task: str) -> np.ndarray:
+    n = int(((reference <= 0) | (alternate <= 0)).sum())
+    if n:
+        raise ValueError(
+            f"log2fc needs positive predictions, but {n:,} of {len(reference):,} variants have "
+            f"others for task {task}; leave --effect out"
+        )
+    return np.log2(alternate / reference)
+
+
+def named_tasks(store: ScoreStore, names: list[str] | None) -> list[str]:
+    """Return a name of each task of a store; ValueError where they do not fit the model's tasks.
+
+    names : one for each task of the model; None takes the numbers
+    """
+    tasks, n = store.identity["tasks"], len(store.notes["probe"][0])
+    if names is None:
+        return [str(task) for task in tasks]
+    if len(names) != n or len(set(names)) < n or not all(name.strip() for name in names):
+        raise ValueError(f"task names must be {n} different ones, one for each task of the model")
+    return [names[task] for task in tasks]
 
 
 def model_checksum(model: nn.Module) -> str:
@@ -198,49 +332,163 @@ def model_checksum(model: nn.Module) -> str:
     state = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):
-            state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            state.update(flat.view(torch.uint8).numpy().tobytes())
+            _add_tensor(state, name, tensor)
     return state.hexdigest()
+
+
+def _add_tensor(state: Any, name: str, tensor: Tensor) -> None:
+    state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    state.update(flat.view(torch.uint8).numpy().tobytes())
+
+
+def _checksum_of(args: tuple[Any, ...]) -> str:
+    state = hashlib.sha256()
+    for number, value in enumerate(args):
+        if isinstance(value, Tensor | np.ndarray):
+            _add_tensor(state, str(number), torch.as_tensor(value))
+        else:
+            state.update(f"{number} {value!r}".encode())
+    return state.hexdigest()
+
+
+def _rows_of(args: tuple[Any, ...], rows: Any, n: int) -> tuple[Any, ...]:
+    """Return the rows of the arguments that have one row a sequence; the others as they are."""
+    return tuple(
+        value[rows] if isinstance(value, Tensor | np.ndarray) and value.shape[:1] == (n,) else value
+        for value in args
+    )
+
+
+def source_checksum(code: Any) -> str:
+    """Return the sha256 of the files that define a function, or the layers of a module.
+
+    Layers of torch itself are left out. Code without a file counts by its bytes.
+    """
+    layers = {type(m) for m in code.modules()} if isinstance(code, nn.Module) else {code} - {None}
+    own = [each for each in layers if not getattr(each, "__module__", "").startswith("torch.")]
+    state = hashlib.sha256()
+    for source in sorted({_source(each) for each in own}):
+        state.update(source)
+    return state.hexdigest()
+
+
+def _source(code: Any) -> bytes:
+    function = inspect.unwrap(getattr(code, "forward", getattr(code, "func", code)))
+    try:
+        return Path(inspect.getfile(function)).read_bytes()
+    except (OSError, TypeError):  # typed at a prompt, or built in
+        compiled = getattr(function, "__code__", None)
+        return compiled.co_code if compiled else repr(type(function)).encode()
 
 
 def _checked_method(name: str, kind: str) -> Method:
     """Return the method of this name; ValueError where none has it or it does not suit the kind."""
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}")
-    if kind == VARIANTS and not METHODS[name].is_effect:
-        known = ", ".join(key for key, method in METHODS.items() if method.is_effect)
+    if kind == VARIANTS and METHODS[name].effects is None:
+        known = ", ".join(key for key, method in METHODS.items() if method.effects is not None)
         raise ValueError(f"method {name!r} gives no effect of a variant; choose one of {known}")
     return METHODS[name]
 
 
-def _first_prediction(model: nn.Module, sequences: Sequences, options: dict[str, Any]) -> Tensor:
-    """Return the predictions for the first sequence, (tasks,).
+def _probe(
+    model: nn.Module,
+    sequences: Sequences,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    allow_nondeterministic: bool,
+) -> Tensor:
+    """Return the predictions for a few sequences from all parts of the set, (probes, tasks).
 
-    They show that the model takes the sequences, and how many tasks it has. A store keeps them to
-    tell apart models of the same weights but of another architecture or output_fn.
+    They show that the model takes the sequences, how many tasks it has, and that a prediction
+    depends neither on chance nor on the rest of its batch. A store keeps them to tell apart models
+    of the same weights but of another architecture or output_fn.
     """
-    if not len(sequences):
+    n = len(sequences)
+    if not n:
         raise ValueError("sequences is empty: give at least one")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotFiniteWarning)  # an error follows
-        prediction = predict(model, sequences[:1], **options)[0]
-    if not prediction.isfinite().all():
-        raise ValueError(f"model predicts {_few(prediction)} for the first sequence")
-    return prediction
+    chosen = np.unique(np.linspace(0, n - 1, _PROBES).astype(int)).tolist()
+    one_hot = torch.cat([sequences[row : row + 1] for row in chosen])
+    lent = {"args": _rows_of(args, chosen, n), "n": len(one_hot)}
+    output_fn = options["output_fn"] and _named(options["output_fn"])
+    with evaluating(model, output_fn, options["device"], **lent) as predictor, torch.no_grad():
+        size = choose_batch_size(options["batch_size"], one_hot.shape[2], predictor.device)
+        rows = predictor.prepare(one_hot)
+
+        def predicted(size: int) -> Tensor:
+            parts = [slice(start, start + size) for start in range(0, len(rows), size)]
+            return torch.cat([predictor.of(part)(rows[part].clone()) for part in parts])
+
+        together = predicted(size)
+        if not allow_nondeterministic:
+            close = {"atol": predictor.tolerance(together, together - together.roll(1, 0))}
+            for again, what in ((predicted(size), _BY_CHANCE), (predicted(1), _BY_BATCH)):
+                if not torch.allclose(again, together, rtol=0, equal_nan=True, **close):
+                    raise ValueError(f"the model's predictions {what}; {_ALLOW}")
+    if (~together.isfinite()).all(0).any():
+        raise ValueError(f"model predicts {_few(together[0])} for the first sequence")
+    return together.cpu()
 
 
-def _check_prediction(store: ScoreStore, prediction: Tensor) -> None:
-    stored = torch.tensor(store.notes["first_prediction"], dtype=prediction.dtype)
-    tolerance = _TOLERANCE * max(float(stored.abs().max()), 1e-30)
-    if stored.shape != prediction.shape or bool(((stored - prediction).abs() > tolerance).any()):
-        raise StoreError(
-            f"{store.path}: its model predicted {_few(stored)} for the first sequence, this one "
-            f"predicts {_few(prediction)}: another architecture or output_fn; nothing was "
-            "changed: score into another store, or delete this one"
-        )
+_BY_CHANCE = "differ from call to call (dropout that stays on?), and so would the scores"
+_BY_BATCH = (
+    "depend on the other sequences of their batch (batch statistics?), which the scores would mix"
+)
+_ALLOW = "mend the model, or take the scores as they come by --allow-nondeterministic"
+
+
+def _named(output_fn: OutputFn) -> OutputFn:
+    """Return the function with its errors put into words; memory that ran out stays what it is."""
+
+    def named(output: Any) -> Tensor:
+        try:
+            return output_fn(output)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            problem = f"output_fn raised {type(error).__name__}: {error}"
+            raise ValueError(
+                f"{problem}; the model returned {type(output).__name__}, --debug shows more"
+            ) from error
+
+    return named
+
+
+def _as_json(probe: Tensor) -> list[list[float | str]]:
+    """Return predictions as JSON has them; those that are not finite as text."""
+    return [[v if np.isfinite(v) else str(v) for v in row] for row in probe.tolist()]
+
+
+def _check_probe(
+    store: ScoreStore,
+    probe: Tensor,
+    code: dict[str, str],
+    notes: Mapping[str, Any],
+    allow_nondeterministic: bool,
+) -> None:
+    """Raise StoreError where the store was begun with a model that predicts otherwise."""
+    stored = torch.tensor([[float(v) for v in row] for row in store.notes["probe"]])
+    probe = probe.to(stored.dtype)
+    changed = [f"the code of {k}" for k in code if store.notes["code"].get(k) != code[k]]
+    changed = " and ".join(changed + [key for key in notes if store.notes.get(key) != notes[key]])
+    if stored.shape == probe.shape:
+        size = stored.nan_to_num(0, 0, 0).abs()
+        scale = size.amax(0).clamp_min(max(1e-6 * float(size.max()), 1e-30))
+        gap = ((stored - probe).abs() / scale).nan_to_num(0, 0, 0)
+        same = bool((stored.isfinite() == probe.isfinite()).all()) and gap.max() <= _TOLERANCE
+        if same or allow_nondeterministic:
+            if changed:
+                _log.warning("%s changed since the store was begun, but predicts the same", changed)
+            return
+    raise StoreError(
+        f"{store.path}: its model predicted {_few(stored[0])} for the first sequence, this one "
+        f"predicts {_few(probe[0])}: another architecture or output_fn "
+        f"(changed: {changed or 'nothing in their files; see what these import'}); nothing was "
+        "changed: score into another store, or delete this one"
+    )
 
 
 def _few(values: Tensor) -> str:
-    shown = ", ".join(f"{value:.4g}" for value in values[:3].tolist())
+    shown = ", ".join(f"{value:.6g}" for value in values[:3].tolist())
     return f"({shown}, ...)" if len(values) > 3 else f"({shown})"

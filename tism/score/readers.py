@@ -1,4 +1,4 @@
-"""A reader of BED files, and errors of input files that name the file, the line and the remedy."""
+"""Readers of BED and VCF files; errors of input files name the file, the line and the remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +14,28 @@ import numpy as np
 import pandas as pd
 
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
+NARROW_PEAK_COLUMNS = (*BED_COLUMNS, "signal", "p", "q", "summit")
 BED_HEADERS = ("track", "browser")
+VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)  # of a gzipped file
+_LONGEST_LINE = 2**26  # bytes; a file without line ends would fill the memory
+_AS_TEXT = "give a text file, saved as UTF-8"
+# What people name in the place of a text file, by its first bytes.
+_KNOWN_BYTES = (
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+    (b"BCF", "a BCF file", "write it as VCF (bcftools view)"),
+    (b"BAM\1", "a BAM file", "give BED, VCF or FASTA"),
+    (b"CRAM", "a CRAM file", "give BED, VCF or FASTA"),
+    (b"\x43\x27\x41\x1a", "a 2bit file", "write it as FASTA (twoBitToFa)"),
+    (b"\x1a\x41\x27\x43", "a 2bit file", "write it as FASTA (twoBitToFa)"),
+    (b"\xeb\xf2\x89\x87", "a bigBed file", "write it as BED (bigBedToBed)"),
+    (b"\x26\xfc\x8f\x88", "a bigWig file", "give the peaks as BED"),
+    (b"PK\3\4", "a zip file or a spreadsheet", "unpack it or save it as plain text"),
+    (b"BZh", "packed by bzip2", "unpack it (bunzip2)"),
+    (b"\xfd7zXZ", "packed by xz", "unpack it (unxz)"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it (unzstd)"),
+)
 
 
 class InputFileError(ValueError):
@@ -26,31 +47,65 @@ class InputFileError(ValueError):
 
 
 def open_text(path: str | Path) -> IO[bytes]:
-    """Open a plain or gzipped file, told apart by its first bytes, for reading bytes."""
+    """Open a plain or gzipped file or pipe, told apart by its first bytes, for reading bytes.
+
+    It is opened once, since a pipe can be read only once. Raises InputFileError for formats that
+    are no text, by their names.
+    """
     try:
-        with open(path, "rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
+        file = open(path, "rb")  # noqa: SIM115  the caller closes it
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            packed, file = file, gzip.GzipFile(fileobj=file)
+            file.myfileobj = packed  # closed with it
     except FileNotFoundError:
         remedy = "give the path of an existing file"
         raise InputFileError(path, None, "no such file", remedy) from None
     except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
         problem = getattr(error, "strerror", None) or str(error)
         raise InputFileError(path, None, problem, "give the path of a readable file") from None
-    return gzip.open(path, "rb") if zipped else open(path, "rb")
+    try:
+        _check_is_text(path, file.peek(8)[:8])
+    except DAMAGED as error:
+        file.close()
+        raise InputFileError(path, 1, f"damaged ({error})", "fetch it again") from None
+    except InputFileError:
+        file.close()
+        raise
+    return file
+
+
+def _check_is_text(path: str | Path, begin: bytes) -> None:
+    wide = begin[1:4:2] == b"\0\0" or begin[:3:2] == b"\0\0"  # letters of two bytes, no mark
+    for known, name, remedy in _KNOWN_BYTES:
+        if begin.startswith(known) or (wide and begin.count(0) == 4 and "UTF-16" in name):
+            raise InputFileError(path, None, f"is {name}", remedy)
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the number, from 1, and the bytes of every line of a plain or gzipped file.
+    """Yield the number, from 1, and the bytes of every line of a plain or gzipped file or pipe.
 
-    A UTF-8 byte-order mark is left out. Raises InputFileError where a gzipped file is damaged.
+    A UTF-8 byte-order mark is left out. Raises InputFileError where a gzipped file is damaged,
+    where a line is too long for a text file and where lines end by carriage returns alone.
     """
     number = 0
     try:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
+            lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
+            for number, line in enumerate(lines, 1):
+                _check_line(path, number, line)
                 yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise InputFileError(path, number + 1, f"damaged ({error})", "fetch it again") from None
+
+
+def _check_line(path: str | Path, number: int, line: bytes) -> None:
+    if len(line) == _LONGEST_LINE:
+        problem = f"a line of more than {_LONGEST_LINE // 2**20} MB"
+        raise InputFileError(path, number, problem, _AS_TEXT)
+    if b"\r" in line and b"\r" in line.rstrip(b"\r\n"):
+        problem = "a carriage return that does not end the line"
+        remedy = "rewrite the line ends of an old Mac (tr '\\r' '\\n')"
+        raise InputFileError(path, number, problem, remedy)
 
 
 def decoded(path: str | Path, number: int, line: bytes) -> str:
@@ -59,33 +114,47 @@ def decoded(path: str | Path, number: int, line: bytes) -> str:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         problem = f"byte 0x{line[error.start]:02x}, which is not UTF-8"
-        raise InputFileError(path, number, problem, "give a text file, saved as UTF-8") from None
+        raise InputFileError(path, number, problem, _AS_TEXT) from None
 
 
 def read_bed(
-    path: str | Path, chromosome_sizes: Mapping[str, int], *, columns: int = len(BED_COLUMNS)
+    path: str | Path,
+    chromosome_sizes: Mapping[str, int] | None = None,
+    *,
+    columns: int = len(BED_COLUMNS),
+    further: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return the intervals of a BED file of three to six columns, plain or gzipped.
+    """Return the intervals of a BED or narrowPeak file, plain or gzipped.
 
     path : tab-separated; comments, `track` and `browser` lines and blank lines are skipped
-    chromosome_sizes : number of bases of each chromosome; every interval must lie within one
-    columns : number of columns to read, three or more; the columns behind them may hold anything
+    chromosome_sizes : number of bases of each chromosome, within which every interval must lie;
+        None checks no chromosome
+    columns : number of columns to read, three to six; those behind them may hold anything
+    further : names of `NARROW_PEAK_COLUMNS` to read and check too: strand, summit
 
     Returns the columns that the file has of chrom, start, end (0-based, half-open), name, score
-    (finite floats) and strand, and the column line, the number of the interval's line.
+    (finite floats), strand and, if asked for, summit (bases from the start, -1 for none); and the
+    column line, the number of the interval's line.
 
     Raises InputFileError at the first line that breaks one of these rules, or where the file holds
     no interval.
     """
     numbers, rows = _bed_rows(path)
-    values = list(zip(*rows, strict=True))[:columns]
-    frame = pd.DataFrame(dict(zip(BED_COLUMNS, values, strict=False)))
-    for column in ("start", "end"):
-        frame[column] = _numbers(path, numbers, frame[column], _WHOLE, "a whole number")
-    if "score" in frame:
-        frame["score"] = _numbers(path, numbers, frame["score"], _FINITE, "a finite number")
+    values = dict(zip(NARROW_PEAK_COLUMNS, zip(*rows, strict=True), strict=False))
+    wanted = dict.fromkeys((*NARROW_PEAK_COLUMNS[:columns], *further))
+    frame = pd.DataFrame({name: values[name] for name in wanted if name in values})
+    for column, (form, wanted) in _FORMS.items():
+        if column in frame:
+            frame[column] = _numbers(path, numbers, frame[column], form, wanted)
+    for name in set(further) - values.keys():
+        place = NARROW_PEAK_COLUMNS.index(name) + 1
+        problem = f"{len(values)} columns, where column {place} should hold the {name}"
+        raise InputFileError(path, numbers[0], problem, f"add it or leave out --{name}")
+    if "strand" in further:
+        _check_strands(path, numbers, values["strand"])
     _check_intervals(path, numbers, frame)
-    _check_chromosomes(path, numbers, frame, chromosome_sizes)
+    if chromosome_sizes is not None:
+        _check_chromosomes(path, numbers, frame, chromosome_sizes)
     return frame.assign(line=numbers)
 
 
@@ -120,14 +189,30 @@ def _numbers(
         if np.isfinite(array).all():
             return array
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
-    value = values[bad]
-    brief = repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value)} characters)"
-    raise InputFileError(path, numbers[bad], f"{column.name} is {brief}", f"give {wanted}")
+    problem = f"{column.name} is {_brief(values[bad])}"
+    raise InputFileError(path, numbers[bad], problem, f"give {wanted}")
+
+
+def _brief(value: str) -> str:
+    return repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value)} characters)"
 
 
 # Python's int and float would also take underscores, digits of other scripts and any size.
 _WHOLE = re.compile(r" *[+-]?[0-9]{1,18} *")
 _FINITE = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
+_FORMS = {
+    "start": (_WHOLE, "a whole number"),
+    "end": (_WHOLE, "a whole number"),
+    "score": (_FINITE, "a finite number"),
+    "summit": (_WHOLE, "a whole number"),
+}
+
+
+def _check_strands(path: str | Path, numbers: np.ndarray, values: tuple[str, ...]) -> None:
+    bad = next((i for i, value in enumerate(values) if value not in ("+", "-", ".")), None)
+    if bad is not None:
+        problem = f"strand is {_brief(values[bad])}"
+        raise InputFileError(path, numbers[bad], problem, "column 6 may hold +, - or .")
 
 
 def _check_intervals(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame) -> None:
@@ -156,3 +241,33 @@ def _check_chromosomes(
         row, remedy = outside[0], "use the genome version that the intervals were made with"
         place = f"behind the end of {chrom[row]} ({sizes[chrom[row]]} bp)"
         raise InputFileError(path, numbers[row], f"interval ends at {end[row]}, {place}", remedy)
+
+
+def vcf_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the fields of each row of a VCF file; all samples are one field."""
+    for number, raw in numbered_lines(path):
+        if raw.startswith(b"#") or not raw.strip():
+            continue
+        fields = raw.decode(errors="replace").rstrip("\r\n").split("\t", len(VCF_COLUMNS))
+        if len(fields) < 5:
+            raise InputFileError(
+                path, number, f"{len(fields)} tab-separated columns",
+                f"a VCF row begins with {', '.join(VCF_COLUMNS[:5])}",
+            )  # fmt: skip
+        if not re.fullmatch("[0-9]{1,18}", fields[1]) or not int(fields[1]):
+            problem = f"POS is {_brief(fields[1])}"
+            raise InputFileError(path, number, problem, "give a whole number from 1 on")
+        yield number, fields
+
+
+def other_name(chrom: str, sizes: Mapping[str, int]) -> str:
+    """Say what a genome calls a chromosome that it lacks by this name; empty if it lacks it."""
+    plain = _plain_name(chrom)
+    same = [name for name in sizes if _plain_name(name) == plain]
+    return f", which calls it {same[0]}" if same else ""
+
+
+def _plain_name(chrom: str) -> str:
+    """Return a chromosome's name without "chr", in lower case, M for MT."""
+    plain = chrom.lower().removeprefix("chr")
+    return "m" if plain == "mt" else plain

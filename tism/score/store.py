@@ -10,7 +10,9 @@ fill one store, each its own chunks.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,18 +27,22 @@ import torch
 from torch import Tensor
 
 from tism.running import progress_bar
-from tism.score.files import full_disk_named
+from tism.score.files import full_disk_named, write_text
 from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
 
 if TYPE_CHECKING:
     import pandas as pd
     import zarr
 
-FORMAT = 1
-_RESERVED = ("scores", "sequences", "zarr.json")
+_log = logging.getLogger(__name__)
+FORMAT = 2
+SCORES, SEQUENCES, ALTERNATES = "scores", "sequences", "alternates"
+_RESERVED = (SCORES, SEQUENCES, ALTERNATES, "predictions", "zarr.json")
 _CHUNK_BYTES = 2**23
 _CHUNK_SEQUENCES = 64
+_CHUNK_ROWS = 2**14  # of scores that are no maps, of which a second computes thousands
 _BLOCK = 4096  # sequences read at once where they are only copied
+_WRITTEN = {"write_empty_chunks": True}  # so that a chunk that is not there is missing
 
 
 # Rows as numpy takes them: a slice, an int, a list or array of ints, or a mask of one bool a row.
@@ -61,13 +67,19 @@ class ScoreStore:
 
     identity : everything that the scores depend on: method, model, tasks, sequences, versions
     notes : other facts, such as the names of the columns
-    scores : (n, ...) zarr array in float32 or wider, NaN where no score was written yet
+    arrays : what is written chunk by chunk, (n, ...) zarr arrays in float32 or wider, NaN where
+        nothing was written yet: "scores", and for variants "predictions" too
     """
 
     path: Path
     identity: dict[str, Any]
     notes: dict[str, Any]
-    scores: zarr.Array
+    arrays: dict[str, zarr.Array]
+
+    @property
+    def scores(self) -> zarr.Array:
+        """The scores, (n, n_tasks, 4, positions), or (n, n_tasks) for variants."""
+        return self.arrays[SCORES]
 
     def __len__(self) -> int:
         return self.scores.shape[0]
@@ -75,7 +87,12 @@ class ScoreStore:
     @property
     def length(self) -> int:
         """Number of bases in each sequence."""
-        return self._array("sequences").shape[1]
+        return self._array(SEQUENCES).shape[1]
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """First position that was scored and the one behind the last."""
+        return tuple(self.identity["positions"])
 
     @property
     def chunk_size(self) -> int:
@@ -96,33 +113,34 @@ class ScoreStore:
 
     def one_hot(self, rows: Rows = slice(None)) -> Tensor:
         """Return the sequences, one-hot, as (rows, 4, length) float32; rows as in `read`."""
-        return one_hot_from_indices(self._values("sequences", row_numbers(rows, len(self))))
+        return one_hot_from_indices(self._values(SEQUENCES, row_numbers(rows, len(self))))
 
-    def read(self, rows: Rows = slice(None)) -> Tensor:
+    def read(self, rows: Rows = slice(None), name: str = SCORES) -> Tensor:
         """Return the scores of these sequences, (rows, ...).
 
         rows : a slice, an int (a single row), a list or array of ints, or a mask with a bool for
             each sequence; IndexError for anything else
+        name : the array to read, one of `arrays`
 
         Raises StoreError where some of the scores are not written yet.
         """
         numbers = row_numbers(rows, len(self))
         wanted = np.unique(numbers // self.chunk_size).tolist()
-        n_missing = sum(not self._file(chunk).exists() for chunk in wanted)
+        n_missing = sum(not self._is_written(chunk) for chunk in wanted)
         if n_missing:
             raise StoreError(
                 f"{self.path}: {n_missing} of the {len(wanted)} chunks asked for are not there "
                 "yet; run the scoring of every shard again: it goes on where it stopped"
             )
         try:
-            return torch.from_numpy(_picked(self.scores, numbers))
+            return torch.from_numpy(_picked(self.arrays[name], numbers))
         except Exception as error:
-            raise self._damage(wanted, error) from error
+            raise self._damage(name, wanted, error) from error
 
     def missing(self, shard: tuple[int, int] = (1, 1)) -> list[int]:
         """Return the numbers of the shard's chunks that are not written yet; see `check_shard`."""
         part, parts = check_shard(shard)
-        return [c for c in range(part - 1, self.n_chunks, parts) if not self._file(c).exists()]
+        return [c for c in range(part - 1, self.n_chunks, parts) if not self._is_written(c)]
 
     def rows(self, chunk: int) -> slice:
         """Return the range of sequences that a chunk holds."""
@@ -138,7 +156,7 @@ class ScoreStore:
     ) -> None:
         """Write the missing chunks of a shard.
 
-        compute : maps a range of sequences to their scores, (rows, ...)
+        compute : maps a range of sequences to their scores, (rows, ...), or to all `arrays` by name
 
         Raises OSError naming the store where the disk is full; the chunks written before stay good.
         """
@@ -146,22 +164,81 @@ class ScoreStore:
         total = sum(rows.stop - rows.start for rows in missing.values())
         with progress_bar(total, progress, "scores") as report:
             for chunk, rows in missing.items():
-                if not self._file(chunk).exists():  # another process may have written it by now
+                if not self._is_written(chunk):  # another process may have written it by now
                     self._write(chunk, compute(rows))
                 report(rows.stop - rows.start)
 
     def _write(self, chunk: int, values: Any) -> None:
-        values, rows = np.asarray(values), self.rows(chunk)
-        expected = (rows.stop - rows.start, *self.scores.shape[1:])
-        if values.shape != expected:
-            raise ValueError(f"compute must return shape {expected}, got {values.shape}")
+        """Write a chunk of each array, the scores last: their file says that all are there."""
+        values, rows = values if isinstance(values, Mapping) else {SCORES: values}, self.rows(chunk)
+        values = {name: np.asarray(values[name]) for name in reversed(self.arrays)}
+        for name, array in values.items():
+            expected = (rows.stop - rows.start, *self.arrays[name].shape[1:])
+            if array.shape != expected:
+                raise ValueError(f"compute must return shape {expected}, got {array.shape}")
         for remnant in self._file(chunk).parent.glob("*.partial"):  # of a process that was killed
             remnant.unlink(missing_ok=True)
         with full_disk_named(self.path, lambda: _chunks_kept(self.path)):
-            try:
-                self.scores[rows] = values
-            except FileNotFoundError:  # another process took our temporary file for a remnant
-                self.scores[rows] = values
+            self._note_not_finite(chunk, values[SCORES])
+            for name, array in values.items():
+                try:
+                    self.arrays[name][rows] = array
+                except FileNotFoundError:  # another process took our temporary file for a remnant
+                    self.arrays[name][rows] = array
+
+    def _note_not_finite(self, chunk: int, scores: np.ndarray) -> None:
+        finite = np.isfinite(scores).reshape(len(scores), -1).all(1)
+        if not finite.all():
+            numbers = (np.flatnonzero(~finite) + self.rows(chunk).start).tolist()
+            write_text(self._not_finite / f"{chunk}.json", json.dumps(numbers))
+
+    @property
+    def _not_finite(self) -> Path:
+        """The folder that names the rows whose scores are not all finite, for each chunk of any."""
+        return self.path / SCORES / "not_finite"
+
+    def not_finite(self) -> list[int]:
+        """Return the numbers of the sequences with written scores that are not all finite."""
+        files = sorted(self._not_finite.glob("*.json")) if self._not_finite.exists() else []
+        try:
+            return sorted(number for file in files for number in json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise StoreError(_damaged(self._not_finite, error)) from None
+
+    def finite_rows(self, finite: np.ndarray, drop: bool) -> np.ndarray:
+        """Return the numbers of the sequences to export.
+
+        finite : (n,) bool, True where all scores are finite; the others are dropped if `drop`, and
+            a StoreError that names them if not
+        """
+        if not drop and not finite.all():
+            bad = np.flatnonzero(~finite).tolist()
+            raise StoreError(
+                f"{self.path}: {len(bad):,} of {len(finite):,} sequences have scores that are not "
+                f"finite: {self.names(bad)}; --not-finite drop leaves them out"
+            )
+        if not finite.all():
+            _log.info(
+                "%s sequences have scores that are not finite: left out", f"{(~finite).sum():,}"
+            )
+        return np.flatnonzero(finite)
+
+    def names(self, rows: list[int]) -> str:
+        """Return the first of these sequences by name, for a message."""
+        table = self.regions.iloc[rows[:5]]
+        if {"chrom", "start", "end"} <= set(table):
+            shown = [f"{r.chrom}:{r.start}-{r.end}" for r in table.itertuples()]
+        else:
+            shown = [f"number {row}" for row in rows[:5]]
+        return ", ".join(shown) + (", ..." if len(rows) > 5 else "")
+
+    def check(self) -> None:
+        """Compare the sequences and columns with their checksum; StoreError where they differ."""
+        windows = {name: self._values(name) for name in self.notes["sequences"]}
+        columns = {name: self._values(name) for name in self.notes["columns"]}
+        found = sequences_checksum(windows[SEQUENCES], columns, windows.get(ALTERNATES))
+        if found != self.identity["sequences"]:
+            raise StoreError(_damaged(self.path, "its sequences or columns were changed"))
 
     def _values(self, name: str, numbers: np.ndarray | None = None) -> np.ndarray:
         try:
@@ -169,22 +246,28 @@ class ScoreStore:
         except Exception as error:
             raise StoreError(_damaged(self.path / name, error)) from error
 
-    def _damage(self, chunks: list[int], error: Exception) -> StoreError:
+    def _damage(self, name: str, chunks: list[int], error: Exception) -> StoreError:
         """Return the error that names the first of these chunks that cannot be read."""
         for chunk in chunks:
             try:
-                self.scores[self.rows(chunk)]
+                self.arrays[name][self.rows(chunk)]
             except Exception:
                 remedy = "delete this file and run the scoring again: it writes missing chunks only"
-                return StoreError(f"{self._file(chunk)}: damaged ({_first_line(error)}); {remedy}")
+                return StoreError(
+                    f"{self._file(chunk, name)}: damaged ({_first_line(error)}); {remedy}"
+                )
         return StoreError(_damaged(self.path, error))
 
     def _array(self, name: str) -> zarr.Array:
         return _zarr().open_array(self.path / name, mode="r")
 
-    def _file(self, chunk: int) -> Path:
-        coordinates = (chunk, *(0 for _ in self.scores.shape[1:]))
-        return self.path / "scores" / self.scores.metadata.encode_chunk_key(coordinates)
+    def _file(self, chunk: int, name: str = SCORES) -> Path:
+        array = self.arrays[name]
+        coordinates = (chunk, *(0 for _ in array.shape[1:]))
+        return self.path / name / array.metadata.encode_chunk_key(coordinates)
+
+    def _is_written(self, chunk: int) -> bool:
+        return all(self._file(chunk, name).exists() for name in self.arrays)
 
 
 def row_numbers(rows: Rows, n: int) -> np.ndarray:
@@ -247,9 +330,10 @@ def check_shard(shard: tuple[int, int]) -> tuple[int, int]:
 def open_store(path: str | Path) -> ScoreStore:
     """Open a store for reading and for `ScoreStore.fill`; opening writes nothing.
 
-    Raises StoreError where there is no store, or where it is damaged or of another format.
+    Raises StoreError where there is no store, or where it is damaged, of another format or not
+    whole: every file must be there but those of chunks of scores that are not written yet.
     """
-    zarr, path = _zarr(), Path(path)
+    path = Path(path)
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path}: no store of scores here; make one with `tism score`")
     try:
@@ -258,17 +342,40 @@ def open_store(path: str | Path) -> ScoreStore:
         found, columns = identity["format"], list(notes["columns"])
     except (KeyError, TypeError):
         raise StoreError(f"{path}: zarr data, but no store of scores; name another") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(_damaged(path / "zarr.json", error)) from None
-    if content.get("layout", _layout(path, content)) != _layout(path, content):
-        raise StoreError(_damaged(path, "a zarr.json in it was changed"))
-    _check_columns(path, columns)
     if found != FORMAT:
         raise StoreError(
-            f"{path}: format {found}, but this version of tism writes {FORMAT}; "
+            f"{path}: format {_brief(found)}, but this version of tism writes {FORMAT}; "
             "use the version that made it, or score into another store"
         )
-    return ScoreStore(path, identity, notes, zarr.open_array(path / "scores", mode="r+"))
+    _check_columns(path, columns)
+    if content.get("layout") != _layout(path, content):
+        raise StoreError(_damaged(path, "a zarr.json in it was changed or is not there"))
+    names = (*notes["arrays"], *notes["sequences"], *columns)
+    arrays = {name: _open_array(path / name) for name in names}
+    _check_whole(path, arrays, notes["arrays"])
+    return ScoreStore(path, identity, notes, {name: arrays[name] for name in notes["arrays"]})
+
+
+def _open_array(path: Path) -> zarr.Array:
+    try:
+        return _zarr().open_array(path, mode="r+", config=_WRITTEN)
+    except Exception as error:
+        raise StoreError(_damaged(path, error)) from error
+
+
+def _check_whole(path: Path, arrays: dict[str, zarr.Array], written_later: list[str]) -> None:
+    """Raise StoreError where arrays differ in rows, or where a file of them is not there."""
+    if len({array.shape[0] for array in arrays.values()}) > 1:
+        raise StoreError(_damaged(path, "its arrays have different numbers of rows"))
+    for name in arrays.keys() - set(written_later):
+        array = arrays[name]
+        grid = (range(-(-n // size)) for n, size in zip(array.shape, array.chunks, strict=True))
+        for place in itertools.product(*grid):
+            file = path / name / array.metadata.encode_chunk_key(place)
+            if not file.exists():
+                raise StoreError(_damaged(file, "not there; was the store copied in part?"))
 
 
 def create_store(
@@ -281,30 +388,39 @@ def create_store(
     chunk_size: int | None = None,
     columns: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
+    alternates: Sequences | None = None,
+    further: Mapping[str, tuple[int, ...]] | None = None,
 ) -> ScoreStore:
     """Open the matching store at `path`, or create an empty one.
 
     identity : everything that the scores depend on, as JSON; the checksum of the sequences is added
     row_shape : shape of the scores of one sequence, such as (n_tasks, 4, length)
-    chunk_size : sequences in a chunk; None takes about 8 MB of scores, at most 64 sequences
+    chunk_size : sequences in a chunk; None takes about 8 MB of scores, at most 64 maps
     columns : what to keep of every sequence (names, coordinates): n values each
     notes : what to keep beside the identity
+    alternates : other windows of the same rows, kept beside the sequences
+    further : arrays that are written with the scores: name and shape of a row
 
     Raises StoreError for a store of another identity or chunk size, naming what differs.
     """
-    path, columns = Path(path), {_checked_column(k): v for k, v in (columns or {}).items()}
-    checksum = sequences_checksum(sequences, columns)
+    path = Path(path)
+    columns = {_checked_column(name): _plain(array) for name, array in (columns or {}).items()}
+    checksum = sequences_checksum(sequences, columns, alternates)
     identity = json.loads(json.dumps({"format": FORMAT, **identity, "sequences": checksum}))
     if not (path / "zarr.json").exists():
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path}: exists and is no store of scores; name another")
-        shape = (len(sequences), *row_shape)
-        layout = (shape, dtype, _chunk_size(chunk_size, row_shape, dtype))
+        windows = {SEQUENCES: sequences} | ({ALTERNATES: alternates} if alternates else {})
+        shapes = {SCORES: row_shape, **(further or {})}
+        arrays = {name: (len(sequences), *shape) for name, shape in shapes.items()}
+        chunks = _chunk_size(chunk_size, len(sequences), row_shape, dtype)
         notes = {**(notes or {}), "columns": list(columns)}
-        _create(path, identity, notes, sequences, columns, layout)
+        notes |= {"sequences": list(windows), "arrays": list(arrays)}
+        content = {"identity": identity, "notes": notes}
+        _create(path, content, windows, columns, arrays, dtype, chunks)
     store = open_store(path)
     _check_identity(store, identity)
-    if chunk_size not in (None, store.chunk_size):
+    if chunk_size is not None and min(chunk_size, len(store)) != store.chunk_size:
         raise StoreError(
             f"{path}: has chunks of {store.chunk_size} sequences, asked for {chunk_size}; "
             "leave chunk_size out to go on with it"
@@ -331,45 +447,44 @@ def _checked_column(name: Any) -> str:
     return name
 
 
-def _chunk_size(chunk_size: int | None, row_shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def _chunk_size(chunk_size: int | None, n: int, row_shape: tuple[int, ...], dtype: Any) -> int:
     if chunk_size is None:
-        fitting = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape)))
-        return min(max(1, fitting), _CHUNK_SEQUENCES)
+        fitting = max(1, _CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape))))
+        chunk_size = min(fitting, _CHUNK_SEQUENCES if len(row_shape) > 1 else _CHUNK_ROWS)
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an int of at least 1, got {chunk_size!r}")
-    return chunk_size
+    return min(chunk_size, n)
 
 
 def _create(
     path: Path,
-    identity: dict[str, Any],
-    notes: dict[str, Any],
-    sequences: Sequences,
-    columns: Mapping[str, Any],
-    layout: tuple[tuple[int, ...], torch.dtype, int],
+    content: dict[str, Any],
+    windows: Mapping[str, Sequences],
+    columns: Mapping[str, np.ndarray],
+    arrays: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    chunk_size: int,
 ) -> None:
     """Write everything but the scores beside `path`, then move it there in one step."""
-    zarr = _zarr()
-    (n, *row_shape), dtype, chunk_size = layout
     with full_disk_named(path, lambda: _chunks_kept(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(path.suffix, f".{path.stem}.", path.parent))
         try:
             draft.chmod(0o755)
-            content = {"identity": identity, "notes": notes}
-            group = zarr.create_group(draft, attributes={"tism": content}, overwrite=True)
-            group.create_array(
-                "scores",
-                shape=(n, *row_shape),
-                chunks=(chunk_size, *row_shape),
-                dtype=str(dtype).removeprefix("torch."),
-                fill_value=float("nan"),
-                compressors=_zstd(),
-                config={"write_empty_chunks": True},
-            )
-            _write_sequences(group, sequences)
+            group = _zarr().create_group(draft, attributes={"tism": content}, overwrite=True)
+            for name, shape in arrays.items():
+                group.create_array(
+                    name,
+                    shape=shape,
+                    chunks=(chunk_size, *shape[1:]),
+                    dtype=str(dtype).removeprefix("torch."),
+                    fill_value=float("nan"),
+                    compressors=_zstd(),
+                )
+            for name, sequences in windows.items():
+                _write_sequences(group, name, sequences)
             for name, values in columns.items():
-                _write_column(group, name, np.asarray(values))
+                _write_column(group, name, values)
             group.attrs["tism"] = {**content, "layout": _layout(draft, content)}
             _move(draft, path)
         finally:
@@ -393,50 +508,67 @@ def _move(draft: Path, path: Path) -> None:
             raise
 
 
-def _write_sequences(group: zarr.Group, sequences: Sequences) -> None:
+def _write_sequences(group: zarr.Group, name: str, sequences: Sequences) -> None:
     array = None
     for start, indices in _indices(sequences):
         if array is None:
             shape = (len(sequences), indices.shape[1])
             chunks = (min(_BLOCK, shape[0]), shape[1])
             array = group.create_array(
-                "sequences", shape=shape, chunks=chunks, dtype="uint8", compressors=_zstd()
-            )
+                name, shape=shape, chunks=chunks, dtype="uint8", compressors=_zstd(),
+                config=_WRITTEN,
+            )  # fmt: skip
         array[start : start + len(indices)] = indices
 
 
+def _plain(values: Any) -> np.ndarray:
+    """Return a column as a store keeps it: numbers as they are, all else as text."""
+    values = np.asarray(values)
+    return values if values.dtype.kind in "iuf" else values.astype(np.dtypes.StringDType())
+
+
 def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    text = values.dtype.kind not in "iuf"
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=values.shape,
-        dtype="str" if text else values.dtype,
+        dtype=values.dtype if values.dtype.kind in "iuf" else "str",
         compressors=_zstd(),
+        config=_WRITTEN,
     )
-    array[:] = values.astype(np.dtypes.StringDType()) if text else values
+    array[:] = values
 
 
-def _indices(sequences: Sequences) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield block by block the first row and the base indices, (rows, length) uint8, 4 for N."""
+def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield block by block the first row and the base indices, (rows, length) uint8, 4 for N.
+
+    sequences : `Sequences`, or the array of a store, whose blocks are indices
+    """
     for start in range(0, len(sequences), _BLOCK):
-        one_hot = validate_one_hot(sequences[start : start + _BLOCK])
-        yield start, indices_from_one_hot(one_hot).cpu().numpy()
+        block = sequences[start : start + _BLOCK]
+        if block.ndim != 2 or block.dtype != np.uint8:
+            block = indices_from_one_hot(validate_one_hot(block)).cpu().numpy()
+        yield start, block
 
 
-def sequences_checksum(sequences: Sequences, columns: Mapping[str, Any] | None = None) -> str:
+def sequences_checksum(
+    sequences: Sequences,
+    columns: Mapping[str, Any] | None = None,
+    alternates: Sequences | None = None,
+) -> str:
     """Return the sha256 of the bases of all sequences, read in blocks, and of their columns."""
     if not len(sequences):
         raise ValueError("sequences is empty: give at least one")
     state, length = hashlib.sha256(), None
-    for _, indices in _indices(sequences):
-        length = indices.shape[1] if length is None else length
-        if indices.shape[1] != length:
-            raise ValueError(f"sequences have lengths {length} and {indices.shape[1]}")
-        state.update(indices.tobytes())
+    for windows in (sequences, *([alternates] if alternates is not None else [])):
+        for _, indices in _indices(windows):
+            length = indices.shape[1] if length is None else length
+            if indices.shape[1] != length:
+                raise ValueError(f"sequences have lengths {length} and {indices.shape[1]}")
+            state.update(indices.tobytes())
     state.update(json.dumps([len(sequences), length]).encode())
     for name, values in (columns or {}).items():
-        values = np.asarray(values)
+        values = _plain(values)
         if values.shape != (len(sequences),):
             raise ValueError(
                 f"columns[{name!r}] must have shape ({len(sequences)},), got {values.shape}"

@@ -36,7 +36,8 @@ def write_peaks(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
 def write_variants(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
     """Write a VCF file: a random substitution in each of these regions, then four rows to refuse.
 
-    The four are a site of two alternates, a deletion, a symbolic allele and a wrong reference base.
+    The four are an unknown base, a symbolic allele, a wrong reference base and a place beyond the
+    end of the chromosome.
     """
     rng = np.random.default_rng(0)
     inner = dataset.sequences[rows, dataset.flank : dataset.flank + dataset.length]
@@ -52,10 +53,10 @@ def write_variants(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
     chrom, position, ref, alt = records[0]
     third = next(base for base in ALPHABET if base not in (ref, alt))
     records += [
-        (chrom, position, ref, f"{alt},{third}"),
-        (chrom, position, ref + alt, ref),
+        (chrom, position, ref, "N"),
         (chrom, position, ref, "<INV>"),
         (chrom, position, third, alt),
+        (chrom, 10**9, ref, alt),
     ]
     header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
     lines = [f"{c}\t{p}\tv{k}\t{r}\t{a}\t.\t.\t.\n" for k, (c, p, r, a) in enumerate(records)]

@@ -1,0 +1,150 @@
+"""Models, output functions and arguments of a model, loaded by the names that a user gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+_log = logging.getLogger(__name__)
+_PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and of DataParallel
+_TO_SAFETENSORS = (
+    'state = torch.load(path, weights_only=True); state = state.get("state_dict", state); '
+    'safetensors.torch.save_file({key.removeprefix("model."): value for key, value in '
+    "state.items()}, new_path), where the model is called self.model in a Lightning module"
+)
+
+
+def load_model(
+    where: str, keywords: dict[str, Any] | None = None, weights: Path | None = None
+) -> nn.Module:
+    """Return the module that a function returns, with weights from a safetensors file.
+
+    where : "package.module:function" or "path/to/file.py:function"
+
+    Raises ValueError where the function or the weights cannot be found or do not fit, and TypeError
+    where the function returns no module.
+    """
+    function = load_function(where)
+    with _naming_errors(where):
+        model = function(**(keywords or {}))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
+    if weights is not None:
+        _load_weights(model, weights)
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, weights: Path) -> None:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ImportError("--weights needs safetensors: pip install 'tism[score]'") from None
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        with weights.open("rb") as file:
+            pickled = file.read(4)[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+        kind = "a checkpoint of PyTorch or Lightning, which may hold code" if pickled else error
+        remedy = _TO_SAFETENSORS if pickled else (
+            "write one with safetensors.torch.save_file(model.state_dict(), path)"
+        )  # fmt: skip
+        raise ValueError(f"{weights}: no safetensors file ({kind}); {remedy}") from None
+    try:
+        model.load_state_dict(_without_prefixes(state, model.state_dict(), weights))
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: does not fit the model: {error}") from None
+
+
+def _without_prefixes(
+    state: dict[str, Any], wanted: dict[str, Any], weights: Path
+) -> dict[str, Any]:
+    """Return the weights without what a wrapper put before all names, if the model lacks it."""
+    for prefix in _PREFIXES * 2:
+        all_have = all(name.startswith(prefix) for name in state)
+        if state and all_have and not any(name.startswith(prefix) for name in wanted):
+            _log.info("%s: the prefix %s of all names is taken off", weights, prefix)
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def load_function(where: str) -> Callable[..., Any]:
+    """Return the function at "package.module:function" or "path/to/file.py:function"."""
+    place, _, name = where.rpartition(":")
+    if not place or not name:
+        raise ValueError(f"{where!r} must be package.module:function or path/to/file.py:function")
+    module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise ValueError(f"{place} has no function {name!r}; it has {', '.join(known) or 'none'}")
+    return function
+
+
+def _module_of_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if (loaded := _loaded.get(path.resolve())) is not None:
+        return loaded
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # for its imports, as `python file.py` does
+    try:
+        with _naming_errors(path):
+            spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return _loaded.setdefault(path.resolve(), module)
+
+
+_loaded: dict[Path, Any] = {}
+
+
+@contextmanager
+def _naming_errors(where: Any) -> Iterator[None]:
+    """Turn an error of the user's code into a ValueError that names the code."""
+    try:
+        yield
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where} raised {problem}; --debug shows where") from error
+
+
+def _module(name: str) -> Any:
+    sys.path.insert(0, "")  # as `python -m` does
+    try:
+        with _naming_errors(name):
+            return importlib.import_module(name)
+    except ValueError as raised:
+        error = raised.__cause__
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if not missing or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"no module {name!r}; name a file as path/to/file.py") from None
+    finally:
+        sys.path.pop(0)
+
+
+def load_args(path: Path) -> tuple[np.ndarray, ...]:
+    """Return the arrays of a .npy or .npz file: what else the model's forward takes, in order.
+
+    Each has one row for each window, or one for all of them. Raises ValueError for other files.
+    """
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = [loaded[k] for k in loaded] if hasattr(loaded, "files") else [loaded]
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: no .npy or .npz file of numbers ({error})") from None
+    if not all(array.ndim and array.dtype.kind in "iuf" for array in arrays):
+        raise ValueError(f"{path}: every array must hold numbers, one row a window or one for all")
+    return tuple(arrays)
