@@ -18,6 +18,7 @@ from tism.predictor import (
     evaluating,
     selected_tasks,
     warn_if_not_finite,
+    warn_if_rounded,
     warn_if_unstable,
 )
 from tism.running import (
@@ -158,7 +159,10 @@ def _windowed_ism(
         )
         if first == 0:
             _check_largest(windows, changed, effects, index)
-        return scores_of_effects(effects, sequences, window)
+        scores = scores_of_effects(effects, sequences, window)
+        if first == 0:
+            warn_if_rounded(predict, windows.output[:, chosen], scores)
+        return scores
 
     with progress_bar(len(one_hot), progress, "ISM") as report:
         return in_one_tensor(len(one_hot), plan.sequences, score)[0]
@@ -233,6 +237,8 @@ def _full_ism(
                 owner, sequences, tasks, window, batch_size, report, check=first == 0
             )
             part = _scores_of_block(predicted, sequences, window)
+            if first == 0:
+                warn_if_rounded(predict, predicted[: len(sequences)], part)
             if scores is None:
                 scores = torch.empty((len(one_hot), *part.shape[1:]), dtype=part.dtype)
             scores[first : first + block] = part

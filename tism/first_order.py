@@ -60,7 +60,8 @@ def input_gradient(
     start, stop : positions that are returned, as in a Python slice
     args : what else forward takes; tensors with one row a sequence, or one row for all
     output_fn : maps what the model returns (tuple, dict, profile) to (n, tasks)
-    autocast : torch.bfloat16 or torch.float16 to run the model in low precision
+    autocast : torch.bfloat16 or torch.float16 to run the model in low precision; what it costs in
+        accuracy is measured in "Which score should I use"
     batch_size : sequences at once; None chooses; halved if memory runs out
     device : where to run; None stays where the model is
     progress : show a bar (needs tqdm)

@@ -26,6 +26,8 @@ from tism.running import (
 OutputFn = Callable[[Any], Tensor]
 MANY_TASKS = 1000  # gradients of more are seldom what a call without tasks= means
 _MUCH_MEMORY = 2**30  # bytes of scores
+_LOW = (torch.bfloat16, torch.float16)
+_ROUNDED = 0.5  # of the largest score
 _TOO_LARGE = (
     "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
     "fewer tasks, a narrower window (start, stop), shorter sequences or another device"
@@ -49,6 +51,10 @@ class UnstableModelWarning(UserWarning):
 
 class NotFiniteWarning(UserWarning):
     """Scores that are infinite or not a number."""
+
+
+class RoundingWarning(UserWarning):
+    """Scores of a model in low precision that are not much larger than its rounding."""
 
 
 class CostWarning(UserWarning):
@@ -186,7 +192,7 @@ def _check_model(model: Any, output_fn: Any, autocast: Any) -> None:
         )
     if output_fn is not None and not callable(output_fn):
         raise TypeError(f"output_fn must be callable, got {type(output_fn).__name__}")
-    if autocast not in (None, torch.bfloat16, torch.float16):
+    if autocast not in (None, *_LOW):
         raise ValueError(
             f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}"
         )
@@ -338,6 +344,25 @@ def selected_tasks(
         )
         warnings.warn(message, CostWarning, stacklevel=2)
     return select_tasks(tasks, n_tasks)
+
+
+def warn_if_rounded(predict: Predictor, output: Tensor, scores: Tensor) -> None:
+    """Warn if predictions in low precision are rounded by a good part of the largest effect.
+
+    output : (n, tasks), predictions; scores : (n, tasks, 4, length), differences of such
+    """
+    dtype = predict.autocast or predict.dtype
+    if dtype not in _LOW:
+        return
+    step = torch.finfo(dtype).eps * output.abs().amax(0)
+    share = (step / scores.abs().amax((0, 2, 3))).nan_to_num(0)
+    if share.max() > _ROUNDED:
+        message = (
+            f"{str(dtype).removeprefix('torch.')} rounds predictions of task {int(share.argmax())} "
+            f"of the chosen ones by {float(step[share.argmax()]):.2g}, more than {_ROUNDED:.0%} of "
+            "their largest ISM score: run the model in float32, without autocast"
+        )
+        warnings.warn(message, RoundingWarning, stacklevel=2)
 
 
 def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:

@@ -115,6 +115,7 @@ def numbers(record: Record) -> dict[str, str]:
         "length_table": length_table(record),
         "time_table": time_table(record),
         "elsewhere_table": elsewhere_table(record),
+        "precision_table": precision_table(record),
         "faults_table": faults_table(record),
         "errors_table": errors_table(record),
     }
@@ -276,6 +277,19 @@ def elsewhere_table(record: Record) -> str:
         }
         for _, row in concordance.iterrows()
     ]
+    return markdown(pd.DataFrame(rows))
+
+
+def precision_table(record: Record) -> str:
+    """Scores in low precision against those in single precision, by network."""
+    table = pd.read_csv(record.data / "results" / "precision.csv")
+    rows = []
+    for (network, score), group in table.groupby(["network", "score"], sort=False):
+        row = {"network": network, "score": score}
+        for _, low in group.iterrows():
+            row[f"{low['precision']}: error"] = f"{low['error']:.1%} ({low['worst']:.0%})"
+            row[f"{low['precision']}: r"] = f"{low['mean_r']:.3f}"
+        rows.append(row)
     return markdown(pd.DataFrame(rows))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor, nn
 
 import tism
 from tism.double_mutants import interaction_map
-from tism.predictor import CostWarning, NotFiniteWarning, UnstableModelWarning
+from tism.predictor import (
+    CostWarning,
+    NotFiniteWarning,
+    RoundingWarning,
+    UnstableModelWarning,
+)
 
 LENGTH = 20
 FUNCTIONS = {
@@ -151,6 +157,24 @@ def test_the_autocast_of_the_caller_is_that_of_the_argument(name, net, sequences
         assert torch.equal(FUNCTIONS[name](net, sequences), expected)
         with pytest.raises(ValueError, match="low precision would round away"):
             tism.ism(net, sequences, engine="windowed")
+
+
+@pytest.mark.parametrize(
+    "lower", [lambda net: (net, {"autocast": torch.bfloat16}), lambda net: (net.bfloat16(), {})]
+)
+@pytest.mark.parametrize("far", [0, 100])
+def test_effects_that_low_precision_rounds_away_are_warned_of(lower, far, net, sequences):
+    net = net.float()
+    with torch.no_grad():
+        net.head.bias.add_(far)
+    model, options = lower(net)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tism.ism(model, sequences.float(), **options)
+        tism.ism(deepcopy(net).float(), sequences.float())
+    said = [str(w.message) for w in caught if w.category is RoundingWarning]
+    assert len(said) == (far > 0)
+    assert all("bfloat16 rounds predictions of task" in message for message in said)
 
 
 class Mixed(nn.Module):
