@@ -1,6 +1,6 @@
 """What `autocast=` costs in accuracy: scores in low precision against those in single precision.
 
-    python -m tism.study.precision          # writes data/results/precision.csv
+    python -m tism.study.low_precision          # writes data/results/precision.csv
 
 The trained networks score the regions of the explorer page, the networks of the zoo, whose weights
 are random, random sequences.
@@ -32,7 +32,7 @@ _TASKS, _SEQUENCES, _POSITIONS = slice(0, 6), 8, 50
 Scores = Callable[..., Tensor]  # of one network and its sequences
 
 
-def networks() -> Iterator[tuple[str, Scores, Scores]]:
+def scored_networks() -> Iterator[tuple[str, Scores, Scores]]:
     """Name, TISM and exact ISM of each network; ISM of the positions in the middle."""
     regions = pd.read_csv(data_root() / "results" / "yeast" / "explorer_regions.csv")
     for name in TRAINED:
@@ -65,7 +65,7 @@ def loss(low: Tensor, exact: Tensor) -> dict[str, float]:
 def precision_table() -> pd.DataFrame:
     """A row for each network, score and precision: the columns of `loss`."""
     rows = []
-    for name, *scores in networks():
+    for name, *scores in scored_networks():
         for score, compute in zip(("TISM", "ISM"), scores, strict=True):
             exact = compute()
             for precision, dtype in PRECISIONS.items():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tism.study import precision
+from tism.study import low_precision as precision
 from tism.study.data.download import data_root
 
 
@@ -36,7 +36,7 @@ def test_the_committed_table_is_of_these_networks_and_supports_the_page(recorded
 
 def test_a_trained_network_loses_what_the_table_says(recorded, monkeypatch):
     monkeypatch.setattr(precision, "_SEQUENCES", 3)
-    _, first_order, _ = next(precision.networks())
+    _, first_order, _ = next(precision.scored_networks())
     exact = first_order()
     rows = recorded[(recorded["network"] == "yeast") & (recorded["score"] == "TISM")]
     said = rows.set_index("precision")["error"]
