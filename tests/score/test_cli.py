@@ -122,6 +122,96 @@ def test_weights_and_arguments_reach_the_model(files):
     assert not open_store("a").missing()
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_taken_off_with_a_word(files, caplog, prefix):
+    state = load_function("my_model.py:load")(width=6).state_dict()
+    save_file({prefix + name: tensor for name, tensor in state.items()}, "w.safetensors")
+    with caplog.at_level("INFO"):
+        model = load_model("my_model.py:load", {"width": 6}, Path("w.safetensors"))
+    torch.testing.assert_close(model.state_dict(), state)
+    assert "of all names is taken off" in caplog.text
+
+
+def test_checkpoints_of_lightning_are_named_with_the_remedy(files, capsys):
+    model = load_function("my_model.py:load")()
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.0"}, "x.ckpt")
+    error = error_of(f"{SCORE} --bed peaks.bed --out s --weights x.ckpt", capsys)
+    assert "a checkpoint of PyTorch or Lightning, which may hold code" in error
+    code = error[error.index("state = torch.load") : error.index(", where the model")]
+    from safetensors import torch as safe
+
+    names = {"torch": torch, "path": "x.ckpt", "new_path": "x.safetensors"}
+    exec(code.replace("safetensors.torch.", "safe."), {**names, "safe": safe})
+    load_model("my_model.py:load", weights=Path("x.safetensors"))
+
+
+CONTROLLED = """
+import torch
+
+class Controlled(torch.nn.Module):
+    def forward(self, x, control, scale):
+        return (x * control[:, None]).sum((1, 2))[:, None] * scale + x[:, 0].sum(1)[:, None]
+
+def load():
+    return Controlled()
+"""
+
+
+def test_control_tracks_reach_the_model(files, capsys):
+    Path("controlled.py").write_text(CONTROLLED)
+    command = "score --fasta genome.fa --model controlled.py:load --quiet --bed peaks.bed --out s"
+    control = np.random.default_rng(0).random((10, 11), np.float32)
+    np.savez("args.npz", control=control, scale=np.full((1, 1), 3, np.float32))
+    run(f"{command} --args args.npz --method ism --chunk-size 4")
+    store = open_store("s")
+    arguments = (control, torch.full((1, 1), 3.0))
+    expected = tism.ism(load_model("controlled.py:load"), store.one_hot(), args=arguments)
+    torch.testing.assert_close(store.read(), expected)
+    np.savez("args.npz", control=control + 1, scale=np.full((1, 1), 3, np.float32))
+    assert "holds scores of args" in error_of(f"{command} --args args.npz --method ism", capsys)
+    np.savez("args.npz", control=control[:3])
+    assert "must have one row a sequence" in error_of(f"{command} --args args.npz", capsys)
+    Path("args.npz").write_text("no array")
+    assert "args.npz: no .npy or .npz file" in error_of(f"{command} --args args.npz", capsys)
+
+
+def test_options_of_windows_reach_the_store(files, capsys):
+    rows = [f"chr1\t{s}\t{s + 40}\tp{s}\t0\t{'+-'[s % 2]}\t1\t1\t1\t12\n" for s in range(2, 99, 9)]
+    Path("x.narrowPeak").write_text("".join(rows))
+    command = f"{SCORE} --bed x.narrowPeak --length 21 --method ism --out s --mutate"
+    run(f"{command} 5 --strand --pad")
+    said = capsys.readouterr().err
+    assert "11 windows of 21 bp, centred on the summit of each peak, 5 of them reverse" in said
+    store, model = open_store("s"), load_function("my_model.py:load")()
+    assert store.positions == (8, 13)
+    assert store.regions["start"].tolist() == [s + 12 - 10 for s in range(2, 99, 9)]
+    total = load_function("my_model.py:total")
+    expected = tism.ism(model, store.one_hot(), output_fn=total, start=8, stop=13)
+    torch.testing.assert_close(store.read(), expected)
+    error = error_of(f"{command} 4:9 --strand --pad", capsys)
+    assert "positions [8, 13], asked for [4, 9]" in error
+    assert "does not look like 50 or 100:150" in error_of(f"{command} 4-9", capsys)
+    for option in ("--strand", "--mutate 5", "--summit"):
+        error = error_of(f"{SCORE} --vcf variants.vcf --length 11 --out v {option}", capsys)
+        assert "is for --bed; a window of --vcf follows its variant" in error
+
+
+def test_tables_have_names_of_tasks_and_fold_changes(files, capsys):
+    run(f"{SCORE} --vcf variants.vcf --length 11 --method ism --out v.zarr --tasks 2,0")
+    Path("names.txt").write_text("K562\nHepG2\nliver\n")
+    run("export v.zarr --table t.tsv --task-names names.txt")
+    table = pd.read_csv("t.tsv", sep="\t")
+    assert list(table)[7:] == [
+        f"{column}_{name}" for name in ("liver", "K562")
+        for column in ("effect", "reference", "alternate")
+    ]  # fmt: skip
+    run("export v.zarr --table u.tsv --effect log2fc")
+    table = pd.read_csv("u.tsv", sep="\t")
+    change = np.log2(table["alternate_0"] / table["reference_0"])
+    np.testing.assert_allclose(table["log2fc_0"], change, atol=1e-5)
+
+
 def test_shards_and_status(files, capsys):
     command = f"{SCORE} --bed peaks.bed --out s.zarr --chunk-size 3"
     run(f"{command} --shard 2/2")

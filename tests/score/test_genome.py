@@ -203,6 +203,53 @@ def test_windows_beyond_the_chromosome_are_listed(genome, write):
     assert set(windows.refused["reason"]) == {"the window of 11 bp reaches beyond the chromosome"}
 
 
+PEAKS = "chr1\t20\t60\ta\t0\t-\t1\t1\t1\t7\nchr1\t30\t71\tb\t0\t+\t1\t1\t1\t40\n"
+REVERSE = str.maketrans("ACGT", "TGCA")
+
+
+@pytest.mark.parametrize("name", ["p.narrowPeak", "p.narrowPeak.gz", "p.bed"])
+def test_windows_around_summits_on_the_strand_of_the_peak(genome, write, name):
+    path = write(PEAKS, name)
+    summit = None if "narrow" in name else True
+    windows = read_windows(path, genome, LENGTH, strand=True, summit=summit)
+    minus, plus = CHR1[22:33][::-1].translate(REVERSE), CHR1[65:76]
+    assert decode(windows[:]) == [minus, plus]
+    assert windows.regions["strand"].tolist() == ["-", "+"]
+    assert "centred on the summit of each peak, 1 of them reverse complements" in windows.about
+    middle = read_windows(path, genome, LENGTH, summit=False)
+    assert decode(middle[:]) == [CHR1[35:46], CHR1[45:56]]
+    assert set(middle.regions["strand"]) == {"+"}
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("chr1\t20\t60\n", {"strand": True}, "column 6 should hold the strand; add it or leave"),
+        ("chr1\t20\t60\ta\t0\tx\n", {"strand": True}, "strand is 'x'; column 6 may hold"),
+        ("chr1\t20\t60\n", {"summit": True}, "column 10 should hold the summit"),
+        (PEAKS.replace("\t7\n", "\t.\n"), {"summit": True}, "summit is '.'; give a whole number"),
+        (
+            PEAKS.replace("\t7\n", "\t-1\n").splitlines()[0],
+            {"summit": True},
+            "no summit within the interval",
+        ),
+    ],
+)
+def test_columns_that_windows_need_are_checked(genome, write, text, options, words):
+    with pytest.raises(InputFileError, match=words):
+        read_windows(write(text, "p.bed"), genome, LENGTH, **options)
+
+
+def test_windows_beyond_the_ends_are_filled_with_n_if_asked(genome, write):
+    bed = write("chr2\t1\t4\tx\t0\t-\nchr2\t90\t95\ty\t0\t+\n", "p.bed")
+    windows = read_windows(bed, genome, LENGTH, pad=True, strand=True)
+    begin, end = "NNN" + CHR2[:8].upper(), CHR2[87:].upper() + "NNN"
+    assert decode(windows[:]) == [begin[::-1].translate(REVERSE), end]
+    vcf = write(VCF_HEADER + variant(3, chrom="chr2") + variant(94, chrom="chr2"), "v.vcf")
+    variants = read_variants(vcf, genome, LENGTH, pad=True)
+    assert decode(variants[:]) == ["NNN" + CHR2[:8].upper(), CHR2[88:].upper() + "NNNN"]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -353,6 +400,70 @@ def test_variant_effects_are_the_method_at_the_same_base(model, variants, method
         with torch.no_grad():
             change = (model.eval()(mutants) - model(variants[:].double()))[:, [2, 0]]
         torch.testing.assert_close(effects, change, rtol=1e-9, atol=1e-12)
+
+
+def test_alleles_of_any_length_are_cut_at_one_base(genome, write, model):
+    """Effects are those of windows that are written by hand."""
+    first, length = 60, LENGTH
+    alternates = {
+        CHR1[59]: ["ACGT".replace(CHR1[59], "")[0], CHR1[59] + "GATT"],
+        CHR1[59:64]: [CHR1[59], CHR1[59:62] + "TTT", "GGGGG"],
+    }
+    rows = [f"chr1\t{first}\t.\t{ref}\t{','.join(alts)}\n" for ref, alts in alternates.items()]
+    variants = read_variants(write(VCF_HEADER + "".join(rows), "v.vcf"), genome, length)
+    left, expected = CHR1[59 - length // 2 : 59], []
+    for ref, alts in alternates.items():
+        expected += [(left + alt + CHR1[59 + len(ref) :])[:length] for alt in alts]
+    assert decode(variants[:]) == [CHR1[54:65]] * 5
+    assert decode(variants.alternates[:]) == expected
+    assert variants.regions["alternate"].tolist() == [
+        a for alts in alternates.values() for a in alts
+    ]
+    with torch.no_grad():
+        pair = [model.eval()(tism.one_hot_encode(w).double()) for w in (expected, [CHR1[54:65]])]
+    torch.testing.assert_close(variant_effects(model, variants), pair[0] - pair[1])
+    change = tism.one_hot_encode(expected).double() - tism.one_hot_encode(CHR1[54:65]).double()
+    gradient = tism.input_gradient(model, tism.one_hot_encode(CHR1[54:65]).double())
+    by_gradient = (gradient * change[:, None]).sum((2, 3))
+    torch.testing.assert_close(variant_effects(model, variants, method="tism"), by_gradient)
+
+
+def test_phased_genotypes_are_ignored_with_a_word(genome, write):
+    plain, phased = (variant(50).replace("0/1", genotypes) for genotypes in ("0/1", "0/1\t1|0:3"))
+    info = plain.replace("DP=3", "CSQ=1|2")
+    for row, is_said in ((plain, False), (info, False), (phased, True)):
+        variants = read_variants(write(VCF_HEADER + row, "v.vcf"), genome, LENGTH)
+        assert ("phased genotypes are ignored" in variants.about) == is_said
+
+
+class Positive(torch.nn.Module):
+    """Two tasks, both positive; the second is the constant 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = (x * torch.arange(44).view(4, 11).to(x) / 100).sum((1, 2)).exp2()
+        return torch.stack([first, 2 + 0 * first], 1)
+
+
+def test_the_table_has_both_predictions_and_fold_changes(tmp_path, variants):
+    store = score_to_store(tmp_path / "s", Positive(), variants, [1, 0], method="ism")
+    table = variant_table(store, effect="log2fc", task_names=["DNase", "ATAC"])
+    assert [c for c in table if "_" in c][:4] == [
+        "effect_ATAC", "reference_ATAC", "alternate_ATAC", "log2fc_ATAC",
+    ]  # fmt: skip
+    with torch.no_grad():
+        before, after = (Positive()(w)[:, 0] for w in (variants[:], variants.alternates[:]))
+    for column, wanted in {
+        "reference": before, "alternate": after, "effect": after - before,
+        "log2fc": (after / before).log2(),
+    }.items():  # fmt: skip
+        np.testing.assert_allclose(table[f"{column}_DNase"], wanted, rtol=1e-4, atol=1e-6)
+    assert set(table["log2fc_ATAC"]) == {0}
+    for names in (["a"], ["a", "a"], ["a", ""]):
+        with pytest.raises(ValueError, match="task names must be 2 different ones"):
+            variant_table(store, task_names=names)
+    negative = score_to_store(tmp_path / "n", Positive(), variants, output_fn=torch.neg)
+    with pytest.raises(ValueError, match="log2fc needs positive predictions, but 24 of 24"):
+        variant_table(negative, effect="log2fc")
 
 
 def test_variants_in_a_store(tmp_path, model, variants):

@@ -275,6 +275,29 @@ def test_what_is_no_store_is_refused_and_left(tmp_path, model, one_hot):
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "all of it"
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("mutate", "start", "stop"),
+    [(5, 4, 9), (4, 4, 8), ((2, 9), 2, 9), ((-3, None), 9, 12), (12, 0, 12)],
+)
+def test_only_these_positions_are_scored(tmp_path, model, one_hot, method, mutate, start, stop):
+    store = score_to_store(tmp_path / "s", model, one_hot, 1, method=method, mutate=mutate)
+    assert store.positions == (start, stop)
+    assert store.read().shape == (N, 1, 4, stop - start)
+    if method != "budgeted" or mutate == 12:  # which spends its budget on these positions only
+        whole = METHODS[method].scores(model, one_hot, 1)[..., start:stop]
+        torch.testing.assert_close(store.read(), whole)
+    with pytest.raises(StoreError, match=r"positions \[.*\], asked for \[1, 3\]"):
+        score_to_store(tmp_path / "s", model, one_hot, 1, method=method, mutate=(1, 3))
+
+
+@pytest.mark.parametrize("mutate", [0, 13, True, 2.5, (5, 5), "5"])
+def test_positions_that_there_are_not_are_refused(tmp_path, model, one_hot, mutate):
+    with pytest.raises((ValueError, TypeError), match=r"mutate must be|selects no position"):
+        score_to_store(tmp_path / "s", model, one_hot, mutate=mutate)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("chunk_size", [0, -1, 2.5, True])
 def test_chunk_size_is_checked(tmp_path, model, one_hot, chunk_size):
     with pytest.raises(ValueError, match="chunk_size must be"):

@@ -1,0 +1,107 @@
+"""Tracks and arrays hold the scores of a store at their places in the genome."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pybigtools
+import pytest
+import torch
+
+import tism
+from tism.score.genome import Genome, read_windows
+from tism.score.methods import score_to_store
+from tism.score.modisco import contributions, write_modisco_pair
+from tism.score.store import StoreError
+from tism.score.tracks import write_arrays, write_bedgraph, write_bigwig
+
+LETTERS = "".join(random.Random(0).choices("ACGT", k=58)) + "NN"
+BED = "chr2\t30\t50\tc\t0\t-\nchr1\t40\t60\tb\t0\t+\nchr1\t10\t30\ta\t0\t-\nchr1\t22\t42\td\t0\t+\n"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("g.fa").write_text(f">chr1\n{LETTERS}\n>chr2\n{LETTERS}\n>chr3\nACGT\n")
+    Path("p.bed").write_text(BED)
+    model = tism.build_model("baseline", length=20, n_tasks=2, width=4, seed=0)
+    with Genome("g.fa") as genome:
+        windows = read_windows("p.bed", genome, strand=True)
+        return score_to_store("s", model, windows, method="ism", mutate=(3, 20), chunk_size=3)
+
+
+def plain_track(store, value: str) -> dict[tuple[str, int], float]:
+    """The value of every base, by a loop over all windows and bases."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row, region in enumerate(store.regions.itertuples()):
+        for place in range(3, 20):
+            minus = region.strand == "-"
+            position = region.end - 1 - place if minus else region.start + place
+            column = store.one_hot()[row, :, place]
+            if not column.any():
+                continue
+            scores = store.read()[row, 1, :, place - 3]
+            mean = (
+                -scores.sum() / 3 if value == "mean-effect" else (scores - scores.mean()) @ column
+            )
+            found.setdefault((region.chrom, position), []).append(float(mean))
+    return {place: float(np.mean(values)) for place, values in found.items()}
+
+
+@pytest.mark.parametrize("value", ["mean-effect", "centred"])
+def test_a_track_has_the_mean_over_the_windows_of_each_base(store, value):
+    expected = plain_track(store, value)
+    assert 2 < len({c for c, _ in expected}) + 2 < len(expected)
+    write_bigwig(store, "t.bw", 1, value=value)
+    with pybigtools.open("t.bw") as track:
+        assert track.chroms() == {"chr1": 60, "chr2": 60}
+        found = {(c, s): v for c in ("chr1", "chr2") for s, e, v in track.records(c)}
+    write_bedgraph(store, "t.bedgraph", 1, value=value)
+    lines = [line.split() for line in Path("t.bedgraph").read_text().splitlines()]
+    assert all(int(end) == int(start) + 1 for _, start, end, _ in lines)
+    text = {(chrom, int(start)): float(value) for chrom, start, _, value in lines}
+    assert list(text) == sorted(text)
+    for shown in (found, text):
+        assert shown.keys() == expected.keys()
+        np.testing.assert_allclose([shown[k] for k in expected], [*expected.values()], rtol=1e-4)
+
+
+def test_tracks_of_tism_and_of_the_gradient_are_the_same(store):
+    model = tism.build_model("baseline", length=20, n_tasks=2, width=4, seed=0)
+    with Genome("g.fa") as genome:
+        windows = read_windows("p.bed", genome)
+        for method in ("tism", "gradient"):
+            write_bedgraph(score_to_store(method, model, windows, 0, method=method), f"{method}.bg")
+    assert Path("tism.bg").read_text() == Path("gradient.bg").read_text()
+
+
+def test_modisco_has_the_scored_positions_and_their_places(store):
+    sequences, scores = contributions(store, 1)
+    assert sequences.shape == scores.shape == (4, 4, 17)
+    write_modisco_pair(store, "m", 1)
+    places = [line.split("\t") for line in Path("m.bed").read_text().splitlines()]
+    assert [(p[3], p[5]) for p in places] == [("c", "-"), ("b", "+"), ("a", "-"), ("d", "+")]
+    for (_, start, end, *_), letters in zip(places, tism.decode(sequences), strict=True):
+        piece = LETTERS[int(start) : int(end)]
+        other = piece[::-1].translate(str.maketrans("ACGT", "TGCA"))
+        assert letters in (piece, other)
+
+
+def test_arrays_are_those_of_the_store(store):
+    write_arrays(store, "a.npz")
+    arrays = np.load("a.npz", allow_pickle=False)
+    np.testing.assert_array_equal(arrays["scores"], store.read())
+    np.testing.assert_array_equal(arrays["one_hot"], store.one_hot())
+    assert arrays["name"].tolist() == ["c", "b", "a", "d"]
+
+
+def test_sequences_without_a_genome_have_no_track(tmp_path):
+    model = tism.build_model("baseline", length=20, n_tasks=2, width=4, seed=0)
+    store = score_to_store(tmp_path / "t", model, torch.eye(4)[torch.tensor([[0, 1] * 10])].mT)
+    with pytest.raises(StoreError, match="its sequences are not windows of a genome"):
+        write_bigwig(store, tmp_path / "t.bw", 0)
+    with pytest.raises(ValueError, match="value must be one of mean-effect, centred"):
+        write_bigwig(store, tmp_path / "t.bw", 0, value="sum")
+    assert not list(tmp_path.glob("t.bw"))
