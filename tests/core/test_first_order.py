@@ -56,15 +56,6 @@ def test_tism_is_the_gradient_relative_to_the_reference(net, sequences):
     torch.testing.assert_close(centre(scores), corrected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
-def test_batch_size_is_irrelevant(net, sequences, batch_size):
-    expected = input_gradient(net, sequences)
-
-    gradient = input_gradient(net, sequences, batch_size=batch_size)
-
-    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
-
-
 def test_several_sequences_at_once_and_one_forward_pass_each(net, sequences):
     batches = []
     net.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))

@@ -36,23 +36,6 @@ class Apply(nn.Module):
         return self.function(self.model(x))
 
 
-class Residual(nn.Module):
-    """Dilated, with batch norm, dropout and a sum of two branches."""
-
-    def __init__(self, length: int, n_tasks: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv1d(4, 5, 3, padding="same")
-        self.norm = nn.BatchNorm1d(5)
-        self.dilated = nn.Conv1d(5, 5, 3, dilation=2, padding="same")
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(5 * length, n_tasks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.stem(x))
-        x = x + self.dilated(nn.functional.gelu(self.norm(x)))
-        return self.head(self.dropout(x.flatten(1)))
-
-
 class Recurrent(nn.Module):
     """A network that the windowed engine cannot follow."""
 
@@ -87,7 +70,7 @@ def paper(length: int, n_tasks: int) -> nn.Module:
 @st.composite
 def models(draw: st.DrawFn, length: int, n_tasks: int) -> nn.Module:
     """A network in any state that its owner may leave it in."""
-    makers = [linear, convolutional, in_place, paper, Residual, Recurrent]
+    makers = [linear, convolutional, in_place, paper, Recurrent]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(st.integers(0, 2**32)))
         model = draw(st.sampled_from(makers))(length, n_tasks).double()

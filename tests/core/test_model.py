@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -229,10 +231,12 @@ def test_variant_is_a_keyword_too():
     assert isinstance(build_model(variant="relu", length=8, n_tasks=2, width=2), AITAC)
 
 
-@pytest.mark.parametrize("name", ["Baseline", "resnet", "", None, 3])
+@pytest.mark.parametrize("name", ["Baseline", "", None, 3, ["baseline"], {}])
 def test_an_unknown_variant_lists_the_known_ones(name):
     known = ", ".join(NAMES)
-    with pytest.raises(ValueError, match=f"variant must be one of {known}; got {name!r}"):
+    with pytest.raises(
+        ValueError, match=re.escape(f"variant must be one of {known}; got {name!r}")
+    ):
         build_model(name, length=8, n_tasks=2)
 
 
@@ -268,12 +272,6 @@ def test_sizes_that_make_no_network(name, value, error, message):
 def test_configurations_that_make_no_network(settings, message):
     with pytest.raises(ValueError, match=message):
         AITACConfig(length=8, n_tasks=2, **settings)
-
-
-@pytest.mark.parametrize("variant", [["baseline"], None, {}])
-def test_variant_is_a_name(variant):
-    with pytest.raises(ValueError, match="variant must be one of baseline"):
-        build_model(variant, length=8, n_tasks=1)
 
 
 def test_seed_is_checked():

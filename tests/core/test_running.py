@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -113,14 +112,6 @@ def test_random_models_leave_the_random_state_alone(sequences, function):
         function(model, sequences)
 
     assert state(model) == before
-
-
-@FUNCTIONS
-def test_batch_norm_and_dropout_are_evaluated(net, sequences, function):
-    expected = function(deepcopy(net).eval(), sequences)
-
-    assert net.training
-    assert torch.equal(function(net, sequences), expected)
 
 
 @FUNCTIONS
@@ -535,8 +526,3 @@ def test_a_model_that_torch_cannot_differentiate_is_named(linear, sequences):
     with pytest.raises(ValueError, match=r"model cannot be differentiated by torch.*exact ISM"):
         tism.tism(square, sequences)
     assert tism.ism(square, sequences).shape[0] == len(sequences)
-
-
-@FUNCTIONS
-def test_a_batch_may_be_as_large_as_one_likes(net, sequences, function):
-    assert torch.equal(function(net, sequences, batch_size=2**70), function(net, sequences))

@@ -284,6 +284,9 @@ def test_read_variants(genome, data, length):
     expected = plain_vcf(meant, length)
     assert isinstance(found, Refused) == (not expected)
     if expected:
+        rows = [line for line in unzipped(meant).split(b"\n") if line.strip() and line[:1] != b"#"]
+        alternates = sum(row.split(b"\t")[4].count(b",") + 1 for row in rows)
+        assert len(found) + len(found.refused) == alternates  # none is lost
         table = found.regions[["chrom", "position", "reference", "alternate"]].to_numpy().tolist()
         pairs = zip(decode(found[:]), decode(found.alternates[:]), strict=True)
         found = [[*row, *pair] for row, pair in zip(table, pairs, strict=True)]

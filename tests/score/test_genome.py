@@ -355,24 +355,6 @@ def test_vcf_files_are_refused_by_line(genome, write, text, line, words):
     assert words in str(error.value)
 
 
-FIELD = st.text(st.sampled_from("ACGTNRacgt.,*<>[]:0123456789\tx"), max_size=6)
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(rows=st.lists(st.tuples(st.integers(1, 150), FIELD, FIELD), max_size=6))
-def test_no_row_of_a_vcf_is_lost(genome, tmp_path, rows):
-    text = VCF_HEADER + variant(60) + "".join(f"chr1\t{p}\t.\t{r}\t{a}\t.\n" for p, r, a in rows)
-    (tmp_path / "fuzz.vcf").write_text(text)
-    variants = read_variants(tmp_path / "fuzz.vcf", genome, LENGTH)
-    alternates = sum(f"{ref}\t{alt}".split("\t")[1].count(",") + 1 for _, ref, alt in rows)
-    assert len(variants) + len(variants.refused) == 1 + alternates
-    for kept in variants.regions.itertuples():
-        assert CHR1[kept.position - 1 :].upper().startswith(kept.reference)
-    assert set(variants.refused["line"]) <= set(range(4, 4 + len(rows)))
-
-
 @pytest.fixture
 def model():
     return tism.build_model("baseline", length=LENGTH, n_tasks=3, width=4, seed=0).double()

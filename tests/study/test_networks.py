@@ -127,7 +127,9 @@ from tism.study.machine import start_as
 start_as({"threads": 1, "kernels": "avx2"})
 from tism.study.networks import Experiment
 from tism.study.profiles import load_profile
-profile = dataclasses.replace(load_profile("smoke"), machine={"threads": 1, "kernels": "avx2"})
+brief = {"simulated": {"max_epochs": 1, "fine_tune_rounds": 0, "warmup_epochs": 1}}
+machine = {"threads": 1, "kernels": "avx2"}
+profile = dataclasses.replace(load_profile("smoke"), machine=machine, training=brief)
 model, _ = Experiment(profile, "simulated").trained(progress=False)
 weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
 print(hashlib.sha256(weights).hexdigest())

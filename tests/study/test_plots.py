@@ -280,6 +280,8 @@ def test_tables_are_the_same_html_at_every_run():
     assert "1,234" in html
     assert "50%" in html
     assert "nan" not in html
+    evil = "<script>alert(1)</script>"  # the name of a task or a motif
+    assert "<script" not in plotting.show_table(pd.DataFrame({evil: [1.0], "task": [evil]})).data
 
 
 def test_style_is_opaque_white_legible_and_without_a_date(tmp_path):
