@@ -111,11 +111,11 @@ def numbers(record: Record) -> dict[str, str]:
         **prices(record),
         **trust(record),
         **elsewhere(record),
+        **low_precision(record),
         "price_table": price_table(record),
         "length_table": length_table(record),
         "time_table": time_table(record),
         "elsewhere_table": elsewhere_table(record),
-        "precision_table": precision_table(record),
         "faults_table": faults_table(record),
         "errors_table": errors_table(record),
     }
@@ -280,17 +280,15 @@ def elsewhere_table(record: Record) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def precision_table(record: Record) -> str:
-    """Scores in low precision against those in single precision, by network."""
+def low_precision(record: Record) -> dict[str, str]:
+    """Scores in low precision against those in single precision, over networks and scores."""
     table = pd.read_csv(record.data / "results" / "precision.csv")
-    rows = []
-    for (network, score), group in table.groupby(["network", "score"], sort=False):
-        row = {"network": network, "score": score}
-        for _, low in group.iterrows():
-            row[f"{low['precision']}: error"] = f"{low['error']:.1%} ({low['worst']:.0%})"
-            row[f"{low['precision']}: r"] = f"{low['mean_r']:.3f}"
-        rows.append(row)
-    return markdown(pd.DataFrame(rows))
+    inserted = {"precision_networks": str(table["network"].nunique())}
+    for name, rows in table.groupby("precision"):
+        inserted[f"{name}_error"] = span(rows["error"], "{:.1%}")
+        inserted[f"{name}_worst"] = f"{rows['worst'].max():.0%}"
+        inserted[f"{name}_r"] = span(rows["mean_r"], "{:.3f}")
+    return inserted
 
 
 def read_faults(record: Record) -> pd.DataFrame:

@@ -32,6 +32,9 @@ def test_the_committed_table_is_of_these_networks_and_supports_the_page(recorded
     assert len(recorded) == 2 * len(precision.PRECISIONS) * len(networks)
     by_precision = recorded.pivot(index=["network", "score"], columns="precision", values="error")
     assert (by_precision["float16"] < by_precision["bfloat16"]).all()
+    trained = recorded["network"].isin(precision.TRAINED)
+    worst = recorded.groupby(["precision", trained])["worst"].max().unstack()
+    assert (worst[True] < worst[False]).all()
 
 
 def test_a_trained_network_loses_what_the_table_says(recorded, monkeypatch):
