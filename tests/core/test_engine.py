@@ -361,25 +361,6 @@ def test_errors_of_the_model_are_its_own():
             ism(Apply(broken).double(), draw_sequences(20), engine=engine)
 
 
-def test_the_model_comes_back_as_it_was(long):
-    sequences, _ = long
-    model, before = network(), sequences.clone()
-    model.blocks[1].eval()
-    model.head.weight.requires_grad_(False)
-    flags = [module.training for module in model.modules()]
-    frozen = [parameter.requires_grad for parameter in model.parameters()]
-    values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = torch.get_rng_state()
-
-    ism(model, sequences, start=5, stop=9, engine="windowed")
-
-    assert [module.training for module in model.modules()] == flags
-    assert [parameter.requires_grad for parameter in model.parameters()] == frozen
-    assert all(torch.equal(values[name], tensor) for name, tensor in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(sequences, before)
-
-
 def test_out_of_memory_halves_the_batch(long, monkeypatch):
     from tism.engine import replay as windowed
 

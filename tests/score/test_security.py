@@ -25,7 +25,6 @@ from tism.score.methods import score_to_store, variant_table
 from tism.score.store import StoreError, create_store, open_store
 from tism.study.cache import DamagedFileError, load_checkpoint, save_checkpoint
 from tism.study.ch08_networks import WeightFileError, read_keras_layers, read_torch_arrays
-from tism.study.data import download
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 11
@@ -173,46 +172,6 @@ def test_every_listed_file_has_a_checksum_or_its_publisher_gives_none():
     names = [row["path"] for row in rows]
     assert not [n for n in names if Path(n).is_absolute() or ".." in Path(n).parts or "\\" in n]
     assert all(row["url"].startswith("https://") for row in rows if row["sha256"])
-
-
-def test_a_wrong_file_in_a_mirror_is_not_used(tmp_path, monkeypatch):
-    path = "yeast/LICENSE"
-    for variable in ("TISM_DATA_DIR", "TISM_DATA_MIRROR"):
-        (tmp_path / variable / "yeast").mkdir(parents=True)
-        (tmp_path / variable / path).write_text("of somebody else")
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    asked = []
-
-    def no_connection(source, target):
-        asked.append(source.path)
-        raise download.DownloadError("no connection")
-
-    monkeypatch.setattr(download, "_retrieve", no_connection)
-    with (
-        pytest.warns(UserWarning, match="is not used: sha256"),
-        pytest.raises(download.DownloadError, match="no connection"),
-    ):
-        download.fetch(path)
-    assert asked == [path]
-
-
-@pytest.mark.parametrize("path", ["../../x", "/etc/passwd", "yeast/../../x", "", "yeast"])
-def test_only_listed_paths_are_fetched(path):
-    with pytest.raises(ValueError, match=r"data/sources\.csv lists no file"):
-        download.fetch(path)
-
-
-def test_the_first_copy_of_an_unpublished_checksum_holds(tmp_path, monkeypatch):
-    monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path))
-    monkeypatch.delenv("TISM_DATA_MIRROR", raising=False)
-    path = next(row.path for row in download.sources() if not row.sha256)
-    (tmp_path / path).parent.mkdir(parents=True)
-    (tmp_path / path).write_text("first")
-    assert download.fetch(path).read_text() == "first"
-    (tmp_path / path).write_text("second")
-    monkeypatch.setattr(download, "_retrieve", lambda *_: pytest.fail("as it should"))
-    with pytest.warns(UserWarning, match="is not used"), pytest.raises(pytest.fail.Exception):
-        download.fetch(path)
 
 
 # --- names in files ---------------------------------------------------------------------------

@@ -81,10 +81,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def state(model: nn.Module) -> tuple[list[bool], dict[str, Tensor]]:
-    """Training and gradient flags; parameters and buffers."""
+    """Training and gradient flags; parameters, buffers and the state of random numbers."""
     flags = [module.training for module in model.modules()]
     flags += [parameter.requires_grad for parameter in model.parameters()]
-    return flags, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return flags, {**tensors, "random": torch.get_rng_state()}
 
 
 def assert_close(got: Tensor, true: Tensor) -> None:
