@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism.engine.choice import Plan, plan_of_engine
-from tism.engine.replay import WindowedModel
 from tism.exact import by_position, ism
 from tism.first_order import tism
 from tism.predictor import OutputFn, Predictor, evaluating
@@ -193,7 +192,7 @@ class ExactEffects:
     def _on_windows(self, predict: Predictor, sequences: Tensor) -> tuple | None:
         if self.plan is None:
             return None
-        windows = WindowedModel(predict, sequences, self.plan.prepared)
+        windows = self.plan.windows(predict, sequences)
         return windows.effects, windows.output.shape[1], self.plan.batch_size
 
     def _in_full(self, predict: Predictor, sequences: Tensor) -> tuple:

@@ -147,7 +147,7 @@ def _windowed_ism(
     def score(first: int, last: int) -> Tensor:
         nonlocal batch_size
         sequences = predict.prepare(one_hot[first:last])
-        windows = WindowedModel(predict.of(slice(first, last)), sequences, plan.prepared)
+        windows = plan.windows(predict.of(slice(first, last)), sequences)
         chosen = selected_tasks(predict, tasks, windows.output.shape[1], len(window))
         index = torch.tensor(chosen, device=windows.output.device)
         changed = substitutions_on_host(one_hot[first:last], window)

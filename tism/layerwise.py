@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tism.engine.choice import plan_windows
-from tism.engine.replay import Recording, WindowedModel, function_name, is_recorded
-from tism.engine.rules import leaves
-from tism.engine.window import Reference, Untraceable, Windowed
+from tism.engine.replay import Calls, WindowedModel, agree
+from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
 from tism.exact import by_position, ism, scores_of_effects, substitutions_on_host
 from tism.first_order import gradient_by_task, tism
 from tism.predictor import OutputFn, Predictor, evaluating, warn_if_not_finite
@@ -29,22 +29,25 @@ from tism.running import (
 )
 from tism.sequence import validate_one_hot
 
+_MOST_TENSORS = 4  # that carry a stage
+_BLOCK = 8  # weights of a residual block, at most
 _GRAPH = 2  # a graph that keeps every activation takes so many times the memory
 _ROWS_TRACED = 2
+_NO_FUNCTION = "its output is made by no function that depends on the input"
 _INSTEAD = 'use depth=0 (tism), budgeted_ism(base="tism") or depth=-1 (ism), which run any model'
 
 
 class Stage(NamedTuple):
-    """A place in the model where one tensor carries all that the rest of the model depends on.
+    """A place in the model where a few tensors carry all that the rest of the model depends on.
 
-    name : of the layer that makes the tensor, as in `model.named_modules()`, or of the function
-    call : number of the recorded torch function that returns it; -1 is the input
-    function : name of that function
+    name : of the layer that makes the last of them, as in `model.named_modules()`, or the function
+    calls : numbers of the recorded torch functions that return them; none for the input
+    functions : names of these functions
     """
 
     name: str
-    call: int
-    function: str = ""
+    calls: tuple[int, ...] = ()
+    functions: tuple[str, ...] = ()
 
 
 def layerwise_tism(
@@ -89,7 +92,8 @@ def layerwise_tism(
     if depth not in ("input", 0):
         with evaluating(model, n=len(one_hot), **lent) as predict, following():
             stage = find_stage(stages(predict, one_hot[:1]), depth)
-            if stage.call >= 0:
+            if stage.calls:
+                check_stage(predict.of(slice(0, 1)), predict.prepare(one_hot[:1]), stage)
                 return _layerwise(predict, one_hot, tasks, window, stage, batch_size, progress)
     return tism(model, one_hot, tasks, **same)
 
@@ -104,8 +108,9 @@ def depths(
 ) -> list[str]:
     """Names of the layers at which `layerwise_tism` can expand, from the input to the output.
 
-    A layer is listed if its result alone decides all that follows. Within a residual block only the
-    sum is listed, because the input is needed until there. The place in the list is the depth.
+    A layer is listed if its result alone decides all that follows, or with the results of up to
+    three earlier ones, as along skip connections. Within a residual block only the sum is listed,
+    because the input is needed until there. The place in the list is the depth.
 
     one_hot : (n, 4, length); the first sequence is run
 
@@ -136,12 +141,18 @@ def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
         flow, traced = Dataflow(predict.model, rows), predict.of(np.zeros(_ROWS_TRACED, dtype=int))
         with uncompiled(), flow, flow.watching_modules():
             output = traced(rows)
-    found = [Stage("input", -1)]
-    for call in flow.cuts(output):
-        name, layer = flow.place[call]
-        if layer and flow.place[found[-1].call] == (name, layer):
+    found = [Stage("input")]
+    for calls in flow.cuts(output):
+        name, layer = flow.place[calls[-1]]
+        last = found[-1]
+        if layer and last.calls and flow.place[last.calls[-1]] == (name, layer):
             found.pop()  # of one layer, only the result counts
-        found.append(Stage(name, call, flow.calls[call][0]))
+        found.append(Stage(name, calls, tuple(flow.functions[call] for call in calls)))
+    if flow.unknown or output not in flow.maker:
+        try:  # a vmap or a foreign kernel that torch can differentiate will do
+            gradient_at(predict.of(slice(0, 1)), one_hot, 0, found[1])
+        except Exception as error:
+            raise Untraceable(_NO_FUNCTION) from error
     return [stage._replace(name=name) for name, stage in zip(_unique(found), found, strict=True)]
 
 
@@ -168,27 +179,40 @@ def find_stage(known: list[Stage], depth: int | str) -> Stage:
     return known[depth]
 
 
-class Dataflow(Recording):
-    """A recording that knows from which earlier calls each call takes its tensors.
+class Dataflow(Calls):
+    """Knows from which earlier calls each call takes its tensors.
 
+    functions : name of the function of each call
     place : for each call the name of its layer, or of its function within a module, and True if it
         is a layer, which is a module without submodules
+    within : for each call the numbers of the runs of modules that it is part of, outermost first
+    sources : for each call the calls whose results it takes
+    weighted : the calls that take weights, tensors of two or more axes that are not such results
+    carries : the calls that return one tensor of numbers with a row for each sequence
+    unknown : True if a tensor was met that no recorded function made
     """
 
     def __init__(self, model: nn.Module, rows: Tensor):
         super().__init__()
         self.names = {module: name for name, module in model.named_modules()}
-        self.inside: list[nn.Module] = []
+        self.inside: list[tuple[nn.Module, int]] = []
+        self.runs, self.unknown = 0, False
+        self.functions: list[str] = []
         self.place: dict[int, tuple[str, bool]] = {-1: ("input", True)}
+        self.within: list[tuple[int, ...]] = []
         self.sources: list[set[int]] = []
-        self.maker, self.kept = {id(rows): -1}, [rows]  # kept alive so that ids stay unique
+        self.weighted: set[int] = set()
+        self.carries: set[int] = set()
+        self.maker = WeakTensorKeyDictionary({rows: -1})
+        self.constant = WeakTensorKeyDictionary(dict.fromkeys(model.buffers()))
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
-        """Keep track of the module that is running."""
+        """Keep track of the modules that are running."""
 
         def entered(module: nn.Module, _: Any) -> None:
-            self.inside.append(module)
+            self.runs += 1
+            self.inside.append((module, self.runs))
 
         def left(*_: Any) -> None:
             self.inside.pop()
@@ -200,110 +224,194 @@ class Dataflow(Recording):
         finally:
             enter.remove(), leave.remove()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = super().__torch_function__(func, types, args, kwargs)
-        if not is_recorded(func):
-            return result
-        call = len(self.calls) - 1
-        tensors = (leaf for leaf in leaves((args, kwargs or {})) if isinstance(leaf, Tensor))
-        self.sources.append({self.maker[id(t)] for t in tensors if id(t) in self.maker})
-        self.place[call] = self._place(func)
-        for leaf in leaves(result):
-            if self.sources[-1] and isinstance(leaf, Tensor):
-                self.maker[id(leaf)] = call
-                self.kept.append(leaf)
+    def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        sources = {self.maker[t] for t in tensors if t in self.maker}
+        if any(map(self._is_unknown, tensors)):  # such as the result of a vmap or a foreign kernel
+            alive, self.unknown = set(self.maker.values()) - {-1}, True
+            sources |= alive | {max(self.carries, default=-1)}
+        self.sources.append(sources)
+        self.place[self.at] = self._place()
+        self.within.append(tuple(run for _, run in self.inside))
+        self.functions.append(self.name)
+        if self.sources[-1] and any(t.ndim > 1 and t not in self.maker for t in tensors):
+            self.weighted.add(self.at)
+        result = func(*args, **kwargs)
+        made = args[0] if self.name == "__setitem__" else result
+        for leaf in leaves(made):
+            if isinstance(leaf, Tensor):
+                (self.maker if sources else self.constant)[leaf] = self.at
+        if sources and isinstance(made, Tensor) and self._has_rows(made):
+            self.carries.add(self.at)
         return result
 
-    def _place(self, func: Any) -> tuple[str, bool]:
-        module = next((m for m in reversed(self.inside) if self.names.get(m)), None)
+    @staticmethod
+    def _has_rows(tensor: Tensor) -> bool:
+        if is_functorch_wrapped_tensor(tensor):  # one row within a vmap
+            return False
+        return tensor.is_floating_point() and tensor.shape[:1] == (_ROWS_TRACED,)
+
+    def _is_unknown(self, tensor: Tensor) -> bool:
+        """True if no recorded function made a tensor with a row for each sequence."""
+        known = tensor in self.maker or tensor in self.constant
+        return self._has_rows(tensor) and not known and not isinstance(tensor, nn.Parameter)
+
+    def _place(self) -> tuple[str, bool]:
+        module = next((m for m, _ in reversed(self.inside) if self.names.get(m)), None)
         if module is not None and not any(True for _ in module.children()):
             return self.names[module], True
-        name = function_name(func).strip("_")
+        name = self.name.strip("_")
         return (name if module is None else f"{self.names[module]}.{name}"), False
 
-    def cuts(self, output: Tensor) -> list[int]:
-        """Calls whose result is one tensor and all that later calls take of what came before."""
-        last = self.maker.get(id(output))
+    def cuts(self, output: Tensor) -> list[tuple[int, ...]]:
+        """Calls whose results are all that later calls take of what came before, in rising order.
+
+        Every single tensor counts; several do where their number is smallest, see `_is_waist`.
+        """
+        last = self.maker.get(output, max(self.carries, default=None))
         if last is None:
-            raise Untraceable("its output is made by no function that depends on the input")
+            raise Untraceable(_NO_FUNCTION)
         last_use = {last: math.inf}
         for call in range(last, -1, -1):  # backwards, so that dead ends do not count
             if call in last_use:
                 for source in self.sources[call]:
                     last_use.setdefault(source, call)
-        found, furthest = [], -1
-        for call in range(-1, last + 1):
-            if call >= 0 and call in last_use and furthest <= call and self._is_tensor(call):
-                found.append(call)
-            furthest = max(furthest, last_use.get(call, -1))
-        return found
+        alive = [call for call in range(last + 1) if call in last_use]
+        live = {call: [m for m in (-1, *alive) if m <= call < last_use[m]] for call in alive}
+        size = {
+            call: len(made) if self.carries.issuperset(made) else math.inf
+            for call, made in live.items()
+        }
+        found = [c for c in alive if size[c] == 1 or self._is_waist(c, size)]
+        return [tuple(live[call]) for call in found]
 
-    def _is_tensor(self, call: int) -> bool:
-        result = self.calls[call][1]
-        if not isinstance(result, Reference) or not result.tensor.is_floating_point():
+    def _is_waist(self, call: int, size: dict[int, float]) -> bool:
+        """True if few tensors are needed from a call on, and no more than right before and after.
+
+        Steps are the calls and the ends of modules within the outermost module that the call ends.
+        A small module around them that ends with fewer tensors is a residual block: it has none.
+        """
+        if not size[call] <= _MOST_TENSORS:
             return False
-        return result.tensor.shape[:1] == (_ROWS_TRACED,)  # rows come first
+        ends = {run: c for c in size for run in self.within[c]}  # the last call of each run
+        around = self.within[call]
+        level = next((i for i, run in enumerate(around[1:], 1) if ends[run] == call), len(around))
+        around = around[:level]
+        steps = [c for c in size if self.within[c][:level] == around]
+        steps = [c for c in steps if self.within[c] == around or ends[self.within[c][level]] == c]
+        at = steps.index(call)
+        beside = steps[max(0, at - 1) : at] + steps[at + 1 : at + 2]
+        beside += [ends[run] for run in around[1:] if self._is_small(run)]
+        return all(size[call] <= size[other] for other in beside)
+
+    def _is_small(self, run: int) -> bool:
+        """True if a run of a module has no more weights than a residual block."""
+        return sum(run in self.within[call] for call in self.weighted) <= _BLOCK
 
 
-class Nudge(TorchFunctionMode):
-    """Adds a zero that requires a gradient, `leaf`, to the result of a stage."""
+class Nudge(Calls):
+    """Adds a `leaf`, zeros that require a gradient if none is given, to the tensors of a stage.
 
-    def __init__(self, stage: Stage):
+    leaf : (n, numbers of all these tensors)
+    """
+
+    def __init__(self, stage: Stage, leaf: Tensor | None = None):
         super().__init__()
-        self.stage, self.at, self.leaf = stage, -1, None
+        self.stage, self.given, self.leaf = stage, leaf, leaf
 
     def __enter__(self):
-        self.at = -1
+        self.at, self.kept, self.nudged = -1, [], {}
         return super().__enter__()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if not is_recorded(func):
+    def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        if self.nudged:
+            args, kwargs = mapped(self._current, (args, kwargs))
+        result = func(*args, **kwargs)
+        if self.at in self.stage.calls:
+            check_function(self.stage, self.at, self.name)
+            self.kept.append(args[0] if self.name == "__setitem__" else result)
+        if self.at != self.stage.calls[-1]:
             return result
-        self.at += 1
-        if self.at != self.stage.call:
-            return result
-        check_function(self.stage, function_name(func))
-        self.leaf = torch.zeros_like(result).requires_grad_()
-        in_place = any(result is leaf for leaf in leaves(args))
-        return result.add_(self.leaf) if in_place else result + self.leaf
+        sizes = [tensor[0].numel() for tensor in self.kept]
+        if self.given is None:
+            self.leaf = result.new_zeros(len(self.kept[0]), sum(sizes)).requires_grad_()
+        for tensor, change in zip(self.kept, self.leaf.split(sizes, 1), strict=True):
+            self.nudged[id(tensor)] = tensor + change.view_as(tensor).to(tensor.dtype)
+        return self._current(result)
+
+    def _current(self, leaf: Any) -> Any:
+        """An argument behind the stage: of a tensor of the stage, the nudged one."""
+        return self.nudged.get(id(leaf), leaf)
 
 
-def check_function(stage: Stage, function: str) -> None:
+def check_stage(predict: Predictor, sequence: Tensor, stage: Stage) -> None:
+    """Raise Untraceable unless the tensors of a stage carry all that the prediction depends on.
+
+    Moved to those of the complement, (1, 4, length), they have to give its prediction.
+    """
+    with torch.no_grad():
+        other, ends = sequence.flip(1), []
+        for rows in (sequence.clone(), other.clone()):
+            ends.append(Calls(stage.calls).results(lambda rows=rows: predict(rows)))
+        change = torch.cat([(b - a).flatten(1) for a, b in zip(*ends, strict=True)], 1)
+        rows, nudge = sequence.clone(), Nudge(stage, change)
+        with nudge:
+            moved = predict(rows)
+        if not agree(moved, predict(other), moved):
+            raise Untraceable(
+                f"{stage.name}: the rest of the model needs more than this layer"
+            )
+
+
+def check_function(stage: Stage, call: int, function: str) -> None:
     """Raise Untraceable if a run calls another function where the stage was found."""
-    if function != stage.function:
+    expected = stage.functions[stage.calls.index(call)]
+    if function != expected:
         raise Untraceable(
-            f"{stage.name}: {function} is called where {stage.function} was found; the model does "
+            f"{stage.name}: {function} is called where {expected} was found; the model does "
             "something else from call to call, such as building a part at its first call"
         )
 
 
 def gradient_at(predict: Predictor, sequences: Tensor, tasks: Tasks, stage: Stage) -> Tensor:
-    """(n, n_tasks, *inner): gradient of the predictions at a stage of shape (n, *inner)."""
+    """(n, n_tasks, numbers) gradient of the predictions at the tensors of a stage, flattened."""
     return gradient_by_task(predict, predict.prepare(sequences), tasks, nudge=Nudge(stage))[0]
 
 
 class Expansion:
     """The change of a stage times the gradient there, for substitutions of some references.
 
-    gradient : (n, n_tasks, *inner), see `gradient_at`
+    gradient : see `gradient_at`
     """
 
     def __init__(self, windows: WindowedModel, stage: Stage, gradient: Tensor):
-        self.windows, self.stage = windows, stage
-        function, reference = windows.recording.calls[stage.call]
-        check_function(stage, function)
-        self.reference, self.dtype = reference.tensor, gradient.dtype
-        self.gradient = gradient.to(self.reference)
+        self.windows, self.dtype = windows, gradient.dtype
+        shapes = []
+        for call in stage.calls:
+            function, reference = windows.recording.calls[call]
+            check_function(stage, call, function)
+            shapes.append(reference.like.shape[1:])
+        parts = gradient.split([math.prod(shape) for shape in shapes], 2)
+        self.gradients = [
+            part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)
+        ]
 
     def __call__(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
         """(substitutions, n_tasks) linear effects."""
         if len(row) == 1:  # a batch of one looks like a broadcast constant
             return self(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
-        change = self.windows.run(row, position, base, last=self.stage.call)
-        product = self._of_columns if isinstance(change, Windowed) else self._of_all
-        effects = [product(change, row, slope) for slope in self.gradient.unbind(1)]
-        return torch.stack(effects, 1).to(self.dtype)
+        calls, changes = self.windows.recording.asked, self.windows.run(row, position, base)
+        total = 0
+        for call, change, gradient in zip(calls, changes, self.gradients, strict=True):
+            gradient = gradient.to(change.dtype)
+            if isinstance(change, Windowed):
+                parts = [self._of_columns(change, row, slope) for slope in gradient.unbind(1)]
+            else:
+                at = torch.from_numpy(row).to(change.device)
+                change = self.windows.change(change, call)
+                parts = [(change * slope[at]).flatten(1).sum(1) for slope in gradient.unbind(1)]
+            total = total + torch.stack(parts, 1).to(self.dtype)
+        return total
 
     def _of_columns(self, change: Windowed, row: np.ndarray, slope: Tensor) -> Tensor:
         delta = change.delta(change.frame)  # (width, rows, *features)
@@ -311,10 +419,6 @@ class Expansion:
         columns = change.batch.index(change.frame.columns + row * change.length)
         product = delta * table.index_select(0, columns).view(delta.shape)
         return product.movedim(1, 0).flatten(1).sum(1)
-
-    def _of_all(self, change: Tensor, row: np.ndarray, slope: Tensor) -> Tensor:
-        at = torch.from_numpy(row).to(change.device)
-        return ((change - self.reference[at]) * slope[at]).flatten(1).sum(1)
 
 
 def _layerwise(
@@ -328,7 +432,8 @@ def _layerwise(
 ) -> Tensor:
     total = int((one_hot[:, :, window.start : window.stop] == 0).sum())
     with torch.no_grad():
-        plan = plan_windows("windowed", predict, one_hot, window, total, batch_size)
+        calls = stage.calls
+        plan = plan_windows("windowed", predict, one_hot, window, total, batch_size, calls)
     rows = plan.batch_size
 
     def score(first: int, last: int) -> Tensor:
@@ -337,7 +442,7 @@ def _layerwise(
         gradient = gradient_at(owner, sequences, tasks, stage)
         with torch.no_grad():
             effects, rows = by_position(
-                Expansion(WindowedModel(owner, sequences, plan.prepared), stage, gradient),
+                Expansion(plan.windows(owner, sequences), stage, gradient),
                 substitutions_on_host(one_hot[first:last], window),
                 rows,
                 report,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import build_model, ism
+from tism.engine import choice
 from tism.engine.replay import WindowedModel
 from tism.model import VARIANTS
 from tism.predictor import ModelError, UnstableModelWarning, evaluating
@@ -66,6 +67,64 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.gru(x.permute(2, 0, 1))[0][-1])
+
+
+def watch_scouts(monkeypatch) -> list:
+    """Take every sequence for long; returns the scouts' recordings."""
+    scouts: list = []
+    scouted = choice.scouted
+    monkeypatch.setattr(choice, "_LONG", 0)
+    monkeypatch.setattr(choice, "scouted", lambda *a: scouts.append(scouted(*a)) or scouts[-1])
+    return scouts
+
+
+def test_of_a_long_sequence_only_what_a_stretch_reads_is_kept():
+    layers = [nn.Conv1d(4, 8, 9, padding=4), nn.GELU(), nn.MaxPool1d(4)]
+    for _ in range(3):
+        layers += [nn.Conv1d(8, 8, 5, padding=2), nn.BatchNorm1d(8), nn.GELU(), nn.MaxPool1d(4)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(2)).eval()
+    one_hot = draw_sequences(1, 2**14).float()
+    model(one_hot)
+    with evaluating(model, n=1) as predict, torch.no_grad():
+        plans = [
+            choice.plan_windows("windowed", predict, one_hot, range(8000, stop), 300, None)
+            for stop in (8100, 14_000)
+        ]
+        stretch, whole = (plan.windows(predict, one_hot).recording.nbytes for plan in plans)
+    assert stretch < 0.02 * whole
+
+
+def test_a_run_without_data_leaves_nothing_in_the_model(monkeypatch):
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv1d(4, 2, 3, padding=1), None
+            self.register_buffer("seen", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = self.conv(x).relu()
+            self.seen = self.last[0].mean(1)
+            return self.last.mean(2)
+
+    assert worst(Remembering(), draw_sequences().float(), start=20, stop=25) < 1e-5
+    scouts = watch_scouts(monkeypatch)
+    model = Remembering()
+    ism(model, draw_sequences().float(), start=20, stop=25, engine="windowed")
+    assert scouts[0] is not None
+    assert all(type(tensor) is Tensor for tensor in (model.last, model.seen))
+
+
+def test_a_model_that_needs_data_keeps_everything(monkeypatch):
+    class Guarded(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if float(x.sum()) < 0:
+                raise ValueError
+            return super().forward(x)
+
+    scouts = watch_scouts(monkeypatch)
+    model = Guarded(nn.Conv1d(4, 2, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    assert worst(model.double(), draw_sequences(), start=20, stop=25) < 1e-10
+    assert scouts[0] is None
 
 
 @pytest.mark.parametrize("pool", [2, 3, 5])
@@ -225,8 +284,6 @@ def test_auto_takes_windows_where_they_pay(long, windows):
 
 
 def test_working_memory_does_not_grow_with_the_sequences(long, windows, monkeypatch):
-    from tism.engine import choice
-
     sequences, _ = long
     held, rows = windows
     monkeypatch.setattr(choice, "_KEPT_BYTES", 2**20)
@@ -240,16 +297,14 @@ def test_working_memory_does_not_grow_with_the_sequences(long, windows, monkeypa
 
 
 def test_windows_compute_a_fraction_of_the_products():
-    from tism.engine.choice import Work
-    from tism.engine.replay import WindowedModel
 
     sequences = draw_sequences(1, 300)
     row, position = torch.zeros(12).long().numpy(), torch.arange(140, 152).numpy()
     with evaluating(network()) as predict, torch.no_grad():
         windows = WindowedModel(predict, sequences, {})
-        with Work() as windowed:
+        with choice.Work() as windowed:
             windows.effects(row, position, row)
-        with Work() as full:
+        with choice.Work() as full:
             predict(sequences.repeat(12, 1, 1))
     assert full.products > 10 * windowed.products
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from conftest import ready
@@ -9,51 +11,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import build_model, depths, ism, layerwise_tism, tism
-from tism.engine.replay import Recording, is_recorded
+from tism.engine.replay import Calls
 from tism.model import VARIANTS
 
 LENGTH = 24
 
 
-class Cut(Recording):
-    """Takes the result of one call out of a run, or puts another tensor in its place."""
+class Cut(Calls):
+    """Takes the results of some calls out of a run, or puts other tensors in their place."""
 
-    def __init__(self, call: int, instead: Tensor | None = None):
+    def __init__(self, calls: Sequence[int], instead: Sequence[Tensor] = ()):
         super().__init__()
-        self.call, self.instead, self.taken = call, instead, None
+        self.calls, self.instead, self.taken = calls, iter(instead), []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if is_recorded(func):
-            self.calls.append(func)
-            if len(self.calls) - 1 == self.call:
-                self.taken = result.clone()
-                return result if self.instead is None else self.instead.clone()
+    def called(self, func, args, kwargs):
+        result = func(*args, **kwargs)
+        if self.at in self.calls:
+            self.taken.append(result.clone())
+            return next(self.instead, result)
         return result
 
 
-def by_brute_force(model: nn.Module, sequence: Tensor, call: int) -> Tensor:
-    """(n_tasks, 4, length): Jacobian of the rest of the model times the change of a call's result.
+def by_brute_force(model: nn.Module, sequence: Tensor, calls: Sequence[int]) -> Tensor:
+    """(n_tasks, 4, length): Jacobian of the rest of the model times the change of some results.
 
     sequence : (1, 4, length)
     """
 
-    def activations(x: Tensor) -> Tensor:
-        with torch.no_grad(), Cut(call) as cut:
+    def activations(x: Tensor) -> list[Tensor]:
+        with torch.no_grad(), Cut(calls) as cut:
             model(x)
         return cut.taken
 
-    def rest(h: Tensor) -> Tensor:
-        with Cut(call, h):
+    def rest(*hidden: Tensor) -> Tensor:
+        with Cut(calls, [h.clone() for h in hidden]):
             return model(sequence)[0]
 
     hidden = activations(sequence)
-    slope = torch.autograd.functional.jacobian(rest, hidden).flatten(1)  # (n_tasks, all of hidden)
-    scores = torch.zeros(len(slope), 4, sequence.shape[2], dtype=sequence.dtype)
+    slopes = torch.autograd.functional.jacobian(rest, tuple(hidden))  # (n_tasks, *shape) of each
+    scores = torch.zeros(len(slopes[0]), 4, sequence.shape[2], dtype=sequence.dtype)
     base, position = (sequence[0] == 0).nonzero(as_tuple=True)
     mutants = sequence.repeat(len(base), 1, 1)
     mutants[range(len(base)), :, position] = torch.eye(4, dtype=sequence.dtype)[base]
-    scores[:, base, position] = slope @ (activations(mutants) - hidden).flatten(1).mT
+    for slope, changed, h in zip(slopes, activations(mutants), hidden, strict=True):
+        scores[:, base, position] += slope.flatten(1) @ (changed - h).flatten(1).mT
     return scores
 
 
@@ -84,7 +85,90 @@ class Dense(nn.Module):
         return self.head(F.relu(self.third(two), inplace=True).amax(2))
 
 
+class Skips(nn.Module):
+    """Residual blocks whose results are also added up, in place, along a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(4, 3, 5, padding=2)
+        self.blocks = nn.ModuleList(Residual() for _ in range(5))
+        self.skips = nn.ModuleList(nn.Conv1d(3, 3, 1) for _ in range(5))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        total = torch.zeros_like(x)
+        for block, skip in zip(self.blocks, self.skips, strict=True):
+            x = block(x)
+            total += skip(x).tanh()
+        return self.head(total.amax(2) * total.mean(2))
+
+
+class Residual(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.SiLU(), nn.Conv1d(3, 3, 3, padding=1), nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class UNet(nn.Module):
+    """What two layers return is concatenated with what comes back from below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv1d(c, 3, 3, padding=1) for c in (4, 3, 3))
+        self.up = nn.ModuleList(nn.Conv1d(6, 3, 3, padding=1) for _ in range(2))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = F.gelu(self.down[0](x))
+        coarse = F.gelu(self.down[1](F.max_pool1d(fine, 2)))
+        x = F.gelu(self.down[2](F.max_pool1d(coarse, 2)))
+        for up, skip in zip(self.up, (coarse, fine), strict=True):
+            x = F.gelu(up(torch.cat([F.interpolate(x, scale_factor=2), skip], 1)))
+        return self.head(x.cumsum(2).mean(2))
+
+
+class Foreign(torch.autograd.Function):
+    """A kernel that torch functions cannot see."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.from_numpy(x.detach().numpy() ** 3)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> Tensor:
+        return 3 * ctx.saved_tensors[0] ** 2 * slope
+
+
+class Tailed(nn.Module):
+    """Convolutions, and a tail that no rule can follow."""
+
+    def __init__(self, tail: Callable[[Tensor], Tensor], head: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(4, 5, 5), nn.Conv1d(5, 2, 5)
+        self.tail, self.head = tail, nn.Linear(2, 2) if head else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tail(F.gelu(self.second(F.gelu(self.first(x))))))
+
+
+def over_rows(x: Tensor) -> Tensor:
+    return torch.vmap(lambda row: (row.softmax(1) * row).sum(1))(x)
+
+
+def foreign(x: Tensor) -> Tensor:
+    return Foreign.apply(x).mean(2)
+
+
 MODELS = {
+    "vmap": lambda: ready(Tailed(over_rows, head=False)).eval(),
+    "vmap and head": lambda: ready(Tailed(over_rows, head=True)).eval(),
+    "foreign": lambda: ready(Tailed(foreign, head=True)).eval(),
+    "Skips": lambda: ready(Skips()).eval(),
+    "UNet": lambda: ready(UNet()).eval(),
     "baseline": variant,
     "relu": lambda: variant("relu"),
     "max_pooling": lambda: variant("max_pooling"),
@@ -105,7 +189,7 @@ def test_equals_brute_force_at_every_depth(name):
     assert [stage.name for stage in found] == depths(model, sequences)
     for depth, stage in list(enumerate(found))[1:-1]:
         scores = layerwise_tism(model, sequences, depth=depth)
-        expected = torch.stack([by_brute_force(model, s[None], stage.call) for s in sequences])
+        expected = torch.stack([by_brute_force(model, s[None], stage.calls) for s in sequences])
         torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12, msg=stage.name)
 
 
@@ -140,6 +224,34 @@ def test_only_places_where_one_tensor_passes_are_depths():
     ]
 
 
+def test_several_tensors_make_a_depth_where_few_are_needed():
+    blocks = ["blocks.0.add", "add", "blocks.1.add", "add#2", "blocks.2.add", "add#3"]
+    blocks += ["blocks.3.add", "add#4", "blocks.4.add"]
+    skips, unet = (MODELS[name]() for name in ("Skips", "UNet"))
+    ends = ["skips.4", "add#5", "mul", "head"]
+    assert depths(skips, draw()) == ["input", "stem", *blocks, *ends]
+    assert depths(nn.Sequential(skips), draw())[2:11] == [f"0.{name}" for name in blocks]
+    assert depths(unet, draw())[3:7] == ["down.1", "gelu#2", "down.2", "gelu#3"]
+    for model in (MODELS["vmap"](), MODELS["foreign"]()):
+        assert depths(model, draw())[:5] == ["input", "first", "gelu", "second", "gelu#2"]
+
+
+class Bypassed(nn.Module):
+    """Keeps what it was given where no function can see it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = Foreign.apply(x)
+        return Foreign.apply(x.tanh().relu()).sum(2) + hidden.sum(2)
+
+
+def test_a_depth_that_does_not_carry_everything_is_refused():
+    model, sequences = Bypassed(), draw()
+    names = depths(model, sequences)
+    assert "relu" in names
+    with pytest.raises(ValueError, match="relu: the rest of the model needs more than this"):
+        layerwise_tism(model, sequences, depth="relu")
+
+
 @pytest.mark.parametrize("depth", ["blocks.1", "dense.3"])
 def test_tasks_batches_and_progress(depth, capsys):
     model, sequences = variant(), draw(3)
@@ -149,6 +261,16 @@ def test_tasks_batches_and_progress(depth, capsys):
     one = layerwise_tism(model, sequences[1:2], 0, depth=depth)
     torch.testing.assert_close(one, every[1:2, [0]], rtol=1e-9, atol=1e-12)
     assert "3.0/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("depth", ["blocks.0.pool", "dense.0"])
+def test_a_stretch_of_a_long_sequence(depth, monkeypatch):
+    model, sequences = variant(), draw()
+    whole = layerwise_tism(model, sequences, depth=depth)
+    monkeypatch.setattr("tism.engine.choice._LONG", 0)
+    for start, stop in ((0, 3), (12, 18), (-2, None)):
+        part = layerwise_tism(model, sequences, depth=depth, start=start, stop=stop)
+        torch.testing.assert_close(part, whole[..., start:stop], rtol=1e-9, atol=1e-12)
 
 
 def test_reference_bases_are_zero_and_float32_agrees():

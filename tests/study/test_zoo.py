@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import ism, tism
+from tism.engine import choice
 from tism.study.zoo import ZOO, Entry
 
 TOLERANCE = 1e-10  # of the largest score
@@ -108,6 +109,21 @@ def test_scores_equal_those_by_hand_and_the_model_comes_back(case: Case):
     flags_after, tensors_after = state(model)
     assert flags_after == flags
     assert all(torch.equal(tensors_after[name], tensor) for name, tensor in tensors.items())
+
+
+LONG = "Enformer Borzoi Akita Basenji2 SpliceAI Xpresso Sei ChromBPNet LegNet DanQ HyenaDNA"
+
+
+@pytest.mark.parametrize("name", LONG.split())
+def test_of_a_long_sequence_windows_need_only_what_a_stretch_reads(name: str, monkeypatch):
+    case, scouts = Case(ZOO[name]), []
+    start = (case.entry.short - STRETCH) // 2
+    case.stretches = [range(start, start + STRETCH)]
+    scouted = choice.scouted
+    monkeypatch.setattr(choice, "_LONG", 0)
+    monkeypatch.setattr(choice, "scouted", lambda *a: scouts.append(scouted(*a)) or scouts[-1])
+    assert_close(case.ism(case.model, "windowed"), case.brute_force())
+    assert scouts[0] is not None
 
 
 def test_zoo_is_large_and_every_entry_tells_its_source():

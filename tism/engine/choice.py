@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tism.engine.replay import Recording, WindowedModel, agree
+from tism.engine.replay import Calls, Recording, WindowedModel, agree, scouted
 from tism.engine.window import Untraceable
 from tism.predictor import Predictor
 from tism.running import choose_batch_size, in_batches, is_out_of_memory, uncompiled
@@ -31,6 +31,8 @@ _PER_NUMBER, _PER_KERNEL = 20, 2.5e6
 _BATCH_BYTES, _KEPT_BYTES = {"cpu": 6 * 2**20}, 2**28
 _MOST_ROWS = 4096
 _ONE_IN, _FEWEST_TRIED, _MOST_TRIED = 64, 4, 24  # one substitution in 64 is tried first
+_BASES_TRIED = 2**19  # of long sequences, fewer are
+_LONG = 2**14  # length from which only what a stretch's windows read is kept of a reference
 _log = logging.getLogger("tism.exact")
 _logged: set[tuple[type, str]] = set()
 _verdicts: WeakKeyDictionary[Any, dict[Any, Plan | str]] = WeakKeyDictionary()
@@ -45,6 +47,8 @@ class Plan(NamedTuple):
     batch_size : substitutions that run together
     sequences : references whose activations are kept at the same time
     prepared : what rules made of weights, see `Replay`
+    asked : numbers of the calls at which windows end; none for the prediction
+    scout : knows what windows of the stretch read of a reference; None keeps all of it
     mixed : from which function on, at what share of the work, all positions are run; or ""
     """
 
@@ -56,6 +60,8 @@ class Plan(NamedTuple):
     sequences: int
     prepared: dict[int, dict]
     mixed: str
+    asked: tuple[int, ...]
+    scout: Recording | None = None
 
     def gain(self, total: int, n: int) -> float:
         """Predicted cost of the full engine over that of windows, for `total` substitutions.
@@ -66,6 +72,10 @@ class Plan(NamedTuple):
         batches = groups * math.ceil(total / groups / self.batch_size)
         windows = total * self.row_cost + batches * self.batch_cost + n * self.reference_cost
         return (total + n) / windows
+
+    def windows(self, predict: Predictor, sequences: Tensor) -> WindowedModel:
+        """The model, run on references whose substitutions are wanted."""
+        return WindowedModel(predict, sequences, self.prepared, self.asked, self.scout)
 
 
 def check_engine(engine: Any) -> None:
@@ -122,8 +132,11 @@ def plan_windows(
     window: range,
     total: int,
     batch_size: int | None,
+    asked: tuple[int, ...] = (),
 ) -> Plan | None:
     """How to run on windows; None if "auto" expects nothing of a trial.
+
+    asked : numbers of the calls at which windows end; none for the prediction
 
     Raises Untraceable if windows cannot follow the model or, for "auto", promise no gain.
     """
@@ -131,7 +144,7 @@ def plan_windows(
         raise Untraceable("windows are differences, which low precision would round away")
     full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
     known = _verdicts.setdefault(predict.model, {})
-    key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device)
+    key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device, asked)
     try:
         hash(key)
     except TypeError:  # of an output_fn, whose verdict is not kept
@@ -140,10 +153,10 @@ def plan_windows(
         two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
         if engine == "auto" and total <= max(two_batches, 4 * _FEWEST_TRIED):
             return None
-        known[key] = _verdict(predict, one_hot, window, total, full_batch_size)
+        known[key] = _verdict(predict, one_hot, window, total, full_batch_size, asked)
     if isinstance(known[key], str):
         raise Untraceable(known[key])
-    plan = known[key]._replace(prepared={})
+    plan = known[key]._replace(prepared={}, scout=_scout(predict, one_hot, window, asked))
     if batch_size is not None:
         plan = plan._replace(batch_size=max(full_batch_size, 2))
     gain = plan.gain(total, len(one_hot))
@@ -155,68 +168,86 @@ def plan_windows(
     return plan
 
 
+def _scout(
+    predict: Predictor, one_hot: Tensor, window: range, asked: tuple[int, ...]
+) -> Recording | None:
+    """What windows read of a reference, if the stretch is a small part of a long sequence."""
+    length = one_hot.shape[2]
+    if length < _LONG or 4 * len(window) > length:
+        return None
+    return scouted(predict.of(slice(0, 1)), predict.prepare(one_hot[:1]), window, asked)
+
+
 def _verdict(
-    predict: Predictor, one_hot: Tensor, window: range, total: int, full_batch_size: int
+    predict: Predictor,
+    one_hot: Tensor,
+    window: range,
+    total: int,
+    full_batch_size: int,
+    asked: tuple[int, ...],
 ) -> Plan | str:
     """The plan by a trial on substitutions spread over the first sequence, or why there is none."""
     _, position, base = (numbers.numpy() for numbers in substitutions(one_hot[:1].cpu(), window))
-    rows = min(max(_FEWEST_TRIED, total // _ONE_IN), _MOST_TRIED, len(position))
+    most = min(_MOST_TRIED, max(_FEWEST_TRIED, _BASES_TRIED // one_hot.shape[2]), len(position))
+    rows = min(max(_FEWEST_TRIED, total // _ONE_IN), most)
     tried = np.linspace(0, len(position) - 1, rows).astype(int)
-    sequence = predict.prepare(one_hot[:1])
+    sample = np.zeros_like(tried), position[tried], base[tried]
     try:
         with uncompiled():
-            return _try_windows(
-                predict.of(slice(0, 1)), sequence, position[tried], base[tried], full_batch_size
-            )
+            return _try_windows(predict, one_hot, window, sample, full_batch_size, asked)
     except Untraceable as error:
         return str(error)
 
 
 def _try_windows(
     predict: Predictor,
-    sequence: Tensor,
-    position: np.ndarray,
-    base: np.ndarray,
+    one_hot: Tensor,
+    window: range,
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
     full_batch_size: int,
+    asked: tuple[int, ...],
 ) -> Plan:
-    """Run some substitutions of one sequence, (1, 4, length), on windows and in full; compare both.
+    """Run some substitutions of the first sequence on windows and in full; compare both.
 
     Raises Untraceable naming the function at fault if windows fail or disagree.
     """
-    rows, number = len(position), np.zeros_like(position)
-    mutants = torch.cat([sequence, put_bases(sequence.repeat(rows, 1, 1), position, base)])
-    parts: list[Tensor] = []
+    sequence, rows = predict.prepare(one_hot[:1]), len(sample[0])
+    mutants = put_bases(sequence.repeat(rows, 1, 1), *sample[1:])
+    mutants = torch.cat([sequence, mutants])
+    parts: list[list[Tensor]] = []
 
     def run(start: int, stop: int) -> None:
         owner = predict.of(np.zeros(stop - start, dtype=np.int64))
-        parts.append(owner(mutants[start:stop].clone()))
+        batch = mutants[start:stop].clone()
+        parts.append(Calls(asked).results(lambda: owner(batch)))
 
     with Work() as full:
         in_batches(len(mutants), full_batch_size, run)
-    output = torch.cat(parts)
+    outputs = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+    predict, scout = predict.of(slice(0, 1)), _scout(predict, one_hot, window, asked)
     with Work() as kept:
-        windows = WindowedModel(predict, sequence, {})
+        windows = WindowedModel(predict, sequence, {}, asked, scout)
     with Work() as first:
-        effects = windows.effects(number, position, base)
-    if not agree(effects, output[1:] - output[:1], output):
-        _find_fault(predict, windows, mutants[1:], (number, position, base))
+        effects = windows.changes(*sample)
+    for effect, output in zip(effects, outputs, strict=True):
+        if not agree(effect, output[1:] - output[:1], output):
+            _find_fault(predict, windows, mutants[1:], sample)
     with Work() as batch:  # what the first batch made of the references is there by now
-        windows.effects(number, position, base)
+        windows.changes(*sample)
     forward = full.cost(1 + rows, len(parts), full_batch_size)
     row_cost = batch.cost(rows, 1, math.inf) / forward
-    mixed = _mixed(windows, (number, position, base), row_cost * forward)
     once = first.cost(1, 1, 1) - batch.cost(1, 1, 1)
-    largest = windows.replay.row_bytes
-    most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // largest
+    most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // windows.replay.row_bytes
     return Plan(
         row_cost,
         batch.cost(rows, 1, 1) / forward - row_cost,
         (kept.cost(1, 1, 1) + once) / forward,
-        largest,
+        windows.replay.row_bytes,
         max(full_batch_size, min(most, _MOST_ROWS), 2),  # windows run no batch of one
-        max(1, _KEPT_BYTES // (2 * windows.recording.nbytes)),
+        max(1, _KEPT_BYTES // max(1, 2 * windows.recording.nbytes)),
         {},
-        mixed,
+        _mixed(windows, sample, row_cost * forward),
+        asked,
     )
 
 
@@ -231,7 +262,7 @@ def _mixed(windows: WindowedModel, sample: tuple, row_cost: float) -> str:
     before = Work()
     if call:
         with before:
-            windows.run(*sample, last=call - 1)
+            windows.run(*sample, asked=[call - 1])
     share = 1 - before.cost(len(sample[0]), 1, math.inf) / row_cost
     return (
         f"from {name} (call {call}) on, {share:.0%} of the work, it runs on all positions; "
@@ -241,10 +272,9 @@ def _mixed(windows: WindowedModel, sample: tuple, row_cost: float) -> str:
 
 def _find_fault(predict: Predictor, windows: WindowedModel, mutants: Tensor, sample: tuple) -> None:
     """Raise Untraceable for the first function whose result differs from that of the mutants."""
-    truth, mutants = Recording(), mutants.clone()
-    with truth:
-        predict.of(sample[0])(mutants)
-    windows.effects(*sample, truth)
+    truth, mutants = Recording(windows.recording.asked), mutants.clone()
+    truth.results(lambda: predict.of(sample[0])(mutants))
+    windows.run(*sample, truth=truth)
     raise Untraceable("a prediction depends on its batch-mates or differs from call to call")
 
 

@@ -9,17 +9,28 @@ reference's activations and the model goes on in full.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tism.engine.rules import Call
-from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, leaves, mapped
+from tism.engine.window import (
+    Batch,
+    Frame,
+    Reference,
+    Untraceable,
+    Windowed,
+    leaves,
+    mapped,
+    whole,
+)
 from tism.predictor import Predictor
 from tism.running import is_out_of_memory, uncompiled
 
@@ -29,51 +40,96 @@ _KIND = "dtype device layout requires_grad grad_fn is_leaf is_floating_point is_
 _IS = "is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized is_contiguous"
 _ABOUT = frozenset(f"{_SHAPE} {_KIND} {_IS}".split())
 MOST_KEPT_BYTES = 2**32  # of activations of one reference
+_SCOUTS = 1024  # positions of a stretch that are followed to find out what windows read
 
 
-class Recording(TorchFunctionMode):
-    """Keeps the result of every torch function while a model runs on plain tensors."""
+class Reached(Exception):
+    """Ends a run after the last of the calls whose results were asked for."""
 
-    def __init__(self) -> None:
+
+class Calls(TorchFunctionMode):
+    """Numbers the torch functions that a model calls, which replays call in the same order.
+
+    asked : numbers of calls in rising order whose results are wanted; the last one ends the run
+    at, name : number and name of the current call
+    found : the results that were asked for
+    """
+
+    def __init__(self, asked: Sequence[int] = ()):
         super().__init__()
+        self.asked, self.found = tuple(asked), []
+        self.at, self.name = -1, "the input"
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not is_recorded(func):
+            return func(*args, **kwargs)
+        self.at, self.name = self.at + 1, function_name(func)
+        result = self.called(func, args, kwargs)
+        if self.at in self.asked:
+            self.found.append(args[0] if self.name == "__setitem__" else result)
+            if self.at == self.asked[-1]:
+                raise Reached
+        return result
+
+    def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """The result of the current call."""
+        return func(*args, **kwargs)
+
+    def results(self, run: Callable[[], Any]) -> list[Any]:
+        """The results that were asked for, or that of the whole run."""
+        try:
+            with uncompiled(), self:
+                return [run()]
+        except Exception:  # Reached, or what torch makes of it on the way out
+            if not self.asked or self.at < self.asked[-1]:
+                raise
+            return self.found
+
+
+class Recording(Calls):
+    """Keeps the result of every torch function while a model runs on plain tensors.
+
+    scout : a recording of the same calls that knows what windows read; None keeps everything
+    """
+
+    def __init__(self, asked: Sequence[int] = (), scout: Recording | None = None):
+        super().__init__(asked)
+        self.scout = scout
         self.calls: list[tuple[str, Any]] = []
         self.nbytes = 0
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if is_recorded(func):
-            name, given = function_name(func), leaves((args, kwargs or {}))
-            made = args[0] if name == "__setitem__" else result
-            self.calls.append((name, mapped(lambda leaf: self._keep(leaf, given), made)))
+    def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        result, given = func(*args, **kwargs), leaves((args, kwargs))
+        made, known = args[0] if self.name == "__setitem__" else result, iter(())
+        if self.scout is not None:
+            name, references = self.scout.calls[self.at]
+            if name != self.name:
+                raise Untraceable("what the model runs depends on the data")
+            known = iter(leaves(references))
+        kept = mapped(lambda leaf: self._keep(leaf, given, next(known, None)), made)
+        self.calls.append((self.name, kept))
         return result
 
-    def _keep(self, leaf: Any, given: list[Any]) -> Any:
+    def _keep(self, leaf: Any, given: list[Any], scout: Reference | None) -> Any:
         """The result of a function as a reference; `given` are the function's arguments."""
         if not isinstance(leaf, Tensor):
             return leaf
         if is_functorch_wrapped_tensor(leaf):  # lives no longer than its vmap
             return None
-        self.nbytes += leaf.nbytes
-        if self.nbytes > MOST_KEPT_BYTES:
-            raise Untraceable(f"its activations take more than {MOST_KEPT_BYTES / 2**30:.0f} GB")
         shared = (torch._C._is_alias_of(leaf, t) for t in given if isinstance(t, Tensor))
-        return Reference(leaf, any(shared))
+        reference = Reference(leaf, any(shared), scout)
+        self.nbytes += reference.nbytes
+        if self.nbytes > MOST_KEPT_BYTES and not isinstance(leaf, FakeTensor):
+            raise Untraceable(f"its activations take more than {MOST_KEPT_BYTES / 2**30:.0f} GB")
+        return reference
 
 
-class Reached(Exception):
-    """Ends a run after the call whose result was asked for."""
-
-    def __init__(self, result: Any):
-        super().__init__()
-        self.result = result
-
-
-class Replay(TorchFunctionMode):
+class Replay(Calls):
     """Runs the recorded functions in the same order on windows.
 
     prepared : for each call a dict of what its rule made of weights, kept from batch to batch
     truth : a recording of the mutated sequences themselves, to find the call that goes wrong
-    last : number of the call after which `Reached` is raised with its result
     mixed : name and number of the first call that was given whole tensors
     """
 
@@ -82,32 +138,25 @@ class Replay(TorchFunctionMode):
         recording: Recording,
         batch: Batch,
         prepared: dict[int, dict],
+        asked: Sequence[int] = (),
         truth: Recording | None = None,
-        last: int | None = None,
     ):
-        super().__init__()
+        super().__init__(asked)
         self.calls, self.batch, self.prepared, self.truth = recording.calls, batch, prepared, truth
-        self.last = last
-        self.at, self.name, self.row_bytes = -1, "the input", 1
+        self.row_bytes = 1
         self.mixed: tuple[str, int] | None = None
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, function_name(func)
-        if not is_recorded(func):
-            return func(*args, **kwargs)
-        self.at, self.name = self.at + 1, name
+    def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
         expected, reference = self.calls[self.at] if self.at < len(self.calls) else ("an end", None)
-        if expected != name:
+        if expected != self.name:
             raise Untraceable(f"{expected} was expected: what the model runs depends on the batch")
         prepared = self.prepared.setdefault(self.at, {})
-        result = Call(self.batch, func, name, reference, prepared).answer(args, kwargs)
+        result = Call(self.batch, func, self.name, reference, prepared).answer(args, kwargs)
         if self.batch.mixed and self.mixed is None:
             self.mixed = self.batch.mixed, self.at
         if self.truth is not None:
             self._compare(result)
         self.row_bytes = max([self.row_bytes, *map(self._row_bytes, leaves(result))])
-        if self.at == self.last:
-            raise Reached(result)
         return result
 
     def _row_bytes(self, leaf: Any) -> int:
@@ -155,39 +204,45 @@ class WindowedModel:
 
     predict : of these references
     prepared : see `Replay`
+    asked : numbers of the calls whose results are wanted instead of the prediction
+    scout : see `Recording`
     """
 
-    def __init__(self, predict: Predictor, sequences: Tensor, prepared: dict[int, dict]):
+    def __init__(
+        self,
+        predict: Predictor,
+        sequences: Tensor,
+        prepared: dict[int, dict],
+        asked: Sequence[int] = (),
+        scout: Recording | None = None,
+    ):
         self.predict, self.sequences, self.prepared = predict, sequences, prepared
-        self.input, self.recording = Reference(sequences), Recording()
+        self.input, self.recording = Reference(sequences), Recording(asked, scout)
         sequences = sequences.clone()
         try:
-            with uncompiled(), self.recording:
-                self.output = predict(sequences)
+            (self.output,) = self.recording.results(lambda: predict(sequences))[-1:]
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise Untraceable(f"its functions cannot be followed: {_first_line(error)}") from error
 
-    def effects(
-        self,
-        row: np.ndarray,
-        position: np.ndarray,
-        base: np.ndarray,
-        truth: Recording | None = None,
-    ) -> Tensor:
+    def effects(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
         """(substitutions, tasks) changes of the output, in float32 or wider.
 
         row, position, base : (substitutions,) numbers of reference, position and new base
         """
         if len(row) == 1:  # a batch of one looks like a broadcast constant
             return self.effects(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
-        output = self.run(row, position, base, truth)
-        if isinstance(output, Windowed):
-            output = output.whole()
+        return self.changes(row, position, base)[0]
+
+    def changes(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> list[Tensor]:
+        """Changes, in full, of the output or of what was asked for; two or more substitutions."""
+        results = self.run(row, position, base)
+        if self.recording.asked:
+            return [self.change(*pair) for pair in zip(results, self.recording.asked, strict=True)]
+        output, at = whole(results[0]), torch.from_numpy(row).to(results[0].device)
         wider = torch.promote_types(torch.float32, output.dtype)
-        at = torch.from_numpy(row).to(output.device)
-        return output.to(wider) - self.output.to(wider)[at]
+        return [output.to(wider) - self.output.to(wider)[at]]
 
     def run(
         self,
@@ -195,24 +250,59 @@ class WindowedModel:
         position: np.ndarray,
         base: np.ndarray,
         truth: Recording | None = None,
-        last: int | None = None,
-    ) -> Any:
-        """The result of the model, or of its call `last`, for two or more substitutions."""
+        asked: Sequence[int] | None = None,
+    ) -> list[Any]:
+        """The output, or the results of the calls asked for, for two or more substitutions."""
         batch = Batch(row, self.predict.device)
         at, place = batch.index(row), batch.index(position)
         delta = F.one_hot(batch.index(base), 4) - self.sequences[at, :, place]
         held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
         span = position, position + 1
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
-        replay = Replay(self.recording, batch, self.prepared, truth, last)
+        asked = self.recording.asked if asked is None else asked
+        replay = Replay(self.recording, batch, self.prepared, asked, truth)
         self.replay, predict = replay, self.predict.of(row)
         batch.mark(predict.args, False)
         try:
-            with uncompiled(), replay:
-                return batch.current(predict(mutants))
-        except Reached as reached:
-            return reached.result
+            results = replay.results(lambda: predict(mutants))
+            return [batch.current(result) for result in results]
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise Untraceable(f"{replay.name} (call {replay.at}): {_first_line(error)}") from error
+
+    def change(self, result: Any, number: int) -> Tensor:
+        """The change, in full, of the result of call `number`, as `run` returned it."""
+        if isinstance(result, Windowed):
+            return result.whole_delta()
+        at = torch.from_numpy(self.replay.batch.row).to(result.device)
+        return result - leaves(self.recording.calls[number][1])[0].tensor[at]
+
+
+def scouted(
+    predict: Predictor, sequence: Tensor, window: range, asked: Sequence[int] = ()
+) -> Recording | None:
+    """A recording that knows which columns windows within a stretch read, from a run without data.
+
+    sequence : (1, 4, length); the model has run on such a sequence before, so that what it builds
+        at its first call is there
+
+    Returns None if the model needs data to run.
+    """
+    scouts = min(max(2, len(window)), _SCOUTS)
+    positions = np.linspace(window.start, window.stop - 1, scouts).astype(int)
+    found = [(m, dict(vars(m)), dict(m._buffers)) for m in predict.model.modules()]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as without_data:
+            windows = WindowedModel(predict, without_data.from_tensor(sequence), {}, asked)
+            number = np.zeros_like(positions)
+            windows.changes(number, positions, number)
+        return windows.recording
+    except Exception:
+        return None
+    finally:
+        for module, attributes, buffers in found:  # no tensor without data stays in the model
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _pop_mode_temporarily
+from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
 from tism.engine.window import (
     Batch,
@@ -151,7 +151,7 @@ class Call:
     @property
     def shape(self) -> torch.Size:
         """Shape of the result for the references."""
-        return self.reference.tensor.shape
+        return self.reference.like.shape
 
     def rows(self) -> Tensor:
         """The reference's result for every row."""
@@ -284,13 +284,13 @@ def like(call: Call, input: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(input, Windowed) and call.name == "expand_as":
         return expansion(call, input)
     if isinstance(input, Windowed) and call.name in ("to", "type_as"):
-        call.func = methodcaller("to", call.reference.tensor.dtype)
+        call.func = methodcaller("to", call.reference.like.dtype)
         return by_column(call, (input,), {})
 
     def empty(leaf: Any) -> Any:
         if not isinstance(leaf, Windowed):
             return leaf
-        return leaf.reference.tensor.new_empty(()).expand(leaf.shape)
+        return leaf.reference.like.new_empty(()).expand(leaf.shape)
 
     call.changes = not isinstance(input, Windowed) and call.batch.can_change(input)
     return call.func(*mapped(empty, (input, *args)), **mapped(empty, kwargs))
@@ -349,7 +349,7 @@ def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
     need(stack or x.axis not in dims)
     if call.name == "softmax":
         call.func = _kept_layout(call.func)
-    fewer = x.ndim - leaves(call.reference)[0].tensor.ndim
+    fewer = x.ndim - leaves(call.reference)[0].like.ndim
     axis = x.axis + sum(d <= x.axis for d in dims) * (stack - (fewer > 0))
     return by_column(call, args, kwargs, axis=axis)
 
@@ -384,7 +384,7 @@ def pieces(call: Call, *args: Any, **kwargs: Any) -> Any:
     need(not x.flat and dim % x.ndim)
     if dim % x.ndim != x.axis:
         return by_column(call, args, kwargs)
-    stops = np.cumsum([0, *(piece.tensor.shape[x.axis] for piece in call.reference)])
+    stops = np.cumsum([0, *(piece.like.shape[x.axis] for piece in call.reference)])
     calls = (Call(call.batch, call.func, call.name, piece, {}) for piece in call.reference)
     return tuple(_shifted(one, x, -int(stop)) for one, stop in zip(calls, stops, strict=False))
 
@@ -404,7 +404,7 @@ def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     placed = [(w, start) for w, start in placed if isinstance(w, Windowed)]
     span = hull([moved_by(w.span, start) for w, start in placed])
     frame = Frame.over(span, call.shape[dim])
-    delta = call.reference.tensor.new_zeros(frame.width, len(call.batch.row), *x.features)
+    delta = call.reference.like.new_zeros(frame.width, len(call.batch.row), *x.features)
     for w, start in placed:
         w.add_delta(delta, Frame(frame.first - start, frame.width))
     return call.window(x, "delta", frame, delta, span)
@@ -442,7 +442,7 @@ def largest(call: Call, x: Windowed) -> Any:
     for table, end in zip(x.reference.maxima(x.inner, x.axis), ends, strict=True):
         slot = call.batch.index(call.batch.row * (x.length + 1) + end)
         best = torch.maximum(best, table.flatten(0, 1).index_select(0, slot))
-    best = best.view(-1, *leaves(call.reference)[0].tensor.shape[1:])
+    best = best.view(-1, *leaves(call.reference)[0].like.shape[1:])
     if call.name != "max":
         return best
     places, keepdim = torch.empty_like(best, dtype=torch.int64), best.ndim == x.ndim
@@ -662,8 +662,11 @@ def padding(
         return by_column(call, (input, others, mode, value), {}, shift=before)
     if mode == "constant":
         return _shifted(call, input, before)
-    ends = torch.arange(float(input.length), dtype=torch.float64)[None, None]
-    return _showing(call, input, F.pad(ends, (before, after), mode)[0, 0].long().numpy())
+
+    def padded(numbers: Tensor) -> Tensor:
+        return F.pad(numbers[None, None], (before, after), mode)
+
+    return _showing(call, input, _numbers(padded, input.length))
 
 
 @rule("interpolate repeat_interleave")
@@ -673,9 +676,19 @@ def repeated(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
     shape[input.axis - 1] = call.shape[input.axis]
     need(shape == list(call.shape[1:]) and "nearest" in kwargs.get("mode", "nearest"))
     need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
-    numbers = torch.arange(float(input.length), dtype=torch.float64)
-    numbers = numbers.view([-1 if d == input.axis else 1 for d in range(input.ndim)])
-    return _showing(call, input, call.func(numbers, *args, **kwargs).flatten().long().numpy())
+    along = [-1 if d == input.axis else 1 for d in range(input.ndim)]
+    return _showing(
+        call,
+        input,
+        _numbers(lambda numbers: call.func(numbers.view(along), *args, **kwargs), input.length),
+    )
+
+
+def _numbers(arranged: Callable[[Tensor], Tensor], length: int) -> np.ndarray:
+    """The numbers of `length` columns as a function arranges them."""
+    with _disable_current_modes():  # real numbers, also in a run without data
+        numbers = arranged(torch.arange(float(length), dtype=torch.float64))
+        return numbers.flatten().long().numpy()
 
 
 def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
@@ -793,7 +806,7 @@ def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
         need(value.ndim == len(kept) and kept[value.axis] == axis and value.length == len(numbers))
     start, stop = numbers[0], numbers[-1] + 1
     span = hull([w.span if w is input else moved_by(w.span, start) for w in windows])
-    frame, new = Frame.over(span, length), call.reference.tensor.new_zeros(())
+    frame, new = Frame.over(span, length), call.reference.like.new_zeros(())
     if isinstance(input, Windowed):
         delta = input.delta(frame).clone()
     else:
@@ -811,7 +824,7 @@ def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
 @rule("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
 def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
     """Reshaped features, a sequence cut into blocks or put together, or everything flattened."""
-    need(isinstance(input, Windowed) and call.shape[0] == len(input.reference.tensor))
+    need(isinstance(input, Windowed) and call.shape[0] == len(input.reference.like))
     x, inner = input, tuple(call.shape[1:])
     if x.flat:
         need(inner == x.inner or len(inner) == 1)
@@ -845,7 +858,7 @@ def _put_together(call: Call, x: Windowed, size: int) -> Windowed:
 @rule("expand broadcast_to repeat tile")
 def expansion(call: Call, input: Windowed, *sizes: Any, **named: Any) -> Any:
     """Repeated features."""
-    need(len(call.shape) == input.ndim and call.shape[0] == len(input.reference.tensor))
+    need(len(call.shape) == input.ndim and call.shape[0] == len(input.reference.like))
     need(call.shape[input.axis] == input.length)
     if call.name in ("repeat", "tile"):
         return by_column(call, (input, *sizes), named)

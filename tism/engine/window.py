@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 Span = tuple[np.ndarray, np.ndarray]
+_OUT_OF_REACH = "it reads columns that no substitution of the stretch was thought to reach"
 
 
 class Untraceable(Exception):
@@ -156,25 +157,68 @@ class Frame:
         return bool(self.first.min() >= 0 and self.first.max() + self.width <= length)
 
 
-class Reference:
-    """One result of the model on the n reference sequences.
+def _by_column(tensor: Tensor, inner: Sequence[int], axis: int) -> Tensor:
+    """(n, length, features) of a tensor seen as (n, *inner) with the sequence on `axis`."""
+    by_column = tensor.reshape(-1, *inner).movedim(axis, 1)
+    return by_column.reshape(*by_column.shape[:2], -1)
 
+
+class Reference:
+    """One result of the model on the n reference sequences, or the part of it that windows read.
+
+    like : of the result's shape, type and device, without memory
     is_view : True if the function's arguments share the memory of the result
+    read : first and last + 1 of the columns read until now; None if nothing was
+    scout : the same result in a run without data, which knows what will be read
     """
 
-    def __init__(self, tensor: Tensor, is_view: bool = False):
-        self.tensor = tensor.clone()  # the model may change the original in place
-        self.is_view = is_view
+    def __init__(self, tensor: Tensor, is_view: bool = False, scout: Reference | None = None):
+        self.like = tensor.new_empty(()).expand(tensor.shape)
+        self.is_view, self.first, self.read = is_view, 0, None
+        self.read_whole = False
+        self._tensor: Tensor | None = None
         self._columns: Tensor | None = None
         self._maxima: tuple[Tensor, Tensor] | None = None
+        if scout is None or scout.read_whole:
+            self._tensor = tensor.clone()  # the model may change the original in place
+        elif scout.read is not None:
+            self.first, stop = scout.read
+            columns = _by_column(tensor, scout.inner, scout.axis)[:, self.first : stop]
+            self._columns = columns.clone(memory_format=torch.contiguous_format)
 
-    def columns(self, inner: Sequence[int], axis: int) -> Tensor:
-        """(n, length, features) of the tensor seen as (n, *inner) with the sequence on `axis`."""
+    @property
+    def tensor(self) -> Tensor:
+        """The whole result."""
+        self.read_whole = True
+        if self._tensor is None:
+            raise Untraceable(_OUT_OF_REACH)
+        return self._tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        kept = self._columns if self._tensor is None else self._tensor
+        return 0 if kept is None else kept.nbytes
+
+    def columns(
+        self, inner: Sequence[int], axis: int, first: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """(n, kept columns, features) of the result as (n, *inner) with the sequence on `axis`.
+
+        first, stop : the columns that will be read; the first one kept is `self.first`
+        """
+        stop = inner[axis - 1] if stop is None else stop
+        self.inner, self.axis, before = inner, axis, self.read or (first, stop)
+        self.read = min(before[0], first), max(before[1], stop)
+        if self._columns is None and self._tensor is None:
+            raise Untraceable(_OUT_OF_REACH)
         if self._columns is None:
-            by_column = self.tensor.reshape(-1, *inner).movedim(axis, 1)
-            self._columns = by_column.reshape(*by_column.shape[:2], -1).contiguous()
-            if self.tensor.ndim == by_column.ndim:  # one memory for both
-                self.tensor = self._columns.view(by_column.shape).movedim(1, axis)
+            self._columns = _by_column(self._tensor, inner, axis).contiguous()
+            if self._tensor.ndim == len(inner) + 1:  # one memory for both
+                moved = self._tensor.movedim(axis, 1).shape
+                self._tensor = self._columns.view(moved).movedim(1, axis)
+        if first < self.first or stop > self.first + self._columns.shape[1]:
+            raise Untraceable(_OUT_OF_REACH)
         return self._columns
 
     def maxima(self, inner: Sequence[int], axis: int) -> tuple[Tensor, Tensor]:
@@ -203,7 +247,7 @@ class Windowed(Tensor):
 
     @staticmethod
     def __new__(cls, batch: Batch, reference: Reference, *args: Any) -> Windowed:
-        like = reference.tensor
+        like = reference.like
         shape = (len(batch.row), *like.shape[1:])
         return Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
 
@@ -276,10 +320,12 @@ class Windowed(Tensor):
 
     def _gather(self, frame: Frame) -> Tensor:
         """A copy of the reference's columns."""
-        columns = np.minimum(np.maximum(frame.columns, 0), self.length - 1)
-        columns += self.batch.row * self.length
-        table = self.reference.columns(self.inner, self.axis).flatten(0, 1)
-        chosen = table.index_select(0, self.batch.index(columns))
+        first = min(max(int(frame.first.min()), 0), self.length - 1)
+        stop = max(min(int(frame.first.max()) + frame.width, self.length), first + 1)
+        table = self.reference.columns(self.inner, self.axis, first, stop)
+        columns = np.minimum(np.maximum(frame.columns, first), stop - 1) - self.reference.first
+        columns += self.batch.row * table.shape[1]
+        chosen = table.flatten(0, 1).index_select(0, self.batch.index(columns))
         return chosen.view(*columns.shape, *self.features)
 
     def add_delta(self, total: Tensor, frame: Frame, sign: int = 1) -> Tensor:
@@ -307,6 +353,11 @@ class Windowed(Tensor):
         put = into.flatten(0, 1).index_add_ if add else into.flatten(0, 1).index_copy_
         put(0, slot, data)
         return into
+
+    def whole_delta(self) -> Tensor:
+        """Value minus reference in full, (rows, *inner)."""
+        everywhere = Frame(np.zeros_like(self.batch.row), self.length)
+        return self.delta(everywhere).movedim(0, self.axis).reshape(self.shape)
 
     def whole(self) -> Tensor:
         """The activations in full: the window spliced into the reference's."""
