@@ -259,18 +259,18 @@ def windows(monkeypatch):
     from tism.engine import replay as windowed
 
     held, rows = [], []
-    init, effects = windowed.WindowedModel.__init__, windowed.WindowedModel.effects
+    init, changes = windowed.WindowedModel.__init__, windowed.WindowedModel.changes
 
-    def counted(self, predict, sequences, prepared):
+    def counted(self, predict, sequences, *rest):
         held.append(len(sequences))
-        init(self, predict, sequences, prepared)
+        init(self, predict, sequences, *rest)
 
     def batched(self, row, *rest):
         rows.append(len(row))
-        return effects(self, row, *rest)
+        return changes(self, row, *rest)
 
     monkeypatch.setattr(windowed.WindowedModel, "__init__", counted)
-    monkeypatch.setattr(windowed.WindowedModel, "effects", batched)
+    monkeypatch.setattr(windowed.WindowedModel, "changes", batched)
     return held, rows
 
 
@@ -377,7 +377,9 @@ def test_windows_run_no_substitution_twice(monkeypatch):
     rows = []
     run = WindowedModel.run
     monkeypatch.setattr(
-        WindowedModel, "run", lambda self, row, *a, **k: rows.append(len(row)) or run(self, row, *a)
+        WindowedModel,
+        "run",
+        lambda self, row, *a, **k: rows.append(len(row)) or run(self, row, *a, **k),
     )
     model, one_hot = build_model("cnn0", length=30, n_tasks=2, width=4), draw_sequences(2, 30)
     ism(model, one_hot.float(), engine="windowed", batch_size=1)
