@@ -358,9 +358,7 @@ def check_stage(predict: Predictor, sequence: Tensor, stage: Stage) -> None:
         with nudge:
             moved = predict(rows)
         if not agree(moved, predict(other), moved):
-            raise Untraceable(
-                f"{stage.name}: the rest of the model needs more than this layer"
-            )
+            raise Untraceable(f"{stage.name}: the rest of the model needs more than this layer")
 
 
 def check_function(stage: Stage, call: int, function: str) -> None:
