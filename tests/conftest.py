@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 LENGTH, N_TASKS = 20, 3
 ROOT = Path(__file__).parents[1]
-LONGEST = ("test_notebooks", "test_workflow", "test_browser", "test_fuzz", "test_ch09_motifs")
+LONGEST = ("test_notebooks", "test_browser", "test_workflow", "test_zoo", "test_engine")
 BOOK = ("_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data", "tism")
 
 

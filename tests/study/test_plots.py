@@ -74,13 +74,13 @@ def test_bases_and_methods_stay_apart_for_colour_blind_readers(vision):
 
 def test_logo_letters_have_the_heights_of_the_scores():
     scores = torch.zeros(4, 5)
-    scores[2, 1], scores[0, 3] = 2.0, -1.0
+    scores[2, 1], scores[1, 1], scores[0, 3] = 2.0, 1.0, -1.0  # the larger one lies outside
     ax = plotting.plot_logo(scores, start=10, ylabel="ISM")
     drawn(ax.figure)
     boxes = [p.get_path().get_extents(p.get_transform()) for p in ax.patches]
     data = [ax.transData.inverted().transform(b.get_points()) for b in boxes if b.height > 1]
     extents = sorted(tuple(np.round(d[:, 1], 3)) for d in data)
-    assert extents == [(-1.0, 0.0), (0.0, 2.0)]
+    assert extents == [(-1.0, 0.0), (0.0, 1.0), (1.0, 3.0)]
     assert ax.get_xlim() == (9.5, 14.5)
     assert ax.get_xlabel() == "position in the region (bp)"
 
