@@ -51,6 +51,8 @@ from tism.study.records import (
     note_provenance,
 )
 
+RECORDED_VARIANTS = ("baseline", "relu", "max_pooling", "relu_max")
+
 
 def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") -> str:
     """Digest of all that the tables of a maker depend on; see `note_provenance`, `chapter_key`."""
@@ -178,14 +180,23 @@ def _record_tables(maker: str, profile: str) -> None:
 
 
 def record_networks(profile: str) -> None:
-    """Copy the trained baseline of every data set into `data/models`."""
+    """Copy trained networks into `data/models`.
+
+    These are the baseline of every data set or, of a profile that fixes the machine, all networks
+    of the `RECORDED_VARIANTS` that are trained by now.
+    """
     settings = load_profile(profile)
-    for dataset in settings.datasets:
-        experiment = Experiment(settings, dataset)
-        experiment.trained()
-        source = work_folder("checkpoints") / experiment.name / "model"
+    networks = [Experiment(settings, dataset) for dataset in settings.datasets]
+    if settings.machine:
+        ablations = [run.network for run in list_runs(settings) if "ablation" in run.experiments]
+        networks = [network for network in ablations if network.variant in RECORDED_VARIANTS]
+    else:
+        for network in networks:
+            network.trained()
+    for network in networks:
+        source = work_folder("checkpoints") / network.name / "model"
         if source.with_suffix(".json").exists():
-            save_checkpoint(committed_network(experiment), *load_checkpoint(source))
+            save_checkpoint(committed_network(network), *load_checkpoint(source))
 
 
 def stale_records() -> list[str]:
