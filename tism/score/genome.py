@@ -35,6 +35,7 @@ from tism.sequence import ALPHABET, INDEX_OF_LETTER, INVALID, NOT_A_BASE, one_ho
 _AMBIGUOUS = 5
 _CODES = INDEX_OF_LETTER.copy()
 _CODES[list(b"RYSWKMBDHVryswkmbdhv")] = _AMBIGUOUS
+_CODE_OF_BYTE = _CODES.tobytes()
 _COMPLEMENT = np.array([3, 2, 1, 0, NOT_A_BASE], np.uint8)
 _REMEDY = "use A, C, G, T, N or an IUPAC letter (either case)"
 _ONE_WIDTH = "give every sequence lines of one length, none of them blank (seqkit seq -w 60)"
@@ -52,6 +53,11 @@ class _Record:
     offset: int
     bases: int
     width: int
+
+    @property
+    def ends(self) -> int:
+        """Number of bytes that end a line."""
+        return self.width - self.bases
 
     def byte(self, position: int) -> int:
         """Return the place in the file of a position of the sequence."""
@@ -91,9 +97,12 @@ class Genome:
         if start < 0 or stop > self.sizes[chrom]:
             problem = f"{chrom} ends before {stop if start >= 0 else start}"
             raise InputFileError(self.path, None, problem, "use the genome of these positions")
-        codes = _CODES[self._letters(chrom, start, stop)]
-        if codes.max(initial=0) == INVALID:
+        codes = np.frombuffer(self._lines(chrom, start, stop, _CODE_OF_BYTE), np.uint8)
+        most = codes.max(initial=0)
+        if most == INVALID:
             self._refuse_letter(chrom, start + int((codes == INVALID).argmax()))
+        if most != _AMBIGUOUS:
+            return codes, 0
         ambiguous = codes == _AMBIGUOUS
         return np.where(ambiguous, np.uint8(NOT_A_BASE), codes), int(ambiguous.sum())
 
@@ -107,22 +116,23 @@ class Genome:
             found[first - start : last - start], ambiguous = self.codes(chrom, first, last)
         return found, ambiguous
 
-    def _letters(self, chrom: str, start: int, stop: int) -> np.ndarray:
-        """Return the bytes of these bases, (stop - start,); the line ends must be where they do."""
+    def _lines(self, chrom: str, start: int, stop: int, table: bytes | None = None) -> bytes:
+        """Return the letters at these positions, put through a table of bytes.
+
+        The line ends must be where the index says, and nowhere else.
+        """
         record = self._records[chrom]
         self._file.seek(record.byte(start))
         raw = self._file.read(record.byte(stop) - record.byte(start))
-        raw = np.frombuffer(raw, np.uint8)
-        column = (np.arange(len(raw)) + start % record.bases) % record.width
-        inside, ends = column < record.bases, np.isin(raw, (10, 13))
-        letters = raw[inside]
-        if len(letters) != stop - start or (inside == ends).any():
+        letters, first = raw.translate(table, b"\r\n"), record.bases - start % record.bases
+        ends = b"".join(raw[k :: record.width] for k in range(first, first + record.ends))
+        if len(letters) != stop - start or len(ends.strip(b"\r\n")):
             problem = f"the lines of {chrom} have other lengths than its index says"
             raise InputFileError(self.path, None, problem, f"{_ONE_WIDTH} and delete the .fai file")
         return letters
 
     def _refuse_letter(self, chrom: str, position: int) -> None:
-        letter = self._letters(chrom, position, position + 1).tobytes()
+        letter = self._lines(chrom, position, position + 1)
         shown = repr(letter.decode()) if letter.isascii() else f"0x{letter.hex()} (no ASCII)"
         problem = f"letter {shown} in {chrom} at {position + 1:,}"
         raise InputFileError(self.path, self._line(chrom, position), problem, _REMEDY)
@@ -169,18 +179,20 @@ class GenomeWindows:
         return len(self.regions)
 
     def __getitem__(self, rows: Rows) -> Tensor:
+        return one_hot_from_indices(self.indices(rows))
+
+    def indices(self, rows: Rows) -> np.ndarray:
+        """Return the base indices of windows, (rows, length) uint8; 0 1 2 3 are A C G T, 4 is N."""
         rows = row_numbers(rows, len(self))
         chosen = self.regions.iloc[rows]
-        codes = np.empty((len(chosen), self.length), np.uint8)
-        ambiguous = np.empty(len(chosen), np.int64)
-        strands = chosen["strand"] if "strand" in chosen else ["+"] * len(chosen)
-        places = zip(chosen["chrom"], chosen["start"], chosen["end"], strands, strict=True)
-        for row, (*place, strand) in enumerate(places):
-            codes[row], ambiguous[row] = self.genome.padded(*place)
-            if strand == "-":
-                codes[row] = _COMPLEMENT[codes[row, ::-1]]
-        self._ambiguous[rows] = ambiguous
-        return one_hot_from_indices(codes)
+        places = zip(*(chosen[name].tolist() for name in ("chrom", "start", "end")), strict=True)
+        read = [self.genome.padded(*place) for place in places]
+        self._ambiguous[rows] = [ambiguous for _, ambiguous in read]
+        codes = np.array([codes for codes, _ in read], np.uint8).reshape(-1, self.length)
+        if "strand" in chosen:
+            minus = (chosen["strand"] == "-").to_numpy()
+            codes[minus] = _COMPLEMENT[codes[minus, ::-1]]
+        return codes
 
     @property
     def length(self) -> int:
@@ -238,17 +250,21 @@ class Alternates:
         return len(self.variants)
 
     def __getitem__(self, rows: Rows) -> Tensor:
-        rows = row_numbers(rows, len(self))
-        chosen, length = self.variants.regions.iloc[rows], self.variants.length
-        codes, cut = np.empty((len(chosen), length), np.uint8), self.variants.genome.padded
+        return one_hot_from_indices(self.indices(rows))
+
+    def indices(self, rows: Rows) -> np.ndarray:
+        """Return the base indices of windows, (rows, length) uint8; 0 1 2 3 are A C G T, 4 is N."""
+        chosen = self.variants.regions.iloc[row_numbers(rows, len(self))]
+        length, cut = self.variants.length, self.variants.genome.padded
+        codes = np.empty((len(chosen), length), np.uint8)
         for row, variant in enumerate(chosen.itertuples(index=False)):
             first, after = variant.position - 1, variant.position - 1 + len(variant.reference)
-            before = cut(variant.chrom, variant.start, first)[0]
-            alternate = INDEX_OF_LETTER[np.frombuffer(variant.alternate.encode(), np.uint8)]
-            rest = max(0, length - len(before) - len(alternate))
-            behind = cut(variant.chrom, after, after + rest)[0]
-            codes[row] = np.concatenate([before, alternate, behind])[:length]
-        return one_hot_from_indices(codes)
+            alternate = np.frombuffer(variant.alternate.encode().translate(_CODE_OF_BYTE), np.uint8)
+            before, stop = first - variant.start, first - variant.start + len(alternate)
+            codes[row, :before] = cut(variant.chrom, variant.start, first)[0]
+            codes[row, before:stop] = alternate[: length - before]
+            codes[row, stop:] = cut(variant.chrom, after, after + max(0, length - stop))[0]
+        return codes
 
 
 def _width(regions: pd.DataFrame) -> int:
@@ -514,7 +530,7 @@ def _is_index_of(path: Path, index: Path) -> bool:
             if not (named and lines[0][:1] == b">" and between.endswith(b"\n")):
                 break
             at_line_end = record.size % max(record.bases, 1) == 0
-            end = record.byte(record.size) + (0 if at_line_end else record.width - record.bases)
+            end = record.byte(record.size) + (0 if at_line_end else record.ends)
         else:
             size = path.stat().st_size
             file.seek(min(end, size - 1))

@@ -51,13 +51,13 @@ class Method:
     scores : function of the model, one_hot and tasks, with the keyword arguments start, stop, args,
         output_fn, batch_size and device of `tism.ism`; returns (n, n_tasks, 4, positions)
     effects : function of the model, the windows of the references, those of the alternates and
-        tasks, with the same keywords but start and stop; returns (n, n_tasks); None where a method
-        gives no effect of a variant
+        tasks, with the same keywords but start and stop; returns the effects and the predictions
+        at the references, both (n, n_tasks); None where a method gives no effect of a variant
     about : what the method computes, for `tism score --help`
     """
 
     scores: Callable[..., Tensor]
-    effects: Callable[..., Tensor] | None
+    effects: Callable[..., tuple[Tensor, Tensor]] | None
     about: str
 
 
@@ -72,15 +72,18 @@ def _budgeted(
 
 def _exact_effects(
     model: nn.Module, reference: Tensor, alternate: Tensor, tasks: Tasks, **options: Any
-) -> Tensor:
-    return predict(model, alternate, tasks, **options) - predict(model, reference, tasks, **options)
+) -> tuple[Tensor, Tensor]:
+    before = predict(model, reference, tasks, **options)
+    return predict(model, alternate, tasks, **options) - before, before
 
 
 def _first_order_effects(
     model: nn.Module, reference: Tensor, alternate: Tensor, tasks: Tasks, **options: Any
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     gradient = input_gradient(model, reference, tasks, **options)
-    return torch.einsum("ntbl,nbl->nt", gradient, (alternate - reference).to(gradient.dtype))
+    change = (alternate - reference).to(gradient.dtype)
+    effects = torch.einsum("ntbl,nbl->nt", gradient, change)
+    return effects, predict(model, reference, tasks, **options)
 
 
 METHODS = {
@@ -173,7 +176,9 @@ def score_to_store(
         def compute(rows: slice) -> Any:
             given = {**options, "args": _rows_of(args, rows, len(sequences))}
             if kind == VARIANTS:
-                return _of_variants(model, sequences, selected, rows, chosen, given)
+                pair = sequences[rows], sequences.alternates[rows]
+                effects, reference = chosen.effects(model, *pair, selected, **given)
+                return {SCORES: effects, PREDICTIONS: reference}
             return chosen.scores(
                 model, sequences[rows], selected, start=span[0], stop=span[1], **given
             )
@@ -235,19 +240,6 @@ def mutated_positions(mutate: int | tuple[int, int] | None, length: int) -> tupl
     return start, start + mutate
 
 
-def _of_variants(
-    model: nn.Module,
-    variants: Variants,
-    tasks: Tasks,
-    rows: slice,
-    method: Method,
-    options: dict[str, Any],
-) -> dict[str, Tensor]:
-    reference = variants[rows]
-    effects = method.effects(model, reference, variants.alternates[rows], tasks, **options)
-    return {SCORES: effects, PREDICTIONS: predict(model, reference, tasks, **options)}
-
-
 def variant_effects(
     model: nn.Module,
     variants: Variants,
@@ -264,7 +256,7 @@ def variant_effects(
     keywords args, output_fn, batch_size and device of `tism.ism`.
     """
     effects = _checked_method(method, VARIANTS).effects
-    return effects(model, variants[rows], variants.alternates[rows], tasks, **options)
+    return effects(model, variants[rows], variants.alternates[rows], tasks, **options)[0]
 
 
 def variant_table(

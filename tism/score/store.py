@@ -39,9 +39,11 @@ FORMAT = 2
 SCORES, SEQUENCES, ALTERNATES = "scores", "sequences", "alternates"
 _RESERVED = (SCORES, SEQUENCES, ALTERNATES, "predictions", "zarr.json")
 _CHUNK_BYTES = 2**23
-_CHUNK_SEQUENCES = 64
-_CHUNK_ROWS = 2**14  # of scores that are no maps, of which a second computes thousands
+_CHUNK_MAPS = 64
+_CHUNK_ROWS = 2**14  # of scores that are no maps; they are computed fast, and files are few
+_CHUNK_BASES = 2**22  # of their sequences, which are in memory together
 _BLOCK = 4096  # sequences read at once where they are only copied
+_BLOCKS = 16  # in one chunk of the sequences
 _WRITTEN = {"write_empty_chunks": True}  # so that a chunk that is not there is missing
 
 
@@ -234,7 +236,7 @@ class ScoreStore:
 
     def check(self) -> None:
         """Compare the sequences and columns with their checksum; StoreError where they differ."""
-        windows = {name: self._values(name) for name in self.notes["sequences"]}
+        windows = {name: _Stored(self, name) for name in self.notes["sequences"]}
         columns = {name: self._values(name) for name in self.notes["columns"]}
         found = sequences_checksum(windows[SEQUENCES], columns, windows.get(ALTERNATES))
         if found != self.identity["sequences"]:
@@ -268,6 +270,20 @@ class ScoreStore:
 
     def _is_written(self, chunk: int) -> bool:
         return all(self._file(chunk, name).exists() for name in self.arrays)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Windows of a store, block by block."""
+
+    store: ScoreStore
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def indices(self, rows: Rows) -> np.ndarray:
+        return self.store._values(self.name, row_numbers(rows, len(self)))
 
 
 def row_numbers(rows: Rows, n: int) -> np.ndarray:
@@ -413,7 +429,7 @@ def create_store(
         windows = {SEQUENCES: sequences} | ({ALTERNATES: alternates} if alternates else {})
         shapes = {SCORES: row_shape, **(further or {})}
         arrays = {name: (len(sequences), *shape) for name, shape in shapes.items()}
-        chunks = _chunk_size(chunk_size, len(sequences), row_shape, dtype)
+        chunks = _chunk_size(chunk_size, sequences, row_shape, dtype)
         notes = {**(notes or {}), "columns": list(columns)}
         notes |= {"sequences": list(windows), "arrays": list(arrays)}
         content = {"identity": identity, "notes": notes}
@@ -447,13 +463,16 @@ def _checked_column(name: Any) -> str:
     return name
 
 
-def _chunk_size(chunk_size: int | None, n: int, row_shape: tuple[int, ...], dtype: Any) -> int:
+def _chunk_size(
+    chunk_size: int | None, sequences: Sequences, row_shape: tuple[int, ...], dtype: torch.dtype
+) -> int:
     if chunk_size is None:
-        fitting = max(1, _CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape))))
-        chunk_size = min(fitting, _CHUNK_SEQUENCES if len(row_shape) > 1 else _CHUNK_ROWS)
+        maps, rows = len(row_shape) > 1, _CHUNK_BASES // sequences[:1].shape[2]
+        fitting = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape)))
+        chunk_size = max(1, min(fitting, _CHUNK_MAPS if maps else min(rows, _CHUNK_ROWS)))
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an int of at least 1, got {chunk_size!r}")
-    return min(chunk_size, n)
+    return min(chunk_size, len(sequences))
 
 
 def _create(
@@ -513,7 +532,7 @@ def _write_sequences(group: zarr.Group, name: str, sequences: Sequences) -> None
     for start, indices in _indices(sequences):
         if array is None:
             shape = (len(sequences), indices.shape[1])
-            chunks = (min(_BLOCK, shape[0]), shape[1])
+            chunks = (min(_BLOCK * _BLOCKS, shape[0]), shape[1])
             array = group.create_array(
                 name, shape=shape, chunks=chunks, dtype="uint8", compressors=_zstd(),
                 config=_WRITTEN,
@@ -542,13 +561,20 @@ def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
 def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yield block by block the first row and the base indices, (rows, length) uint8, 4 for N.
 
-    sequences : `Sequences`, or the array of a store, whose blocks are indices
+    sequences : `Sequences`, or an array of indices; windows of a genome give theirs themselves
     """
     for start in range(0, len(sequences), _BLOCK):
-        block = sequences[start : start + _BLOCK]
-        if block.ndim != 2 or block.dtype != np.uint8:
-            block = indices_from_one_hot(validate_one_hot(block)).cpu().numpy()
-        yield start, block
+        rows = slice(start, start + _BLOCK)
+        if (
+            isinstance(sequences, np.ndarray)
+            and sequences.dtype == np.uint8
+            and sequences.ndim == 2
+        ):
+            yield start, sequences[rows]
+        elif not isinstance(sequences, Tensor) and hasattr(sequences, "indices"):
+            yield start, sequences.indices(rows)
+        else:
+            yield start, indices_from_one_hot(validate_one_hot(sequences[rows])).cpu().numpy()
 
 
 def sequences_checksum(
