@@ -95,10 +95,16 @@ class Work:
 def inputs() -> Path:
     """A genome, its index, peaks, a model and a file to download, in a temporary folder."""
     folder, dice = Path(tempfile.mkdtemp(prefix="tism_faults_")), Random(SEED)
-    (folder / "genome.fa").write_text(">chr1\n" + "".join(dice.choices("ACGT", k=600)) + "\n")
+    letters = "".join(dice.choices("ACGT", k=600))
+    (folder / "genome.fa").write_text(f">chr1\n{letters}\n")
     (folder / "genome.fa.fai").write_text("chr1\t600\t6\t600\t601\n")
     starts = [dice.randrange(570) for _ in range(15)]
-    (folder / "peaks.bed").write_text("".join(f"chr1\t{s}\t{s + 30}\n" for s in starts))
+    rows = [f"chr1\t{s}\t{s + 30}\tp\t0\t{dice.choice('+-')}\n" for s in starts]
+    (folder / "peaks.bed").write_text("".join(rows))
+    alternates = [dice.choice(["A,C", "GT", "TTA", "<DEL>"]) for _ in starts]
+    rows = zip(starts, alternates, strict=True)
+    rows = [f"chr1\t{s + 1}\t.\t{letters[s]}\t{alts}\n" for s, alts in rows]
+    (folder / "variants.vcf").write_text("".join(rows))
     code = "import tism\ndef load(**k):\n    return tism.build_model('baseline', **k)\n"
     (folder / "my_model.py").write_text(code)
     (folder / "file.bin").write_bytes(dice.randbytes(100_000))
@@ -118,16 +124,29 @@ def finished_epochs(folder: Path) -> int:
 
 
 def score(folder: Path) -> None:
-    files = {"--bed": "peaks.bed", "--fasta": "genome.fa", "--model": "my_model.py:load"}
-    options = [part for key, name in files.items() for part in (key, f"{inputs() / name}")]
+    """Score peaks on their strands, in part of the window, and variants of any length."""
+    options = ["--quiet", "--chunk-size", "3", "--fasta", f"{inputs() / 'genome.fa'}"]
+    options += ["--model", f"{inputs() / 'my_model.py'}:load"]
     options += ["--model-args", '{"length": 30, "n_tasks": 2, "width": 4, "seed": 0}']
-    cli.main(["score", "--quiet", *options, "--out", f"{folder / 's.zarr'}", "--chunk-size", "3"])
+    peaks = ["--bed", f"{inputs() / 'peaks.bed'}", "--strand", "--mutate", "20"]
+    variants = ["--vcf", f"{inputs() / 'variants.vcf'}", "--length", "30", "--pad"]
+    variants += ["--max-refused", "90", "--method", "ism"]
+    cli.main(["score", *options, *peaks, "--out", f"{folder / 's.zarr'}"])
+    cli.main(["score", *options, *variants, "--out", f"{folder / 'v.zarr'}"])
 
 
 def read_store(folder: Path) -> object:
-    opened = store.open_store(folder / "s.zarr")
-    arrays = plain({"scores": opened.read(), "bases": opened.one_hot()})
-    return arrays, opened.regions.to_csv(), json.dumps(opened.identity)
+    found = []
+    for name in ("s.zarr", "v.zarr"):
+        opened = store.open_store(folder / name)
+        opened.check()
+        arrays = {array: opened.read(name=array) for array in opened.arrays}
+        found.append((plain(arrays | {"bases": opened.one_hot()}), opened.regions.to_csv()))
+    return found
+
+
+def finished_chunks(folder: Path) -> int:
+    return len([*folder.glob("s.zarr/scores/c/*/0/0/0"), *folder.glob("v.zarr/scores/c/*/0")])
 
 
 def cached_maps(folder: Path) -> object:
@@ -163,8 +182,8 @@ WORKS = (
         (training._Trainer, "_train_epoch"), finished_epochs,
     ),
     Work(
-        "scoring to a store", score, read_store, "s.zarr/**/*",
-        (store.ScoreStore, "_write"), lambda folder: len([*folder.glob("s.zarr/scores/c/*/0/0/0")]),
+        "scoring to a store", score, read_store, "*.zarr/**/*",
+        (store.ScoreStore, "_write"), finished_chunks,
     ),
     Work(
         "cached maps", cached_maps, cached_maps, "data/cache/scores/*",

@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 import tism
+from tism import outputs
 from tism.score.cli import load_function, load_model, main, parse_tasks
 from tism.score.genome import Genome, read_variants, read_windows
+from tism.score.loading import load_output_fn
 from tism.score.methods import variant_effects
 from tism.score.store import open_store
 
@@ -144,6 +146,38 @@ def test_checkpoints_of_lightning_are_named_with_the_remedy(files, capsys):
     names = {"torch": torch, "path": "x.ckpt", "new_path": "x.safetensors"}
     exec(code.replace("safetensors.torch.", "safe."), {**names, "safe": safe})
     load_model("my_model.py:load", weights=Path("x.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("where", "meant"),
+    [
+        ("tism:counts", outputs.Head(1)),
+        ("tism:profile", outputs.ProfileScore(head=0)),
+        ("tism:total", outputs.Total()),
+        ("tism:Total", outputs.Total()),
+        ('tism:Total(4, -2, axis=1, head="human")', outputs.Total(4, -2, axis=1, head="human")),
+        ("tism:Head('profile')", outputs.Head("profile")),
+    ],
+)
+def test_ready_output_functions_by_name(where, meant):
+    assert load_output_fn(where) == meant
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Head", "count", "Head(open('x'))", "Head(1", "a.b", "(" * 999]
+)
+def test_what_is_no_ready_function_is_named(text):
+    with pytest.raises(ValueError, match=r"is no ready function; there are tism:counts, .*Total"):
+        load_output_fn(f"tism:{text}")
+
+
+def test_a_ready_function_scores(files):
+    Path("pair.py").write_text(MODEL.replace('{"profile": self.head', "(0, self.head").replace(
+        "gelu(self.conv(x)))}", "gelu(self.conv(x))))"))  # fmt: skip
+    command = "score --fasta genome.fa --model pair.py:load --quiet --bed peaks.bed"
+    run(f"{command} --output-fn tism:Total(head=1) --out a")
+    run(f"{SCORE} --bed peaks.bed --out b")
+    torch.testing.assert_close(open_store("a").read(), open_store("b").read())
 
 
 CONTROLLED = """

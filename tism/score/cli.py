@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 from tism.running import is_out_of_memory
 from tism.score import tracks
 from tism.score.files import write_table
-from tism.score.loading import load_args, load_function, load_model
+from tism.score.loading import load_args, load_function, load_model, load_output_fn
 from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
 from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
+__all__ = ["load_function", "load_model", "main", "parse_tasks"]
 _NOT_FINITE = 3  # exit status
 _MOST_DIGITS = 6  # of the number of a task; a longer range would fill the memory
 _DESCRIPTION = """\
@@ -48,6 +49,10 @@ length)}:
 
     def total(output):
         return output["profile"].sum(-1)      # one number for each task
+
+Ready functions are tism:counts (log counts of BPNet and ChromBPNet), tism:profile (their profile),
+tism:total (sum over positions) and the classes of tism.outputs with settings, as in
+'tism:Total(447, 449, axis=1, head="human")'.
 
 The scores go into --out, a folder (zarr). After an interruption of any kind run the same command
 again: it goes on where it stopped. On a cluster, all processes write into one store, each with its
@@ -180,7 +185,8 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--model-args", type=_keywords, default={}, metavar="JSON",
         help="keyword arguments of that function, such as '{\"n_tasks\": 12}'")
     add("--weights", type=Path, metavar="FILE", help="state dict of the module, safetensors")
-    add("--output-fn", **where, help="function from what the module returns to (n, tasks)")
+    add("--output-fn", **where,
+        help="function from what the module returns to (n, tasks), or tism:counts and others")
     add("--args", type=Path, metavar="FILE",
         help="what else forward takes (control tracks): .npz, one row a window or one for all")
     data = parser.add_argument_group("sequences")
@@ -221,7 +227,7 @@ def _score(options: argparse.Namespace) -> None:
     _check_options(options)
     model, output_fn = load_model(options.model, options.model_args, options.weights), None
     if options.output_fn:
-        output_fn = load_function(options.output_fn)
+        output_fn = load_output_fn(options.output_fn)
     with Genome(options.fasta) as genome:
         sequences = _read(options, genome)
         _check_refused(sequences, options)
@@ -240,7 +246,9 @@ def _score(options: argparse.Namespace) -> None:
         )  # fmt: skip
         if sequences.n_ambiguous:
             _say(f"{sequences.n_ambiguous:,} IUPAC letters for several bases were read as N")
-    _say(sequences.about)
+    start, stop = store.identity.get("positions", (0, store.length))
+    part = f"; scored are the positions {start} to {stop - 1} (from 0)" if options.mutate else ""
+    _say(sequences.about + part)
     _say(_state(store))
     if store.not_finite():
         sys.exit(_NOT_FINITE)

@@ -39,7 +39,7 @@ _CODE_OF_BYTE = _CODES.tobytes()
 _COMPLEMENT = np.array([3, 2, 1, 0, NOT_A_BASE], np.uint8)
 _REMEDY = "use A, C, G, T, N or an IUPAC letter (either case)"
 _ONE_WIDTH = "give every sequence lines of one length, none of them blank (seqkit seq -w 60)"
-_LONGEST = 10**9  # bp of a window
+_LONGEST = 10**7  # bp of a window; no model takes more, and memory ends
 _SHORTEST = 5  # bp of an interval that is a window; shorter ones are summits
 _END = 2**16  # bytes; more is not read at once
 _log = logging.getLogger(__name__)
@@ -295,7 +295,7 @@ def read_windows(
     Raises InputFileError, naming the line, for any other fault of the file.
     """
     if summit is None:
-        summit = str(bed).removesuffix(".gz").endswith(".narrowPeak")
+        summit = bool(re.search(r"\.narrowPeak(\.b?gz)?$", str(bed)))
     further = [name for name, asked in (("strand", strand), ("summit", summit)) if asked]
     table = read_bed(bed, columns=4, further=further)
     if length is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import logging
 import sys
@@ -14,7 +15,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from tism import outputs
+
 _log = logging.getLogger(__name__)
+_CLASSES = {each.__name__: each for each in (outputs.Head, outputs.Total, outputs.ProfileScore)}
+READY = {"counts": "Head(1)", "profile": "ProfileScore(head=0)", "total": "Total()"}
 _PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and of DataParallel
 _TO_SAFETENSORS = (
     'state = torch.load(path, weights_only=True); state = state.get("state_dict", state); '
@@ -75,6 +80,24 @@ def _without_prefixes(
             _log.info("%s: the prefix %s of all names is taken off", weights, prefix)
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def load_output_fn(where: str) -> Callable[..., Any]:
+    """Return a function of the user, or a ready one by name and settings, as in "tism:Head(1)".
+
+    Ready are the classes of `tism.outputs`, with or without settings, and the names of `READY`.
+    """
+    place, _, text = where.partition(":")
+    if place != "tism":
+        return load_function(where)
+    try:
+        call = ast.parse(READY.get(text, text), mode="eval").body
+        call = call if isinstance(call, ast.Call) else ast.Call(call, [], [])
+        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        return _CLASSES[call.func.id](*map(ast.literal_eval, call.args), **settings)
+    except (SyntaxError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        known = ", ".join(f"tism:{name}" for name in (*READY, *_CLASSES))
+        raise ValueError(f"{where!r} is no ready function; there are {known}") from None
 
 
 def load_function(where: str) -> Callable[..., Any]:

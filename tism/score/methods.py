@@ -7,7 +7,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +187,8 @@ def score_to_store(
             store.fill(compute, shard=shard, progress=progress)
         except UnstableModelWarning as error:
             raise ValueError(f"{error}; {_ALLOW}") from error
+    if bad := store.not_finite():
+        _log.warning("%d sequences have scores that are not finite: %s", len(bad), store.names(bad))
     return store
 
 
@@ -371,7 +373,8 @@ def _source(code: Any) -> bytes:
         return Path(inspect.getfile(function)).read_bytes()
     except (OSError, TypeError):  # typed at a prompt, or built in
         compiled = getattr(function, "__code__", None)
-        return compiled.co_code if compiled else repr(type(function)).encode()
+        settings = function if is_dataclass(function) else ""
+        return compiled.co_code if compiled else f"{type(function)} {settings}".encode()
 
 
 def _checked_method(name: str, kind: str) -> Method:

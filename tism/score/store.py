@@ -227,11 +227,10 @@ class ScoreStore:
 
     def names(self, rows: list[int]) -> str:
         """Return the first of these sequences by name, for a message."""
-        table = self.regions.iloc[rows[:5]]
-        if {"chrom", "start", "end"} <= set(table):
-            shown = [f"{r.chrom}:{r.start}-{r.end}" for r in table.itertuples()]
-        else:
-            shown = [f"number {row}" for row in rows[:5]]
+        shown = [f"number {row}" for row in rows[:5]]
+        if {"chrom", "start", "end"} <= set(self.notes["columns"]):
+            places = self.regions[["chrom", "start", "end"]].iloc[rows[:5]]
+            shown = [f"{chrom}:{start}-{end}" for chrom, start, end in places.to_numpy()]
         return ", ".join(shown) + (", ..." if len(rows) > 5 else "")
 
     def check(self) -> None:
