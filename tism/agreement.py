@@ -101,9 +101,9 @@ def reliability(
     >>> tism.reliability(model, tism.one_hot_encode("ACGTTGCA"), m=20).r.shape
     torch.Size([1, 2])
     """
-    one_hot = validate_one_hot(one_hot)
+    one_hot = validate_one_hot(one_hot).cpu()
     window = select_positions(start, stop, one_hot.shape[2])
-    stretch = one_hot[..., start:stop].cpu()
+    stretch = one_hot[..., start:stop]
     m, generator = _checked_m(m, stretch), torch.Generator().manual_seed(checked_seed(seed))
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     base = tism(model, one_hot, tasks, start=start, stop=stop, batch_size=batch_size, **lent)

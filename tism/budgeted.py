@@ -20,9 +20,11 @@ from tism.running import (
     Tasks,
     choose_batch_size,
     in_batches,
+    on_device,
     progress_bar,
     select_positions,
     select_tasks,
+    take_tasks,
     whole_number,
 )
 from tism.sequence import numeric_tensor, put_bases, validate_one_hot
@@ -96,7 +98,7 @@ def budgeted_ism(
     >>> int(tism.budgeted_ism(model, tism.one_hot_encode("ACGTACGT"), 0, m=3).exact.sum()) - 8
     3
     """
-    one_hot = validate_one_hot(one_hot)
+    one_hot = validate_one_hot(one_hot).cpu()
     window = select_positions(start, stop, one_hot.shape[2])
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     same = {"start": start, "stop": stop, "batch_size": batch_size, **lent}
@@ -165,8 +167,8 @@ class ExactEffects:
         return choose_batch_size(None, self.one_hot.shape[2], self.predict.device)
 
     def stretch(self, first: int, last: int) -> Tensor:
-        """(last - first, 4, window) of these sequences, on the CPU."""
-        return self.one_hot[first:last, :, self.window.start : self.window.stop].cpu()
+        """(last - first, 4, window) of these sequences."""
+        return self.one_hot[first:last, :, self.window.start : self.window.stop]
 
     def of(self, first: int, last: int) -> Callable[[Tensor], Tensor]:
         """A function from chosen substitutions, (last - first, 4, window) bool, to their effects.
@@ -178,14 +180,15 @@ class ExactEffects:
         compute, n_tasks, size = self._on_windows(predict, sequences) or self._in_full(
             predict, sequences
         )
-        index = select_tasks(self.tasks, n_tasks)
+        tasks = select_tasks(self.tasks, n_tasks)
 
         def effects(chosen: Tensor) -> Tensor:
             if not chosen.any():
-                return torch.empty(0, len(index))
+                return torch.empty(0, len(tasks))
             row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
             substituted = row, position + self.window.start, base
-            return by_position(compute, substituted, size, lambda rows: None)[0][:, index].cpu()
+            found = by_position(compute, substituted, size, lambda rows: None)[0]
+            return take_tasks(found, tasks).cpu()
 
         return effects
 
@@ -202,8 +205,9 @@ class ExactEffects:
         reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
-            mutants = put_bases(sequences[row], position, base)
-            return predict.of(row)(mutants) - reference[row]
+            at = on_device(row, sequences.device)
+            mutants = put_bases(sequences[at], position, base)
+            return predict.of(at)(mutants) - reference[at]
 
         return compute, reference.shape[1], size
 

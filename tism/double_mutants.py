@@ -44,7 +44,7 @@ def interactions(
     >>> tism.interactions(model, tism.one_hot_encode("ACGTACGT"), 2, 0).shape
     torch.Size([1, 2, 4, 8])
     """
-    one_hot = validate_one_hot(one_hot)
+    one_hot = validate_one_hot(one_hot).cpu()
     n, _, length = one_hot.shape
     if isinstance(position, bool) or not hasattr(position, "__index__"):
         raise TypeError(f"position must be an int, got {position!r}")
@@ -87,7 +87,7 @@ def interaction_map(
     >>> tism.double_mutants.interaction_map(model, one_hot, bases).shape
     torch.Size([1, 2, 8, 8])
     """
-    one_hot = validate_one_hot(one_hot)
+    one_hot = validate_one_hot(one_hot).cpu()
     n, _, length = one_hot.shape
     new = _check_bases(bases, (n, length), "bases")
     chosen = nn.functional.one_hot(new, 4).transpose(1, 2).bool() & (one_hot == 0)
@@ -95,11 +95,11 @@ def interaction_map(
     with evaluating(model, output_fn, device, **lent) as predict, torch.no_grad():
         total = n * length * (length + 1) // 2
         plan = plan_of_engine(engine, predict, one_hot, range(length), total, batch_size)
-        exact = ExactEffects(predict, one_hot.cpu(), tasks, range(length), plan, batch_size)
+        exact = ExactEffects(predict, one_hot, tasks, range(length), plan, batch_size)
         maps = []
         with progress_bar(n, progress, "double mutants") as report:
             for number in range(n):
-                maps.append(_map(exact, number, chosen[number].cpu()))
+                maps.append(_map(exact, number, chosen[number]))
                 report(1)
     return torch.stack(maps)
 

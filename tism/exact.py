@@ -24,11 +24,14 @@ from tism.predictor import (
 from tism.running import (
     Tasks,
     choose_batch_size,
+    full_precision,
     in_batches,
     in_one_tensor,
+    on_device,
     progress_bar,
     select_positions,
     select_tasks,
+    take_tasks,
     uncompiled,
 )
 from tism.sequence import put_bases, substitutions, validate_one_hot
@@ -71,7 +74,7 @@ def ism(
     >>> tism.ism(model, tism.one_hot_encode("ACGTACGT"), start=2, stop=5).shape
     torch.Size([1, 2, 4, 3])
     """
-    one_hot = validate_one_hot(one_hot)
+    one_hot = validate_one_hot(one_hot).cpu()
     window = select_positions(start, stop, one_hot.shape[2])
     lent = {"args": args, "n": len(one_hot), "autocast": autocast}
     with evaluating(model, output_fn, device, **lent) as predict, torch.no_grad():
@@ -101,7 +104,7 @@ def predict(
             output = owner(rows.clone())
             if first == 0:
                 warn_if_unstable(owner, rows, output)
-            return output[:, select_tasks(tasks, output.shape[1])]
+            return take_tasks(output, select_tasks(tasks, output.shape[1]))
 
         batch_size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
         with progress_bar(len(one_hot), progress, "predictions") as report:
@@ -149,7 +152,7 @@ def _windowed_ism(
         sequences = predict.prepare(one_hot[first:last])
         windows = plan.windows(predict.of(slice(first, last)), sequences)
         chosen = selected_tasks(predict, tasks, windows.output.shape[1], len(window))
-        index = torch.tensor(chosen, device=windows.output.device)
+        index = on_device(np.array(chosen), windows.output.device)
         changed = substitutions_on_host(one_hot[first:last], window)
         effects, batch_size = by_position(
             lambda *batch: windows.effects(*batch).index_select(1, index),
@@ -159,7 +162,7 @@ def _windowed_ism(
         )
         if first == 0:
             _check_largest(windows, changed, effects, index)
-        scores = scores_of_effects(effects, sequences, window)
+        scores = scores_of_effects(effects, changed, window)
         if first == 0:
             warn_if_rounded(predict, windows.output[:, chosen], scores)
         return scores
@@ -178,9 +181,9 @@ def _check_largest(
     number = int(effects.abs().nan_to_num(0, 0).amax(1).argmax())
     row, position, base = (numbers[number : number + 1] for numbers in changed)
     reference, predict = windows.sequences[row], windows.predict.of(row)
-    with uncompiled():
+    with uncompiled(), full_precision(predict.device):
         alone = predict(put_bases(reference.clone(), position, base)) - windows.output[row]
-    tolerance = predict.tolerance(windows.output[row], effects[number])
+        tolerance = predict.tolerance(windows.output[row], effects[number])
     if torch.allclose(
         alone[0, tasks].to(effects), effects[number], rtol=0, atol=tolerance, equal_nan=True
     ):
@@ -210,7 +213,7 @@ def by_position(
         result = compute(*(numbers[batch] for numbers in changed))
         if effects is None:
             effects = result.new_empty((len(order), result.shape[1]))
-        effects[torch.from_numpy(batch).to(result.device)] = result
+        effects.index_copy_(0, on_device(batch, result.device), result)
 
     batch_size = in_batches(
         len(order), batch_size, step, report=lambda rows: report(rows * n / len(order))
@@ -233,32 +236,36 @@ def _full_ism(
         for first in range(0, len(one_hot), block):
             sequences = predict.prepare(one_hot[first : first + block])
             owner = predict.of(slice(first, first + block))
-            predicted, batch_size = _predict_mutants(
-                owner, sequences, tasks, window, batch_size, report, check=first == 0
+            changed = substitutions_on_host(one_hot[first : first + block], window)
+            effects, references, batch_size = _effects_in_full(
+                owner, sequences, changed, tasks, len(window), batch_size, report, check=first == 0
             )
-            part = _scores_of_block(predicted, sequences, window)
+            part = scores_of_effects(effects, changed, window)
             if first == 0:
-                warn_if_rounded(predict, predicted[: len(sequences)], part)
+                warn_if_rounded(predict, references, part)
             if scores is None:
                 scores = torch.empty((len(one_hot), *part.shape[1:]), dtype=part.dtype)
             scores[first : first + block] = part
     return scores
 
 
-def _predict_mutants(
+def _effects_in_full(
     predict: Predictor,
     sequences: Tensor,
+    changed: Substitutions,
     tasks: Tasks,
-    window: range,
+    positions: int,
     batch_size: int,
     report: Callable[[float], None],
     check: bool,
-) -> tuple[Tensor, int]:
-    """Predictions of the sequences, then of their substitutions, in one stream of batches."""
-    n = len(sequences)
-    row, position, base = substitutions(sequences, window)
-    row = torch.cat([torch.arange(n, device=row.device), row])
-    predicted = None
+) -> tuple[Tensor, Tensor, int]:
+    """Effects from predictions of the sequences and their substitutions in one stream of batches.
+
+    Returns (substitutions, tasks), predictions (n, tasks) and the batch size that fitted.
+    """
+    n, predicted = len(sequences), None
+    row = on_device(np.concatenate([np.arange(n), changed[0]]), predict.device)
+    position, base = on_device(np.stack(changed[1:]), predict.device)
 
     def step(start: int, stop: int) -> None:
         nonlocal predicted
@@ -268,27 +275,22 @@ def _predict_mutants(
         output = owner(batch.clone() if check and start == 0 else batch)
         if check and start == 0:
             warn_if_unstable(owner, batch, output)
-        chosen = selected_tasks(predict, tasks, output.shape[1], len(window))
+        output = take_tasks(output, selected_tasks(predict, tasks, output.shape[1], positions))
         if predicted is None:
             wider = torch.promote_types(torch.float32, output.dtype)
-            predicted = output.new_empty((len(row), len(chosen)), dtype=wider)
-        predicted[start:stop] = output[:, chosen]
+            predicted = output.new_empty((len(row), output.shape[1]), dtype=wider)
+        predicted[start:stop] = output
 
     batch_size = in_batches(
         len(row), batch_size, step, report=lambda rows: report(rows * n / len(row))
     )
-    return predicted, batch_size
+    return predicted[n:] - predicted[row[n:]], predicted[:n], batch_size
 
 
-def _scores_of_block(predicted: Tensor, sequences: Tensor, window: range) -> Tensor:
-    """(n, tasks, 4, window) from the predictions of n references and their substitutions."""
-    n, row = len(sequences), substitutions(sequences, window)[0]
-    return scores_of_effects(predicted[n:] - predicted[row], sequences, window)
-
-
-def scores_of_effects(effects: Tensor, sequences: Tensor, window: range) -> Tensor:
+def scores_of_effects(effects: Tensor, changed: Substitutions, window: range) -> Tensor:
     """(n, tasks, 4, window) from the effects of all substitutions, (substitutions, tasks)."""
-    row, position, base = substitutions(sequences, window)
-    scores = effects.new_zeros((len(sequences), 4, len(window), effects.shape[1]))
-    scores[row, base, position - window.start] = effects
-    return scores.permute(0, 3, 1, 2)
+    row, position, base = changed
+    place = on_device((row * 4 + base) * len(window) + position - window.start, effects.device)
+    scores = effects.new_zeros(((row.max() + 1) * 4 * len(window), effects.shape[1]))
+    scores.index_copy_(0, place, effects)
+    return scores.unflatten(0, (-1, 4, len(window))).permute(0, 3, 1, 2)

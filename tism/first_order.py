@@ -198,6 +198,7 @@ def gradient_by_task(
 ) -> tuple[Tensor, Tensor]:
     """(n, n_tasks, *inner) gradient of each task at the rows, and (n, tasks) predictions.
 
+    The gradient is on the CPU, at a nudge where the model is.
     If cheap gradients fail or are not finite, torch computes the batch once more without them.
 
     rows : (n, 4, length), prepared
@@ -212,6 +213,7 @@ def gradient_by_task(
     with torch.enable_grad():
         try:
             gradient, output = _task_by_task(partial(build, cheap), choose, window)
+            gradient = gradient if nudge else gradient.cpu()  # one wait for a device, not two
             if gradient.isfinite().all():
                 return gradient, output
         except Exception as error:  # whatever it is, torch alone may do better

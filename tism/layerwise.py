@@ -81,7 +81,7 @@ def layerwise_tism(
     >>> tism.layerwise_tism(model, tism.one_hot_encode("ACGTACGT"), depth="blocks.0").shape
     torch.Size([1, 2, 4, 8])
     """
-    one_hot = validate_one_hot(one_hot)
+    one_hot = validate_one_hot(one_hot).cpu()
     if isinstance(depth, bool) or not isinstance(depth, int | str):
         raise TypeError(f"depth must be an int or the name of a layer, got {depth!r}")
     window = select_positions(start, stop, one_hot.shape[2])
@@ -405,7 +405,7 @@ class Expansion:
             if isinstance(change, Windowed):
                 parts = [self._of_columns(change, row, slope) for slope in gradient.unbind(1)]
             else:
-                at = torch.from_numpy(row).to(change.device)
+                at = self.windows.replay.batch.at
                 change = self.windows.change(change, call)
                 parts = [(change * slope[at]).flatten(1).sum(1) for slope in gradient.unbind(1)]
             total = total + torch.stack(parts, 1).to(self.dtype)
@@ -414,7 +414,8 @@ class Expansion:
     def _of_columns(self, change: Windowed, row: np.ndarray, slope: Tensor) -> Tensor:
         delta = change.delta(change.frame)  # (width, rows, *features)
         table = Reference(slope).columns(change.inner, change.axis).flatten(0, 1)
-        columns = change.batch.index(change.frame.columns + row * change.length)
+        length = change.length
+        columns = change.batch.columns(change.frame, length, 0, length)
         product = delta * table.index_select(0, columns).view(delta.shape)
         return product.movedim(1, 0).flatten(1).sum(1)
 
@@ -439,13 +440,10 @@ def _layerwise(
         owner, sequences = predict.of(slice(first, last)), predict.prepare(one_hot[first:last])
         gradient = gradient_at(owner, sequences, tasks, stage)
         with torch.no_grad():
-            effects, rows = by_position(
-                Expansion(plan.windows(owner, sequences), stage, gradient),
-                substitutions_on_host(one_hot[first:last], window),
-                rows,
-                report,
-            )
-            return scores_of_effects(effects, sequences, window)
+            changed = substitutions_on_host(one_hot[first:last], window)
+            expansion = Expansion(plan.windows(owner, sequences), stage, gradient)
+            effects, rows = by_position(expansion, changed, rows, report)
+            return scores_of_effects(effects, changed, window)
 
     at_once = choose_batch_size(None, _GRAPH * one_hot.shape[2], predict.device)
     with progress_bar(len(one_hot), progress, "layer-wise TISM") as report:

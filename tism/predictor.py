@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from tism.running import (
     Tasks,
     is_out_of_memory,
+    on_device,
     random_state_kept,
     resolve_device,
+    rounds_to_tf32,
     select_tasks,
     uncompiled,
 )
@@ -88,7 +90,7 @@ class Predictor:
         if not any(isinstance(value, Tensor) and value.ndim for value in self.args):
             return self
         if isinstance(sequences, np.ndarray):
-            sequences = torch.from_numpy(sequences).to(self.device)
+            sequences = on_device(sequences, self.device)
         chosen = copy(self)
         chosen.args = tuple(
             value[sequences] if isinstance(value, Tensor) and value.ndim else value
@@ -129,7 +131,7 @@ class Predictor:
     def prepare(self, one_hot: Tensor) -> Tensor:
         """Move sequences to the model's device and dtype."""
         dtype = self.dtype or (one_hot.dtype if one_hot.is_floating_point() else torch.float32)
-        return one_hot.to(device=self.device, dtype=dtype)
+        return one_hot.to(self.device, dtype, non_blocking=self.device.type != "mps")
 
     def tolerance(self, output: Tensor, effects: Tensor) -> float:
         """Largest difference of two predictions that rounding explains.
@@ -138,6 +140,8 @@ class Predictor:
         """
         lowest = self.autocast or self.dtype or output.dtype
         eps = max(torch.finfo(dtype).eps for dtype in (lowest, output.dtype))
+        if output.dtype == torch.float32 and rounds_to_tf32(self.device):
+            eps = max(eps, 2**-10)
         size, effect = (float(t.detach().abs().nan_to_num(0, 0).max()) for t in (output, effects))
         return min(1000 * eps, eps**0.5) * size + eps**0.5 * effect
 

@@ -127,6 +127,21 @@ def select_tasks(tasks: Tasks, n_tasks: int) -> list[int]:
     return [task % n_tasks for task in chosen]
 
 
+def take_tasks(output: Tensor, chosen: list[int]) -> Tensor:
+    """The columns of these tasks, (n, chosen)."""
+    if chosen == list(range(output.shape[1])):
+        return output
+    return output.index_select(1, on_device(np.array(chosen), output.device))
+
+
+def on_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, sent without waiting until the device has done its work."""
+    values = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type == "cuda":
+        values = values.pin_memory()  # a copy from other memory would wait
+    return values.to(device, non_blocking=device.type != "mps")  # MPS may read what is freed
+
+
 def select_positions(start: int | None, stop: int | None, length: int) -> range:
     """The positions of a Python slice; ValueError if there are none."""
     named = {"start": start, "stop": stop}
@@ -196,6 +211,35 @@ def _computes(device: torch.device) -> bool:
         return torch.zeros(1, device=device).tolist() == [0]
     except Exception:  # its type depends on the kind of device
         return False
+
+
+def _tf32_switches() -> list[tuple[Any, str, Any]]:
+    """Objects, attributes and values that let CUDA round the factors of float32 products."""
+    convolution, product = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        return [(each, "allow_tf32", each.allow_tf32) for each in (convolution, product)]
+    except RuntimeError:  # the user took torch's newer ones
+        both = convolution.conv, product
+        return [(each, "fp32_precision", each.fp32_precision) for each in both]
+
+
+def rounds_to_tf32(device: torch.device) -> bool:
+    """True if float32 products on a device may be those of TF32, which has 10 bits."""
+    on = (True, "tf32", "none")  # the last leaves it to torch
+    return device.type not in ("cpu", "mps") and any(v in on for *_, v in _tf32_switches())
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """While active, float32 products on a device are not those of TF32."""
+    switches = _tf32_switches() if rounds_to_tf32(device) else []
+    for owner, name, _ in switches:
+        setattr(owner, name, "ieee" if name == "fp32_precision" else False)
+    try:
+        yield
+    finally:
+        for switch in switches:
+            setattr(*switch)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tism.running import on_device
+
 ALPHABET = "ACGT"
 NOT_A_BASE = 4  # the index of N
 INVALID = 255
@@ -62,6 +64,8 @@ def put_bases(sequences: Tensor, position: Any, base: Any) -> Tensor:
 
     position, base : (n,) positions and new bases (0 to 3)
     """
+    if not isinstance(position, Tensor):
+        position, base = on_device(np.stack([position, base]), sequences.device)
     number = torch.arange(len(sequences), device=sequences.device)
     sequences[number, :, position] = 0
     sequences[number, base, position] = 1

@@ -20,7 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tism.engine.replay import Calls, Recording, WindowedModel, agree, scouted
 from tism.engine.window import Untraceable
 from tism.predictor import Predictor
-from tism.running import choose_batch_size, in_batches, is_out_of_memory, uncompiled
+from tism.running import (
+    choose_batch_size,
+    full_precision,
+    in_batches,
+    is_out_of_memory,
+    uncompiled,
+)
 from tism.sequence import put_bases, substitutions
 
 ENGINES = ("auto", "full", "windowed")
@@ -221,7 +227,7 @@ def _try_windows(
         batch = mutants[start:stop].clone()
         parts.append(Calls(asked).results(lambda: owner(batch)))
 
-    with Work() as full:
+    with Work() as full, full_precision(predict.device):
         in_batches(len(mutants), full_batch_size, run)
     outputs = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
     predict, scout = predict.of(slice(0, 1)), _scout(predict, one_hot, window, asked)

@@ -32,7 +32,7 @@ from tism.engine.window import (
     whole,
 )
 from tism.predictor import Predictor
-from tism.running import is_out_of_memory, uncompiled
+from tism.running import full_precision, is_out_of_memory, uncompiled
 
 # Metadata queries are not recorded; everything else is, and is replayed in the same order.
 _SHAPE = "shape ndim size dim ndimension numel nelement __len__ nbytes itemsize element_size"
@@ -220,7 +220,8 @@ class WindowedModel:
         self.input, self.recording = Reference(sequences), Recording(asked, scout)
         sequences = sequences.clone()
         try:
-            (self.output,) = self.recording.results(lambda: predict(sequences))[-1:]
+            with full_precision(predict.device):
+                (self.output,) = self.recording.results(lambda: predict(sequences))[-1:]
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -240,9 +241,9 @@ class WindowedModel:
         results = self.run(row, position, base)
         if self.recording.asked:
             return [self.change(*pair) for pair in zip(results, self.recording.asked, strict=True)]
-        output, at = whole(results[0]), torch.from_numpy(row).to(results[0].device)
+        output = whole(results[0])
         wider = torch.promote_types(torch.float32, output.dtype)
-        return [output.to(wider) - self.output.to(wider)[at]]
+        return [output.to(wider) - self.output.to(wider)[self.replay.batch.at]]
 
     def run(
         self,
@@ -254,8 +255,8 @@ class WindowedModel:
     ) -> list[Any]:
         """The output, or the results of the calls asked for, for two or more substitutions."""
         batch = Batch(row, self.predict.device)
-        at, place = batch.index(row), batch.index(position)
-        delta = F.one_hot(batch.index(base), 4) - self.sequences[at, :, place]
+        batch.at, place, base = batch.indices(row, position, base)
+        delta = F.one_hot(base, 4) - self.sequences[batch.at, :, place]
         held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
         span = position, position + 1
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
@@ -264,7 +265,8 @@ class WindowedModel:
         self.replay, predict = replay, self.predict.of(row)
         batch.mark(predict.args, False)
         try:
-            results = replay.results(lambda: predict(mutants))
+            with full_precision(batch.device):
+                results = replay.results(lambda: predict(mutants))
             return [batch.current(result) for result in results]
         except Exception as error:
             if is_out_of_memory(error):
@@ -275,8 +277,7 @@ class WindowedModel:
         """The change, in full, of the result of call `number`, as `run` returned it."""
         if isinstance(result, Windowed):
             return result.whole_delta()
-        at = torch.from_numpy(self.replay.batch.row).to(result.device)
-        return result - leaves(self.recording.calls[number][1])[0].tensor[at]
+        return result - leaves(self.recording.calls[number][1])[0].tensor[self.replay.batch.at]
 
 
 def scouted(

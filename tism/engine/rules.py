@@ -155,7 +155,7 @@ class Call:
 
     def rows(self) -> Tensor:
         """The reference's result for every row."""
-        return self.reference.tensor.index_select(0, self.batch.index(self.batch.row))
+        return self.reference.tensor.index_select(0, self.batch.at)
 
     def window(
         self, x: Windowed, kind: str, frame: Frame, data: Tensor, span: Span, axis: int = 0
@@ -477,20 +477,23 @@ def _sum_of_columns(call: Call, x: Windowed, weight: Tensor) -> Tensor:
         columns = weight.reshape(-1, *x.inner).movedim(x.axis, 0).reshape(x.length, len(weight), -1)
         return columns.mT.contiguous()  # (length, features, out)
 
-    weights, output, width, index = call.once(slices), call.rows(), x.frame.width, call.batch.index
+    weights, output, width = call.once(slices), call.rows(), x.frame.width
     delta = x.delta(x.frame).reshape(width, len(output), -1).movedim(0, 1)
     order = np.argsort(x.frame.first, kind="stable")
-    firsts, start = x.frame.first[order], 0
+    firsts, start, shared, numbers = x.frame.first[order], 0, [], []
+    apart = width // 2 if output.is_cpu else max(width // 2, x.length // 8)  # few kernels on a GPU
     while start < len(order):
-        stop = np.searchsorted(firsts, firsts[start] + width // 2, side="right")
-        rows, offsets = order[start:stop], firsts[start:stop] - firsts[start]
-        across = int(offsets[-1]) + width
-        slot = (np.arange(len(rows)) * across + offsets)[:, None] + np.arange(width)
-        changed = delta.new_zeros(len(rows) * across, delta.shape[2])
-        changed.index_copy_(0, index(slot), delta.index_select(0, index(rows)).flatten(0, 1))
-        columns = weights[firsts[start] : firsts[start] + across].flatten(0, 1)
-        output.index_add_(0, index(rows), changed.view(len(rows), -1) @ columns)
+        first, stop = firsts[start], np.searchsorted(firsts, firsts[start] + apart, side="right")
+        across = int(firsts[stop - 1] - first) + width
+        slot = np.arange(stop - start) * across + firsts[start:stop] - first
+        numbers += [order[start:stop], slot[:, None] + np.arange(width)]
+        shared.append(weights[first : first + across].flatten(0, 1))
         start = stop
+    sent = call.batch.indices(*numbers)
+    for columns, rows, slot in zip(shared, sent[::2], sent[1::2], strict=True):
+        changed = delta.new_zeros(len(rows) * len(columns) // delta.shape[2], delta.shape[2])
+        changed.index_copy_(0, slot, delta.index_select(0, rows).flatten(0, 1))
+        output.index_add_(0, rows, changed.view(len(rows), -1) @ columns)
     return output
 
 
@@ -710,8 +713,8 @@ def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
     slot = numbers[frame.columns] - x.frame.first
     known = (slot >= 0) & (slot < x.frame.width)
     delta = x.delta(x.frame).flatten(0, 1)
-    delta = delta.index_select(0, x.batch.index(slot * known * len(rows) + rows))
-    delta.index_fill_(0, x.batch.index(np.flatnonzero(~known)), 0)
+    read, unknown = x.batch.indices(slot * known * len(rows) + rows, np.flatnonzero(~known))
+    delta = delta.index_select(0, read).index_fill_(0, unknown, 0)
     return call.window(x, "delta", frame, delta.unflatten(0, slot.shape), span)
 
 

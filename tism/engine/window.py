@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from tism.running import on_device
+
 Span = tuple[np.ndarray, np.ndarray]
 _OUT_OF_REACH = "it reads columns that no substitution of the stretch was thought to reach"
 
@@ -30,6 +32,7 @@ class Batch:
     """Substitutions that run together, and what is known of the tensors that a replay meets.
 
     row, device : number of the reference of each row, (rows,); where they run
+    at : `row` on the device
     changes : for plain tensors made in the replay, True if a substitution can change them
     owners : for views of windows, references to the windows whose memory they share in the model
     became : for tensors changed in place, what they are now
@@ -44,10 +47,30 @@ class Batch:
         self.became, self.pending = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.later = WeakTensorKeyDictionary()
         self.mixed: str | None = None
+        self.sent: dict[Any, Tensor] = {}
 
     def index(self, numbers: np.ndarray) -> Tensor:
         """Numbers as a flat index on the device."""
-        return torch.from_numpy(numbers.reshape(-1)).to(self.device, non_blocking=True)
+        return on_device(numbers.reshape(-1), self.device)
+
+    def indices(self, *numbers: np.ndarray) -> Sequence[Tensor]:
+        """Numbers as flat indices, which go to the device together."""
+        if self.device.type == "cpu":
+            return [self.index(each) for each in numbers]
+        return self.index(np.concatenate([*map(np.ravel, numbers)])).split(
+            [n.size for n in numbers]
+        )
+
+    def columns(self, frame: Frame, length: int, first: int, kept: int) -> Tensor:
+        """An index of a frame's columns, those beyond an end moved to it, into all n * kept.
+
+        first, kept : the first of the columns that are kept of each reference, and their number
+        """
+        key = length, first, kept, frame.width, frame.first.tobytes()
+        if key not in self.sent:
+            columns = np.minimum(np.maximum(frame.columns, 0), length - 1) - first
+            self.sent[key] = self.index(columns + self.row * kept)
+        return self.sent[key]
 
     def mark(self, value: Any, changes: bool) -> None:
         """Note of the plain tensors in a result whether a substitution can change them."""
@@ -323,10 +346,9 @@ class Windowed(Tensor):
         first = min(max(int(frame.first.min()), 0), self.length - 1)
         stop = max(min(int(frame.first.max()) + frame.width, self.length), first + 1)
         table = self.reference.columns(self.inner, self.axis, first, stop)
-        columns = np.minimum(np.maximum(frame.columns, first), stop - 1) - self.reference.first
-        columns += self.batch.row * table.shape[1]
-        chosen = table.flatten(0, 1).index_select(0, self.batch.index(columns))
-        return chosen.view(*columns.shape, *self.features)
+        columns = self.batch.columns(frame, self.length, self.reference.first, table.shape[1])
+        chosen = table.flatten(0, 1).index_select(0, columns)
+        return chosen.view(frame.width, -1, *self.features)
 
     def add_delta(self, total: Tensor, frame: Frame, sign: int = 1) -> Tensor:
         """Add this window's differences to columns of a frame; returns `total`."""
@@ -346,10 +368,10 @@ class Windowed(Tensor):
             part = into[shift[0] : shift[0] + frame.width]
             part.add_(data) if add else part.copy_(data)
             return into
-        slot = self.batch.index((slot * rows + np.arange(rows))[valid])
-        data = data.flatten(0, 1)
+        slot, data = (slot * rows + np.arange(rows))[valid], data.flatten(0, 1)
+        slot, known = self.batch.indices(slot, np.flatnonzero(valid))
         if not valid.all():
-            data = data.index_select(0, self.batch.index(np.flatnonzero(valid)))
+            data = data.index_select(0, known)
         put = into.flatten(0, 1).index_add_ if add else into.flatten(0, 1).index_copy_
         put(0, slot, data)
         return into
@@ -363,7 +385,7 @@ class Windowed(Tensor):
         """The activations in full: the window spliced into the reference's."""
         rows = len(self.batch.row)
         columns = self.reference.columns(self.inner, self.axis)
-        columns = columns.index_select(0, self.batch.index(self.batch.row))
+        columns = columns.index_select(0, self.batch.at)
         slot = self.batch.index(self.frame.columns + np.arange(rows) * self.length)
         columns.flatten(0, 1).index_copy_(0, slot, self.value(self.frame).reshape(len(slot), -1))
         columns = columns.view(rows, self.length, *self.features)

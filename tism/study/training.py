@@ -19,7 +19,7 @@ from tism.correlations import pearson
 from tism.engine.cheap_gradients import CheapBackward
 from tism.exact import predict
 from tism.model import AITAC, AITACConfig, get_variant
-from tism.running import is_out_of_memory, progress_bar, random_state_kept
+from tism.running import is_out_of_memory, on_device, progress_bar, random_state_kept
 from tism.score.files import replacing
 from tism.study.cache import load_checkpoint, save_checkpoint
 from tism.study.data.dataset import Dataset
@@ -244,6 +244,7 @@ class _Trainer:
     device: str | torch.device | None
 
     def __post_init__(self) -> None:
+        self.device = torch.device(self.device or next(self.model.parameters()).device)
         self.targets = torch.from_numpy(self.dataset.standardised)
         self.rows = training_rows(self.dataset, self.config)
         self.optimizer = make_optimizer(self.model, self.config)
@@ -283,16 +284,19 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.state.rate(self.config)
         self.model.train()
-        total = 0.0
-        with random_state_kept(torch.device(self.device or "cpu")):
+        losses, total = [], 0.0
+        with random_state_kept(self.device):
             torch.manual_seed(int(generator.integers(2**31)))  # dropout
             for start in range(0, len(rows), self.config.batch_size):
                 batch = slice(start, start + self.config.batch_size)
-                total += self._step(rows[batch], shifts[batch]) * len(rows[batch])
+                losses.append((self._step(rows[batch], shifts[batch]), len(rows[batch])))
                 report(len(rows[batch]))
+        values = torch.stack([loss for loss, _ in losses]).tolist()  # a device waits but once
+        for value, (_, size) in zip(values, losses, strict=True):
+            total += value * size
         return total / len(rows)
 
-    def _step(self, rows: np.ndarray, shifts: np.ndarray) -> float:
+    def _step(self, rows: np.ndarray, shifts: np.ndarray) -> Tensor:
         try:
             return self._descend(rows, shifts)
         except (RuntimeError, MemoryError) as error:
@@ -303,14 +307,14 @@ class _Trainer:
                 )
             raise
 
-    def _descend(self, rows: np.ndarray, shifts: np.ndarray) -> float:
-        one_hot = self.dataset.one_hot(rows, shifts).to(self.device)
-        target = self.targets[torch.from_numpy(rows)].to(self.device)
+    def _descend(self, rows: np.ndarray, shifts: np.ndarray) -> Tensor:
+        one_hot = on_device(self.dataset.one_hot(rows, shifts), self.device)
+        target = on_device(self.targets[torch.from_numpy(rows)], self.device)
         loss = training_loss(self.model, one_hot, target, self.config)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     def _record(self, epoch: int, loss: float) -> None:
         if not np.isfinite(loss):
