@@ -7,6 +7,10 @@
 # make audit  look up the pinned packages for known vulnerabilities; needs pipx and internet
 # make bench  time ISM, TISM and their peers on this machine: the chapter on run times at PROFILE,
 #             and the engines on published architectures at their real lengths
+# make wheels fetch what the machine of a GPU may lack beside PyTorch into wheels, for its Python
+#             GPU_PYTHON (3.12); GPU_PACKAGES=... for some of it only
+# make gpu    test and measure on the GPU of this machine, with the PyTorch of python3 and with
+#             wheels where it lacks a package, in 9 minutes: data/results/gpu
 # make record rerun the recorded profile and refresh the committed outputs
 # make clean  delete the built books, executed chapters and tool caches
 
@@ -23,7 +27,7 @@ endif
 
 SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
-.PHONY: book site test look faults fuzz audit bench record clean
+.PHONY: book site test look faults fuzz audit bench wheels gpu record clean
 
 book: $(READY)
 	$(SNAKEMAKE)
@@ -54,6 +58,24 @@ audit:
 bench: $(READY)
 	$(BIN)/python -m tism.study.compendium run $(PROFILE) 06_runtime
 	$(BIN)/python -m tism.study.bench
+
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES ?= certifi charset-normalizer filelock idna iniconfig llvmlite numba numpy packaging \
+	pandas pluggy pygments pytest python-dateutil pyyaml requests safetensors scipy \
+	tangermeme tqdm urllib3
+wheels:
+	rm -rf wheels
+	$(PYTHON) -m pip download --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
+	    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
+	    --constraint requirements.lock --dest wheels $(GPU_PACKAGES)
+
+# its own packages come first, then those of the wheels
+gpu: SITE = $(shell python3 -c "import os, torch; print(os.path.dirname(torch.__path__[0]))")
+gpu: export PYTHONPATH = $(SITE):wheels/site
+gpu:
+	for wheel in $(wildcard wheels/*.whl); do python3 -m zipfile -e $$wheel wheels/site; done
+	python3 -m pytest tests/core/test_running.py -k on_a_gpu
+	python3 -m tism.study.gpu
 
 record: PROFILE = yeast
 record: $(READY)

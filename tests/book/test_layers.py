@@ -1,7 +1,7 @@
 """Imports run one way through the layers of the package; 200 wrong imports show that it is tested.
 
 The core imports PyTorch, NumPy and itself; `score` imports the core; the study imports both. Within
-the study, the base comes first, then the chapters in order, then `explorer`, last `compendium`.
+the study the base comes first, then the chapters in order, `gpu` and `explorer`, last `compendium`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "score": {"core", "score"},
     "study": {"core", "score", "study"},
 }
-LAST = {"explorer": 98, "compendium": 99}  # after every chapter
+LAST = {"gpu": 98, "explorer": 98, "compendium": 99}  # after every chapter
 
 CORE = r"tism\.(engine\.)?\w+"
 BASE = (

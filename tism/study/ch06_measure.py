@@ -27,7 +27,7 @@ from tism import versions
 from tism.exact import ism
 from tism.first_order import tism
 from tism.predictor import evaluating
-from tism.running import progress_bar
+from tism.running import full_precision, progress_bar
 from tism.study.cache import cached_table
 from tism.study.ch06_methods import PAPER_BATCH, PEERS, TIMED_METHODS, Job
 from tism.study.profiles import default_device, digest
@@ -172,7 +172,9 @@ class Trial:
 
     def rows(self, budget: float) -> list[dict[str, Any]]:
         """Rows of `measure_job`; those that are to be timed hold their functions in `run`."""
-        about = {"method": self.name, "preparation": self.preparation, "error": self.error()}
+        with full_precision(self.device):  # TF32 would count as an error of the method
+            error = self.error()
+        about = {"method": self.name, "preparation": self.preparation, "error": error}
         if not about["error"] <= _TOLERANCE:
             return [{**about, "setting": "best"}]
         tried = {size: self.try_batch(size) for size in self.method.batch_sizes(self.job)}

@@ -21,12 +21,12 @@ from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
 from tism.running import threads_kept
+from tism.study.profiles import default_device
 from tism.taylor import tism_from_gradient
 
 PEERS = ("tangermeme", "captum", "yuzu-ism")  # their distributions
 PAPER_BATCH = 20
-_BATCH_SIZES = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
-_MOST_BASES = 2**17  # of one batch: 300 channels of it take 150 MB
+_BATCH_SIZES = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 2560)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def build_aitac(length: int, n_tasks: int, *, deep: bool, width: int = 298) -> n
         convolutions = [*convolutions[:2], plain, plain, convolutions[2], plain, plain, plain]
     layers: list[nn.Module] = []
     channels, positions = 4, length
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         for kernels, kernel, pool in convolutions:
             layers += [nn.Conv1d(channels, kernels, kernel, padding=kernel // 2), nn.ReLU()]
             layers += [nn.BatchNorm1d(kernels)] + [nn.MaxPool1d(pool)] * (pool > 1)
@@ -124,13 +124,13 @@ def tangermeme_ism(
 ) -> Tensor:
     """`saturation_mutagenesis` of tangermeme as (n, n_tasks, 4, stop - start) changes of output.
 
-    one_hot : (n, 4, length), on the model's device
+    one_hot : (n, 4, length)
     batch_size : substitutions at once
     fast : use tangermeme's own windows, also for jobs shorter than the 30 s below which it does not
         try them; it falls back, with a warning, where they fail or are slower
     """
     module = _peer("tangermeme.saturation_mutagenesis")
-    options = {"raw_outputs": True, "fast": fast, "device": str(one_hot.device)}
+    options = {"raw_outputs": True, "fast": fast, "device": str(_home(model))}
     span = {"start": start, "end": -1 if stop is None else stop}
     with mock.patch.object(module, "_FAST_MIN_SECONDS", 0.0):
         before, after = module.saturation_mutagenesis(
@@ -143,10 +143,14 @@ def captum_tism(model: nn.Module, one_hot: Tensor, task: int, *, batch_size: int
     """TISM of one task, (n, 1, 4, length), from captum's `Saliency`, which is the gradient."""
     saliency = _peer("captum.attr").Saliency(model)
     parts = [
-        saliency.attribute(rows.clone().requires_grad_(), target=task, abs=False)
+        saliency.attribute(rows.to(_home(model), copy=True).requires_grad_(), task, abs=False).cpu()
         for rows in one_hot.split(batch_size)
     ]
     return tism_from_gradient(torch.cat(parts)[:, None].detach(), one_hot)
+
+
+def _home(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 @lru_cache(maxsize=1)
@@ -166,15 +170,24 @@ def yuzu_of(job: Job) -> Callable[[Tensor, int], Tensor]:
     )
 
 
+def _on_cuda() -> bool:
+    return torch.device(default_device()).type == "cuda"
+
+
+def _most_bases() -> int:
+    """Bases of one batch: 300 channels of them take 150 MB on a CPU and 1.2 GB on a GPU."""
+    return 2**20 if _on_cuda() else 2**17
+
+
 def _substitution_batches(job: Job) -> list[int]:
     """Batch sizes of substituted sequences to try, the paper's among them."""
-    most = max(PAPER_BATCH, min(_MOST_BASES // job.length, 3 * job.length))
+    most = max(PAPER_BATCH, min(_most_bases() // job.length, 3 * job.length))
     return [size for size in _BATCH_SIZES if 5 <= size <= most]
 
 
 def _gradient_batches(job: Job) -> list[int]:
     """Batch sizes of whole sequences to try: a job may have few, and a gradient's graph is big."""
-    most = min(job.n_sequences, max(1, _MOST_BASES // (2 * job.length)))
+    most = min(job.n_sequences, max(1, _most_bases() // (2 * job.length)))
     return [size for size in _BATCH_SIZES if most / 16 <= size <= most]
 
 
@@ -201,7 +214,11 @@ class TimedMethod(NamedTuple):
 TIMED_METHODS = {
     "ISM": TimedMethod(partial(ism, engine="full"), _substitution_batches, "positions", "ISM"),
     "windowed ISM": TimedMethod(
-        partial(ism, engine="windowed"), lambda job: (None, PAPER_BATCH, 320), "sequence", "ISM"
+        partial(ism, engine="windowed"),
+        # small batches wait for Python on a GPU: hours where sequences are long
+        lambda job: (None,) if _on_cuda() else (None, PAPER_BATCH, 320),
+        "sequence",
+        "ISM",
     ),
     "TISM, one task": TimedMethod(partial(tism, tasks=0), _gradient_batches, "batch"),
     "TISM, all tasks": TimedMethod(
