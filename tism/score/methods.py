@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from tism import versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
-from tism.predictor import NotFiniteWarning, OutputFn, UnstableModelWarning, evaluating
+from tism.predictor import NotFiniteWarning, OutputFn, Predictor, UnstableModelWarning, evaluating
 from tism.running import Tasks, choose_batch_size, is_out_of_memory, select_positions, select_tasks
 from tism.score.store import (
     SCORES,
@@ -40,6 +41,7 @@ MAPS, VARIANTS = "maps", "variants"
 PREDICTIONS = "predictions"
 EFFECTS = ("difference", "log2fc")
 _SHARE_EXACT = 0.2  # of the substitutions; on windows about a fifteenth of the cost of plain ISM
+_VARIANTS = 1024  # whose windows are scored at once
 _PROBES = 8  # sequences whose predictions tell models apart
 _TOLERANCE = 1e-4  # of the largest prediction: devices and library versions round differently
 
@@ -145,46 +147,23 @@ def score_to_store(
     Raises StoreError for a store of another model, task list, method, version or set of sequences;
     it names what differs and leaves the store as it is. Raises OSError where the disk is full.
     """
-    kind = VARIANTS if hasattr(sequences, "alternates") else MAPS
-    chosen = _checked_method(method, kind)
     options = {"output_fn": output_fn, "device": device, "batch_size": batch_size}
+    asked = _Asked(model, sequences, method, args, options, allow_nondeterministic)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFiniteWarning)  # the store counts and names them
         warnings.simplefilter("ignore" if allow_nondeterministic else "error", UnstableModelWarning)
-        probe = _probe(model, sequences, args, options, allow_nondeterministic)
-        identity, layout = _identity(model, sequences, tasks, method, kind, mutate, probe)
-        code = {"model": source_checksum(model), "output_fn": source_checksum(output_fn)}
+        probe = asked.probe()
+        identity, layout = asked.identity(tasks, mutate, probe)
+        known = {"probe": _as_json(probe), "code": source_checksums(model, output_fn)}
         store = create_store(
-            path,
-            identity | ({"args": _checksum_of(args)} if args else {}),
-            sequences,
-            dtype=torch.promote_types(torch.float32, probe.dtype),
-            chunk_size=chunk_size,
+            path, identity, sequences, **layout, chunk_size=chunk_size,
             columns=getattr(sequences, "columns", None),
-            notes={
-                **getattr(sequences, "notes", {}),
-                **(notes or {}),
-                "probe": _as_json(probe),
-                "code": code,
-            },
-            **layout,
-        )
-        _check_probe(store, probe, code, notes or {}, allow_nondeterministic)
+            notes={**getattr(sequences, "notes", {}), **(notes or {}), **known},
+        )  # fmt: skip
+        _check_probe(store, probe, {**known["code"], **(notes or {})}, allow_nondeterministic)
         opened(store)
-        selected, span = identity["tasks"], identity.get("positions")
-
-        def compute(rows: slice) -> Any:
-            given = {**options, "args": _rows_of(args, rows, len(sequences))}
-            if kind == VARIANTS:
-                pair = sequences[rows], sequences.alternates[rows]
-                effects, reference = chosen.effects(model, *pair, selected, **given)
-                return {SCORES: effects, PREDICTIONS: reference}
-            return chosen.scores(
-                model, sequences[rows], selected, start=span[0], stop=span[1], **given
-            )
-
         try:
-            store.fill(compute, shard=shard, progress=progress)
+            store.fill(partial(asked.scores, identity), shard=shard, progress=progress)
         except UnstableModelWarning as error:
             raise ValueError(f"{error}; {_ALLOW}") from error
     if bad := store.not_finite():
@@ -192,35 +171,99 @@ def score_to_store(
     return store
 
 
-def _identity(
-    model: nn.Module,
-    sequences: Sequences,
-    tasks: Tasks,
-    method: str,
-    kind: str,
-    mutate: int | tuple[int, int] | None,
-    probe: Tensor,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the scores depend on, and the shapes of the store's arrays."""
-    selected = select_tasks(tasks, probe.shape[1])
-    identity = {
-        "kind": kind,
-        "method": method,
-        "tasks": selected,
-        "model": model_checksum(model),
-        "scoring": versions.SCORING,
-    }
-    if method == "budgeted":
-        identity |= {"estimation": versions.ESTIMATION, "exact": _SHARE_EXACT}
-    if kind == VARIANTS:
-        if mutate is not None:
-            raise ValueError("mutate is for maps of sequences; variants have their own positions")
-        further = {PREDICTIONS: (len(selected),)}
-        layout = {"row_shape": (len(selected),), "further": further}
-        return identity, layout | {"alternates": sequences.alternates}
-    start, stop = mutated_positions(mutate, sequences[:1].shape[2])
-    identity["positions"] = [start, stop]
-    return identity, {"row_shape": (len(selected), 4, stop - start)}
+@dataclass(frozen=True)
+class _Asked:
+    """What `score_to_store` was asked for."""
+
+    model: nn.Module
+    sequences: Sequences
+    method: str
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    allow_nondeterministic: bool
+
+    @property
+    def kind(self) -> str:
+        return VARIANTS if hasattr(self.sequences, "alternates") else MAPS
+
+    def probe(self) -> Tensor:
+        """Return the predictions for a few sequences from all parts of the set, (probes, tasks).
+
+        They show that the model takes the sequences, how many tasks it has, and that a prediction
+        depends neither on chance nor on the rest of its batch. A store keeps them to tell apart
+        models of the same weights but of another architecture or output_fn.
+        """
+        _checked_method(self.method, self.kind)
+        n, (output_fn, device, batch_size) = len(self.sequences), self.options.values()
+        if not n:
+            raise ValueError("sequences is empty: give at least one")
+        chosen = np.unique(np.linspace(0, n - 1, _PROBES).astype(int)).tolist()
+        one_hot = torch.cat([self.sequences[row : row + 1] for row in chosen])
+        lent = {"args": _rows_of(self.args, chosen, n), "n": len(one_hot)}
+        output_fn = output_fn and _named(output_fn)
+        with evaluating(self.model, output_fn, device, **lent) as predictor, torch.no_grad():
+            size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
+            together = _predicted(predictor, one_hot, size)
+            if not self.allow_nondeterministic:
+                tolerance = predictor.tolerance(together, together - together.roll(1, 0))
+                for again, what in ((size, _BY_CHANCE), (1, _BY_BATCH)):
+                    found = _predicted(predictor, one_hot, again)
+                    if not torch.allclose(found, together, 0, tolerance, equal_nan=True):
+                        raise ValueError(f"the model's predictions {what}; {_ALLOW}")
+        if (~together.isfinite()).all(0).any():
+            raise ValueError(f"model predicts {_few(together[0])} for the first sequence")
+        return together.cpu()
+
+    def identity(
+        self, tasks: Tasks, mutate: int | tuple[int, int] | None, probe: Tensor
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the scores depend on, and what the store's arrays look like."""
+        identity = {
+            "kind": self.kind,
+            "method": self.method,
+            "tasks": select_tasks(tasks, probe.shape[1]),
+            "model": model_checksum(self.model),
+            "scoring": versions.SCORING,
+        }
+        if self.args:
+            identity["args"] = _checksum_of(self.args)
+        if self.method == "budgeted":
+            identity |= {"estimation": versions.ESTIMATION, "exact": _SHARE_EXACT}
+        shape = (len(identity["tasks"]),)
+        layout = {"dtype": torch.promote_types(torch.float32, probe.dtype), "row_shape": shape}
+        if self.kind == VARIANTS:
+            if mutate is not None:
+                raise ValueError("mutate is for maps; a variant has its own positions")
+            layout |= {"further": {PREDICTIONS: shape}, "alternates": self.sequences.alternates}
+            return identity, layout
+        start, stop = mutated_positions(mutate, self.sequences[:1].shape[2])
+        identity["positions"] = [start, stop]
+        return identity, layout | {"row_shape": (*shape, 4, stop - start)}
+
+    def scores(self, identity: dict[str, Any], rows: slice) -> Any:
+        """Return what a store keeps of these sequences."""
+        if self.kind == MAPS:
+            (start, stop), method = identity["positions"], METHODS[self.method].scores
+            options = {"start": start, "stop": stop, **self._options(rows)}
+            return method(self.model, self.sequences[rows], identity["tasks"], **options)
+        parts = []
+        for start in range(rows.start, rows.stop, _VARIANTS):  # gradients of more fill the memory
+            part = slice(start, min(start + _VARIANTS, rows.stop))
+            pair = self.sequences[part], self.sequences.alternates[part]
+            effects = METHODS[self.method].effects
+            parts.append(effects(self.model, *pair, identity["tasks"], **self._options(part)))
+        effects, reference = map(torch.cat, zip(*parts, strict=True))
+        return {SCORES: effects, PREDICTIONS: reference}
+
+    def _options(self, rows: slice) -> dict[str, Any]:
+        return {**self.options, "args": _rows_of(self.args, rows, len(self.sequences))}
+
+
+def _predicted(predictor: Predictor, one_hot: Tensor, size: int) -> Tensor:
+    parts = [slice(start, start + size) for start in range(0, len(one_hot), size)]
+    return torch.cat(
+        [predictor.of(part)(predictor.prepare(one_hot[part].clone())) for part in parts]
+    )
 
 
 def mutated_positions(mutate: int | tuple[int, int] | None, length: int) -> tuple[int, int]:
@@ -354,17 +397,17 @@ def _rows_of(args: tuple[Any, ...], rows: Any, n: int) -> tuple[Any, ...]:
     )
 
 
-def source_checksum(code: Any) -> str:
-    """Return the sha256 of the files that define a function, or the layers of a module.
+def source_checksums(model: nn.Module, output_fn: OutputFn | None) -> dict[str, str]:
+    """Return the sha256 of the files that define the model's layers, and of that of output_fn.
 
     Layers of torch itself are left out. Code without a file counts by its bytes.
     """
-    layers = {type(m) for m in code.modules()} if isinstance(code, nn.Module) else {code} - {None}
-    own = [each for each in layers if not getattr(each, "__module__", "").startswith("torch.")]
-    state = hashlib.sha256()
-    for source in sorted({_source(each) for each in own}):
-        state.update(source)
-    return state.hexdigest()
+    layers = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    found = {}
+    for name, parts in (("model", layers), ("output_fn", {output_fn} - {None})):
+        sources = sorted({_source(part) for part in parts})
+        found[f"the code of {name}"] = hashlib.sha256(b"".join(sources)).hexdigest()
+    return found
 
 
 def _source(code: Any) -> bytes:
@@ -385,45 +428,6 @@ def _checked_method(name: str, kind: str) -> Method:
         known = ", ".join(key for key, method in METHODS.items() if method.effects is not None)
         raise ValueError(f"method {name!r} gives no effect of a variant; choose one of {known}")
     return METHODS[name]
-
-
-def _probe(
-    model: nn.Module,
-    sequences: Sequences,
-    args: tuple[Any, ...],
-    options: dict[str, Any],
-    allow_nondeterministic: bool,
-) -> Tensor:
-    """Return the predictions for a few sequences from all parts of the set, (probes, tasks).
-
-    They show that the model takes the sequences, how many tasks it has, and that a prediction
-    depends neither on chance nor on the rest of its batch. A store keeps them to tell apart models
-    of the same weights but of another architecture or output_fn.
-    """
-    n = len(sequences)
-    if not n:
-        raise ValueError("sequences is empty: give at least one")
-    chosen = np.unique(np.linspace(0, n - 1, _PROBES).astype(int)).tolist()
-    one_hot = torch.cat([sequences[row : row + 1] for row in chosen])
-    lent = {"args": _rows_of(args, chosen, n), "n": len(one_hot)}
-    output_fn = options["output_fn"] and _named(options["output_fn"])
-    with evaluating(model, output_fn, options["device"], **lent) as predictor, torch.no_grad():
-        size = choose_batch_size(options["batch_size"], one_hot.shape[2], predictor.device)
-        rows = predictor.prepare(one_hot)
-
-        def predicted(size: int) -> Tensor:
-            parts = [slice(start, start + size) for start in range(0, len(rows), size)]
-            return torch.cat([predictor.of(part)(rows[part].clone()) for part in parts])
-
-        together = predicted(size)
-        if not allow_nondeterministic:
-            close = {"atol": predictor.tolerance(together, together - together.roll(1, 0))}
-            for again, what in ((predicted(size), _BY_CHANCE), (predicted(1), _BY_BATCH)):
-                if not torch.allclose(again, together, rtol=0, equal_nan=True, **close):
-                    raise ValueError(f"the model's predictions {what}; {_ALLOW}")
-    if (~together.isfinite()).all(0).any():
-        raise ValueError(f"model predicts {_few(together[0])} for the first sequence")
-    return together.cpu()
 
 
 _BY_CHANCE = "differ from call to call (dropout that stays on?), and so would the scores"
@@ -456,17 +460,12 @@ def _as_json(probe: Tensor) -> list[list[float | str]]:
 
 
 def _check_probe(
-    store: ScoreStore,
-    probe: Tensor,
-    code: dict[str, str],
-    notes: Mapping[str, Any],
-    allow_nondeterministic: bool,
+    store: ScoreStore, probe: Tensor, made_with: dict[str, Any], allow_nondeterministic: bool
 ) -> None:
     """Raise StoreError where the store was begun with a model that predicts otherwise."""
     stored = torch.tensor([[float(v) for v in row] for row in store.notes["probe"]])
-    probe = probe.to(stored.dtype)
-    changed = [f"the code of {k}" for k in code if store.notes["code"].get(k) != code[k]]
-    changed = " and ".join(changed + [key for key in notes if store.notes.get(key) != notes[key]])
+    probe, before = probe.to(stored.dtype), {**store.notes["code"], **store.notes}
+    changed = " and ".join(name for name in made_with if before.get(name) != made_with[name])
     if stored.shape == probe.shape:
         size = stored.nan_to_num(0, 0, 0).abs()
         scale = size.amax(0).clamp_min(max(1e-6 * float(size.max()), 1e-30))
