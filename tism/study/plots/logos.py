@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import logomaker
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import PathPatch, Rectangle
-from matplotlib.textpath import TextPath
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Affine2D
 
 from tism.sequence import ALPHABET
 from tism.study.plots.style import (
@@ -45,33 +44,19 @@ def plot_logo(
     """
     scores = as_array(scores)
     ax = ax or new_axes(height=1.6)
-    _draw_letters(ax, scores, start)
+    positions = np.arange(start, start + scores.shape[1])
+    if scores.any():
+        table = pd.DataFrame(scores.T, index=positions, columns=list(ALPHABET))
+        logomaker.Logo(table, ax=ax, color_scheme=BASE_COLOURS, font_name="DejaVu Sans")
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.axhline(0, color="black", linewidth=0.5)
-    ax.set(xlim=(start - 0.5, start + scores.shape[1] - 0.5), ylim=limits or _letter_limits(scores))
+    ax.set(xlim=(start - 0.5, positions[-1] + 0.5), ylim=limits or _letter_limits(scores))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
     ax.set_xlabel("position in the region (bp)")
     if ylabel is not None:
         ax.set_ylabel(ylabel)
     return ax
-
-
-def _draw_letters(ax: Axes, scores: np.ndarray, start: int) -> None:
-    """Letters as high as their scores, stacked away from zero, the largest outermost."""
-    font = FontProperties(family="DejaVu Sans", weight="bold")
-    outlines = [TextPath((0, 0), letter, size=1, prop=font) for letter in ALPHABET]
-    boxes = [outline.get_extents() for outline in outlines]
-    for position, heights in enumerate(scores.T, start):
-        ends = {True: 0.0, False: 0.0}  # of the stacks above and below zero
-        for base in np.abs(heights).argsort():
-            height, box = heights[base], boxes[base]
-            place = Affine2D().translate(-box.x0, -box.y0).scale(1 / box.width, height / box.height)
-            place.translate(position - 0.5, ends[height > 0])
-            ends[height > 0] += height
-            if height:
-                path, colour = outlines[base].transformed(place), BASE_COLOURS[ALPHABET[base]]
-                ax.add_artist(PathPatch(path, facecolor=colour, linewidth=0))
 
 
 def _letter_limits(scores: np.ndarray) -> tuple[float, float]:
