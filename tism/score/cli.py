@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = _parser().parse_args(arguments)
             options.run(options)
         finally:
-            sys.stdout.flush()
+            if sys.stdout:  # it may be closed
+                sys.stdout.flush()
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on where this one stopped")
         sys.exit(130)

@@ -312,13 +312,10 @@ def read_windows(
     refused = refused[reason != ""].reset_index(drop=True)
     _check_some_left(bed, len(table), refused)
     kept = regions[reason == ""].reset_index(drop=True)
-    where = "summit of each peak" if summit else "middle of each interval"
-    return GenomeWindows(genome, kept, refused, f"centred on the {where}, {_strands(kept, strand)}")
-
-
-def _strands(regions: pd.DataFrame, strand: bool) -> str:
-    n = int((regions["strand"] == "-").sum())
-    return f"{n:,} of them reverse complements (column 6)" if strand else "on the forward strand"
+    about = f"centred on the {'summit of each peak' if summit else 'middle of each interval'}, "
+    n = int((kept["strand"] == "-").sum())
+    about += f"{n:,} of them reverse complements (column 6)" if strand else "on the forward strand"
+    return GenomeWindows(genome, kept, refused, about)
 
 
 def _why_no_window(
@@ -447,14 +444,6 @@ def _why_refused(
     return "ALT is REF" if alt == ref else ""
 
 
-def _pyfaidx() -> Any:
-    try:
-        import pyfaidx
-    except ImportError:
-        raise ImportError("reading a genome needs pyfaidx: pip install 'tism[score]'") from None
-    return pyfaidx
-
-
 def _cache_file(path: Path, ending: str) -> Path:
     """Return the name in the cache of a file made from this version of the file at `path`."""
     key = hashlib.sha256(file_version(path).encode()).hexdigest()
@@ -542,7 +531,10 @@ def _is_index_of(path: Path, index: Path) -> bool:
 
 
 def _build_index(path: Path, index: Path) -> None:
-    faidx = _pyfaidx()
+    try:
+        import pyfaidx
+    except ImportError:
+        raise ImportError("reading a genome needs pyfaidx: pip install 'tism[score]'") from None
     with path.open("rb") as file:
         begin = file.read(_END)
     if b"\r" in begin and b"\n" not in begin:
@@ -550,12 +542,12 @@ def _build_index(path: Path, index: Path) -> None:
         raise InputFileError(path, None, "has carriage returns for line ends", remedy)
     with replacing(index) as temporary:
         try:
-            with faidx.Faidx(path, indexname=temporary, build_index=False) as file:
+            with pyfaidx.Faidx(path, indexname=temporary, build_index=False) as file:
                 file.build_index()
         except UnicodeDecodeError:
             for number, line in numbered_lines(path):
                 decoded(path, number, line)  # raises at the first line that is no text
             raise
-        except faidx.FastaIndexingError as error:
+        except pyfaidx.FastaIndexingError as error:
             remedy = _ONE_WIDTH if "Line length" in str(error) else "begin each with '>name'"
             raise InputFileError(path, None, str(error), remedy) from None

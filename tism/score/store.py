@@ -219,6 +219,8 @@ class ScoreStore:
                 f"{self.path}: {len(bad):,} of {len(finite):,} sequences have scores that are not "
                 f"finite: {self.names(bad)}; --not-finite drop leaves them out"
             )
+        if not finite.any():
+            raise StoreError(f"{self.path}: no sequence has finite scores: nothing to export")
         if not finite.all():
             _log.info(
                 "%s sequences have scores that are not finite: left out", f"{(~finite).sum():,}"
@@ -235,7 +237,7 @@ class ScoreStore:
 
     def check(self) -> None:
         """Compare the sequences and columns with their checksum; StoreError where they differ."""
-        windows = {name: _Stored(self, name) for name in self.notes["sequences"]}
+        windows = {name: self._values(name) for name in self.notes["sequences"]}
         columns = {name: self._values(name) for name in self.notes["columns"]}
         found = sequences_checksum(windows[SEQUENCES], columns, windows.get(ALTERNATES))
         if found != self.identity["sequences"]:
@@ -269,20 +271,6 @@ class ScoreStore:
 
     def _is_written(self, chunk: int) -> bool:
         return all(self._file(chunk, name).exists() for name in self.arrays)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Windows of a store, block by block."""
-
-    store: ScoreStore
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def indices(self, rows: Rows) -> np.ndarray:
-        return self.store._values(self.name, row_numbers(rows, len(self)))
 
 
 def row_numbers(rows: Rows, n: int) -> np.ndarray:
@@ -364,20 +352,19 @@ def open_store(path: str | Path) -> ScoreStore:
             f"{path}: format {_brief(found)}, but this version of tism writes {FORMAT}; "
             "use the version that made it, or score into another store"
         )
-    _check_columns(path, columns)
+    try:
+        columns = [_checked_column(name) for name in columns]
+    except ValueError as error:
+        raise StoreError(f"{path}: zarr data, but no store of scores: {error}") from None
     if content.get("layout") != _layout(path, content):
         raise StoreError(_damaged(path, "a zarr.json in it was changed or is not there"))
     names = (*notes["arrays"], *notes["sequences"], *columns)
-    arrays = {name: _open_array(path / name) for name in names}
-    _check_whole(path, arrays, notes["arrays"])
-    return ScoreStore(path, identity, notes, {name: arrays[name] for name in notes["arrays"]})
-
-
-def _open_array(path: Path) -> zarr.Array:
     try:
-        return _zarr().open_array(path, mode="r+", config=_WRITTEN)
+        arrays = {k: _zarr().open_array(path / k, mode="r+", config=_WRITTEN) for k in names}
     except Exception as error:
         raise StoreError(_damaged(path, error)) from error
+    _check_whole(path, arrays, notes["arrays"])
+    return ScoreStore(path, identity, notes, {name: arrays[name] for name in notes["arrays"]})
 
 
 def _check_whole(path: Path, arrays: dict[str, zarr.Array], written_later: list[str]) -> None:
@@ -441,14 +428,6 @@ def create_store(
             "leave chunk_size out to go on with it"
         )
     return store
-
-
-def _check_columns(path: Path, columns: list[Any]) -> None:
-    try:
-        for name in columns:
-            _checked_column(name)
-    except ValueError as error:
-        raise StoreError(f"{path}: zarr data, but no store of scores: {error}") from None
 
 
 def _checked_column(name: Any) -> str:
@@ -560,20 +539,17 @@ def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
 def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yield block by block the first row and the base indices, (rows, length) uint8, 4 for N.
 
-    sequences : `Sequences`, or an array of indices; windows of a genome give theirs themselves
+    sequences : `Sequences`, or indices; windows of a genome have a method that gives theirs
     """
+    read = None if isinstance(sequences, Tensor) else getattr(sequences, "indices", None)
+    if isinstance(sequences, np.ndarray) and sequences.ndim == 2:
+        read = sequences.__getitem__
     for start in range(0, len(sequences), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        if (
-            isinstance(sequences, np.ndarray)
-            and sequences.dtype == np.uint8
-            and sequences.ndim == 2
-        ):
-            yield start, sequences[rows]
-        elif not isinstance(sequences, Tensor) and hasattr(sequences, "indices"):
-            yield start, sequences.indices(rows)
-        else:
+        if read is None:
             yield start, indices_from_one_hot(validate_one_hot(sequences[rows])).cpu().numpy()
+        else:
+            yield start, read(rows)
 
 
 def sequences_checksum(
