@@ -1,5 +1,5 @@
 # make book   run every chapter at PROFILE (smoke, demo, yeast, immgen) and build that book
-# make site   build the book of the committed record; runs no chapter
+# make site   write the numbers of the record into its pages and build the book; runs no chapter
 # make test   lint and test; LAYER=core, score, study or book tests one layer
 # make look   save a picture of every page of the built book under _build/screenshots
 # make faults break everything on purpose and record what came of it
@@ -81,6 +81,7 @@ record: PROFILE = yeast
 record: $(READY)
 	$(SNAKEMAKE)
 	$(BIN)/python -m tism.study.compendium record $(PROFILE) --executed
+	$(MAKE) site
 
 clean:
 	rm -rf _build results .snakemake .pytest_cache .ruff_cache .hypothesis

@@ -1,11 +1,8 @@
-"""Sphinx extension: `{{ bibtex }}` is the entry of this compendium, made from CITATION.cff."""
+"""The BibTeX entry of this compendium, made from CITATION.cff."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 
 def bibtex(citation: dict[str, Any]) -> str:
@@ -26,16 +23,3 @@ def bibtex(citation: dict[str, Any]) -> str:
     width = max(map(len, fields))
     lines = [f"  {name:<{width}} = {{{value}}}" for name, value in fields.items() if value]
     return "@software{tism_compendium,\n" + ",\n".join(lines) + "\n}"
-
-
-def substitute(app: Any, config: Any) -> None:
-    """Handler of Sphinx's event: give MyST the entry under its name."""
-    text = (Path(app.srcdir) / "CITATION.cff").read_text(encoding="utf-8")
-    entry = f"```bibtex\n{bibtex(yaml.safe_load(text))}\n```"
-    config.myst_substitutions = {**(config.myst_substitutions or {}), "bibtex": entry}
-
-
-def setup(app: Any) -> dict[str, bool]:
-    """Entry point of Sphinx."""
-    app.connect("config-inited", substitute)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,4 @@
-"""Sphinx extension: numbers and tables of the committed record as `{{ name }}` in a page.
-
-They are read from data/results at every build, so that a page always agrees with the record.
-"""
+"""Numbers and tables of the committed record that a page may insert, read from data/results."""
 
 from __future__ import annotations
 
@@ -320,15 +317,3 @@ def errors_table(record: Record) -> str:
         }
     )
     return markdown(cells).replace("--:", ":--")
-
-
-def substitute(app: Any, config: Any) -> None:
-    """Handler of Sphinx's event: give MyST the numbers under their names."""
-    inserted = numbers(Record(Path(app.srcdir) / "data"))
-    config.myst_substitutions = {**(config.myst_substitutions or {}), **inserted}
-
-
-def setup(app: Any) -> dict[str, bool]:
-    """Entry point of Sphinx."""
-    app.connect("config-inited", substitute)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

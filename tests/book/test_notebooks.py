@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import papermill
 import pytest
+from insert import filled_notebook
 from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from papermill.iorw import load_notebook_node
@@ -65,7 +66,8 @@ def source(name):
 @pytest.mark.filterwarnings("default")  # of papermill and the kernel
 @pytest.mark.parametrize("name", chapters())
 def test_chapter_runs_at_smoke(name, one_kernel):
-    executed = json.loads(run_chapter(name, "smoke").read_text(encoding="utf-8"))
+    text = run_chapter(name, "smoke").read_text(encoding="utf-8")
+    executed = json.loads(filled_notebook(text))
     code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
     assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]

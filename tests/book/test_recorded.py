@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from insert import INSERTED, fill, filled_notebook, filled_pages
 from recorded import KINDS, Record, duration, markdown, numbers, span
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "book" / "which_score.md"
-INSERTED = re.compile(r"\{\{ (\w+) \}\}")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,40 @@ def record() -> Record:
 
 def test_every_number_of_the_pages_is_there_and_is_used(record: Record):
     pages = PAGE.read_text() + PAGE.with_name("trust.md").read_text()
-    assert set(INSERTED.findall(pages)) == set(numbers(record))
+    assert {name for _, name, *_ in INSERTED.findall(pages)} == set(numbers(record))
+
+
+def test_sources_show_the_present_numbers_and_no_placeholder():
+    texts = filled_pages(ROOT)
+    old = [path.name for path, text in texts.items() if path.read_text() != text]
+    assert old == [], "`make site` writes the present numbers"
+    bare = re.compile(r"\{\{ ?\w+ ?\}\}|\{glue")
+    prose = {path: text for path, text in texts.items() if path.suffix == ".md"}
+    for path in texts.keys() - prose.keys():
+        cells = json.loads(texts[path])["cells"]
+        prose[path] = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    assert [path.name for path, text in prose.items() if bare.search(text)] == []
+
+
+def test_only_the_text_of_an_element_is_replaced():
+    text = "a <data value=r:.2f>0.1</data> b <data value=t>\n\nold\n\n</data> c"
+    filled = "a <data value=r:.2f>0.25</data> b <data value=t>\n\n| x |\n| y |\n\n</data> c"
+    assert fill(text, {"r": 0.25, "t": "| x |\n| y |"}) == filled
+    assert fill(filled, {"r": 0.25, "t": "one line"}).endswith("<data value=t>one line</data> c")
+    with pytest.raises(ValueError, match="nothing is called t, which <data value=t> asks for"):
+        fill(text, {"r": 0.25})
+
+
+def test_a_chapter_shows_what_its_cells_glued():
+    glued = {"application/papermill.record/text/plain": "'Reb1'"}
+    output = {"data": glued, "metadata": {"scrapbook": {"name": "task"}}}
+    cells = [
+        {"cell_type": "markdown", "source": ["Of\n", "<data value=task>old</data>."]},
+        {"cell_type": "code", "source": [], "outputs": [output, {"output_type": "stream"}]},
+    ]
+    filled = json.loads(filled_notebook(json.dumps({"cells": cells})))["cells"]
+    assert filled[0]["source"] == ["Of\n", "<data value=task>Reb1</data>."]
+    assert filled[1] == cells[1]
 
 
 def test_faults_add_up_and_errors_fit_a_table(record: Record):
@@ -33,7 +67,7 @@ def test_faults_add_up_and_errors_fit_a_table(record: Record):
 
 
 def test_no_correlation_is_typed():
-    prose = re.sub(r"```.*?```", "", PAGE.read_text(), flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", INSERTED.sub("", PAGE.read_text()), flags=re.DOTALL)
     assert re.findall(r"\b0\.\d+", prose) == []
 
 
