@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from citation import bibtex
+from landing import landing_numbers
 from recorded import Record, numbers
 
 INSERTED = re.compile(r"(<data value=(\w+)(?::([^>\s]+))?>)(.*?)(</data>)", re.DOTALL)
@@ -62,7 +63,8 @@ def filled_notebook(text: str) -> str:
 def filled_pages(root: Path) -> dict[Path, str]:
     """Every page and chapter of the book in the folder `root`, as it should be."""
     citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
-    values = numbers(Record(root / "data"))
+    record = Record(root / "data")
+    values = {**numbers(record), **landing_numbers(record)}
     values["bibtex"] = f"```bibtex\n{bibtex(citation)}\n```"
     texts = {}
     for path in sorted(root.glob("book/*.md")):
