@@ -62,7 +62,7 @@ def example(record: Record) -> Example:
 
 
 def prices(record: Record) -> pd.DataFrame:
-    """Passes a sequence and mean r with ISM of the scores of one task on yeast, the dearest last."""
+    """Passes a sequence and mean r with ISM of one task on yeast, by score; the dearest last."""
     table = record.one_task.query("network == 'yeast'")
     kept = table["estimator"].isin(["TISM", "ISM"])
     kept |= (table["estimator"] == "budgeted") & table["budget"].isin([25, 50, 100])
