@@ -39,7 +39,7 @@ def test_code_runs_and_agrees(names: dict[str, object]):
 @pytest.mark.parametrize("position", [0, 50, 100])
 def test_layouts_of_tools_that_are_not_installed(names: dict[str, object], position: int):
     """As gReLU 1.1 and CREsted 1.11 define them: predictions of mutants against the original's."""
-    x, close = names["x"], {"rtol": 1e-3, "atol": 1e-5}
+    x, close = names["x"], {"rtol": 1e-6, "atol": 1e-12}
     for base in range(4):
         mutant = every_base(x, position, base)
         bins = [names["grelu_model"](sequences) for sequences in (mutant, x)]
