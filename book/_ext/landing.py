@@ -99,19 +99,19 @@ def draw_prices(table: pd.DataFrame) -> str:
     budgeted = table[table["estimator"] == "budgeted"]
     ax.plot(budgeted["cost_measured"], budgeted["mean_r"], "o-", color=GREY)
     names = {
-        "TISM": ("TISM", VERMILLION, (0, 10)),
-        "ISM": ("exact ISM,\nby windows", BLUE, (0, -30)),
-        "plain ISM": ("plain ISM", BLUE, (0, 8)),
+        "TISM": ("TISM", VERMILLION, (0, 10), "center"),
+        "ISM": ("exact ISM, by windows", BLUE, (-8, -4), "right"),
+        "plain ISM": ("plain ISM", BLUE, (0, -16), "center"),
     }
     for row in table[table["estimator"].isin(names)].itertuples():
-        label, colour, offset = names[row.estimator]
+        label, colour, offset, side = names[row.estimator]
         ax.plot(row.cost_measured, row.mean_r, "o", color=colour)
         at = (row.cost_measured, row.mean_r)
-        ax.annotate(label, at, offset, textcoords="offset points", ha="center", color=colour)
+        ax.annotate(label, at, offset, textcoords="offset points", ha=side, color=colour)
     first = budgeted.iloc[0]
     at = (first["cost_measured"], first["mean_r"])
     ax.annotate("budgeted", at, (-6, 6), textcoords="offset points", ha="right")
-    ax.set(xscale="log", xlim=(1.5, 1800), ylim=(None, 1.04))
+    ax.set(xscale="log", xlim=(1.5, 1800), ylim=(None, 1.02))
     ax.set(xlabel="cost of a sequence (predictions)", ylabel="mean r with exact ISM")
     ax.set_xticks([2, 10, 100, 1000], ["2", "10", "100", "1,000"])
     ax.minorticks_off()
@@ -133,6 +133,7 @@ def svg(figure: Any, title: str) -> str:
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"#(?:000000|262626|333333)\b", "currentColor", drawing)
+    drawing = re.sub(r'<g id="\w+">', "<g>", drawing)  # two figures of one page have the same
     opening = re.search(r"<svg\b[^>]*(viewBox=\"[^\"]*\")[^>]*>", drawing)
     label = escape(title, quote=True)
     return f'<svg role="img" aria-label="{label}" {opening[1]}>' + drawing[opening.end() :]

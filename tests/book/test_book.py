@@ -102,6 +102,12 @@ def test_gallery_is_light(site: Path, pages: dict[str, str]):
     assert len(page) + sum((site / "book" / image).stat().st_size for image in images) < 1_000_000
 
 
+def test_landing_page_has_its_picture(pages: dict[str, str]):
+    page = pages["book/intro.html"]
+    assert len(re.findall(r'<svg role="img" aria-label="[^"]{40,}"', page)) == 2
+    assert re.search(r"<data value=landing_tism_r>0\.\d\d</data>", page)
+
+
 def test_decision_page_has_its_numbers(pages: dict[str, str]):
     page = pages["book/which_score.html"]
     assert re.search(r"<data value=windowed_cost>\d+ to \d+</data> predictions", page)

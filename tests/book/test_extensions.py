@@ -7,14 +7,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 import yaml
 from citation import bibtex
 from docutils import nodes
 from equations import draw
 from gallery import WIDTH, first_sentence, plain, small_picture
+from landing import draw_prices, draw_region, example, prices
 from launch import theme_options
 from light_pages import strip
 from PIL import Image
+from recorded import Record
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +87,22 @@ def test_small_picture_is_small_and_white(tmp_path: Path):
     with Image.open(tmp_path / "new" / "small.webp") as image:
         assert image.size == size
         assert image.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_the_landing_picture_is_of_the_record_and_says_in_words_what_it_shows():
+    found, table = example(Record(ROOT / "data")), prices(Record(ROOT / "data"))
+    exact, taylor = (found.maps[method] for method in ("ISM", "TISM"))
+    assert (exact != 0).sum() <= exact.shape[1]  # one letter a position
+    assert torch.corrcoef(torch.stack([exact.sum(0), taylor.sum(0)]))[0, 1] > 0.5
+    assert table["mean_r"].is_monotonic_increasing
+    dearest = table.iloc[-1]["cost_measured"]
+    for drawing, words in (
+        (draw_region(found), f"{found.region} for {found.task}"),
+        (draw_prices(table), f"plain ISM {dearest:.0f} predictions, r 1.00"),
+    ):
+        assert words in re.match(r'<svg role="img" aria-label="([^"]+)"', drawing)[1]
+        assert "currentColor" in drawing
+        assert not re.search(r"#(?:000000|ffffff)\b", drawing)
 
 
 def test_entry_of_the_compendium():
