@@ -219,7 +219,7 @@ def test_a_packed_genome_of_the_same_date_and_size_is_unpacked_again(files):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (">a\nAC\n>a\nAC\n", "two sequences are named 'a'; rename or delete one of them"),
+        (">a\nAC\n>a\nAC\n", "two sequences have this name; rename or delete one of them"),
         (">a\nACGT\n\nACGT\n", "line 3.; give every sequence lines of one length, none of them"),
         (">a\nACGT\nAC\nACGT\n", "line 3.; give every sequence lines of one length"),
         (">a\nAC\nACGT\n", "give every sequence lines of one length"),

@@ -483,7 +483,7 @@ def _index(path: Path) -> dict[str, _Record]:
     names = [name for name, _ in records]
     if len(set(names)) < len(names):
         twice = next(name for number, name in enumerate(names) if name in names[:number])
-        problem = f"Duplicate key: two sequences are named {twice!r}"
+        problem = f'Duplicate key "{twice}": two sequences have this name'
         raise InputFileError(path, None, problem, "rename or delete one of them")
     return dict(records)
 

@@ -141,9 +141,8 @@ def score_to_store(
     opened : called with the store before anything is computed
 
     Returns the store. Its scores are (n, n_tasks, 4, positions), or (n, n_tasks) for variants,
-    whose predictions at the reference are the array "predictions"; they are NaN where other shards
-    have not written yet. `ScoreStore.not_finite` lists the sequences with scores that are infinite
-    or no number.
+    whose predictions at the reference are the array "predictions"; NaN where other shards have not
+    written yet. `ScoreStore.not_finite` lists the sequences with scores that are not finite.
     Raises StoreError for a store of another model, task list, method, version or set of sequences;
     it names what differs and leaves the store as it is. Raises OSError where the disk is full.
     """
@@ -152,18 +151,10 @@ def score_to_store(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFiniteWarning)  # the store counts and names them
         warnings.simplefilter("ignore" if allow_nondeterministic else "error", UnstableModelWarning)
-        probe = asked.probe()
-        identity, layout = asked.identity(tasks, mutate, probe)
-        known = {"probe": _as_json(probe), "code": source_checksums(model, output_fn)}
-        store = create_store(
-            path, identity, sequences, **layout, chunk_size=chunk_size,
-            columns=getattr(sequences, "columns", None),
-            notes={**getattr(sequences, "notes", {}), **(notes or {}), **known},
-        )  # fmt: skip
-        _check_probe(store, probe, {**known["code"], **(notes or {})}, allow_nondeterministic)
+        store = asked.store(path, tasks, mutate, chunk_size, dict(notes or {}))
         opened(store)
         try:
-            store.fill(partial(asked.scores, identity), shard=shard, progress=progress)
+            store.fill(partial(asked.scores, store.identity), shard=shard, progress=progress)
         except UnstableModelWarning as error:
             raise ValueError(f"{error}; {_ALLOW}") from error
     if bad := store.not_finite():
@@ -185,6 +176,22 @@ class _Asked:
     @property
     def kind(self) -> str:
         return VARIANTS if hasattr(self.sequences, "alternates") else MAPS
+
+    def store(
+        self, path: str | Path, tasks: Tasks, mutate: Any, chunk_size: int | None, notes: dict
+    ) -> ScoreStore:
+        """Open the store of exactly these scores, or create it."""
+        probe = self.probe()
+        identity, layout = self.identity(tasks, mutate, probe)
+        code = source_checksums(self.model, self.options["output_fn"])
+        kept = {**getattr(self.sequences, "notes", {}), **notes}
+        store = create_store(
+            path, identity, self.sequences, **layout, chunk_size=chunk_size,
+            columns=getattr(self.sequences, "columns", None),
+            notes={**kept, "probe": _as_json(probe), "code": code},
+        )  # fmt: skip
+        _check_probe(store, probe, {**code, **notes}, self.allow_nondeterministic)
+        return store
 
     def probe(self) -> Tensor:
         """Return the predictions for a few sequences from all parts of the set, (probes, tasks).
