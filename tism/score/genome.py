@@ -97,14 +97,13 @@ class Genome:
         if start < 0 or stop > self.sizes[chrom]:
             problem = f"{chrom} ends before {stop if start >= 0 else start}"
             raise InputFileError(self.path, None, problem, "use the genome of these positions")
-        codes = np.frombuffer(self._lines(chrom, start, stop, _CODE_OF_BYTE), np.uint8)
-        most = codes.max(initial=0)
-        if most == INVALID:
-            self._refuse_letter(chrom, start + int((codes == INVALID).argmax()))
-        if most != _AMBIGUOUS:
-            return codes, 0
-        ambiguous = codes == _AMBIGUOUS
-        return np.where(ambiguous, np.uint8(NOT_A_BASE), codes), int(ambiguous.sum())
+        found = self._lines(chrom, start, stop, _CODE_OF_BYTE)
+        codes, ambiguous = np.frombuffer(found, np.uint8), found.count(_AMBIGUOUS)
+        if INVALID in found:
+            self._refuse_letter(chrom, start + found.index(INVALID))
+        if ambiguous:
+            codes = np.where(codes == _AMBIGUOUS, np.uint8(NOT_A_BASE), codes)
+        return codes, ambiguous
 
     def padded(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return what `codes` does, with N beyond the ends of the chromosome."""
