@@ -10,7 +10,7 @@ from tism.model import build_model
 from tism.sequence import decode, one_hot_encode, reverse_complement
 from tism.taylor import centre, gradient_times_input, hypothetical, mean_effect, tism_from_gradient
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Budgeted",
