@@ -2,8 +2,8 @@
 
 Text stands in pages and in Markdown cells of chapters as ``<data value=NAME:FORMAT>TEXT</data>``.
 The element shows its text wherever Markdown is shown: on a code host, in Jupyter, in the book. A
-build replaces the text by the present value: pages take values from data/results and CITATION.cff,
-a chapter from what its own code cells passed to `glue`.
+build replaces the text by the present value: of the record in data/results and of CITATION.cff, and
+in a chapter also of what its own code cells passed to `glue`.
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ def glued(notebook: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def filled_notebook(text: str) -> str:
-    """The text of a notebook file with the present values in its Markdown cells."""
+def filled_notebook(text: str, recorded: Mapping[str, Any]) -> str:
+    """The text of a notebook file with the present values in its Markdown cells.
+
+    recorded : values that the notebook may insert besides its own
+    """
     notebook = json.loads(text)
-    values = glued(notebook)
+    values = {**recorded, **glued(notebook)}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = fill("".join(cell["source"]), values).splitlines(keepends=True)
@@ -70,7 +73,7 @@ def filled_pages(root: Path) -> dict[Path, str]:
     for path in sorted(root.glob("book/*.md")):
         texts[path] = fill(path.read_text(encoding="utf-8"), values)
     for path in sorted(root.glob("notebooks/*.ipynb")):
-        texts[path] = filled_notebook(path.read_text(encoding="utf-8"))
+        texts[path] = filled_notebook(path.read_text(encoding="utf-8"), values)
     return texts
 
 

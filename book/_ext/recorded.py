@@ -124,6 +124,7 @@ def agreement(record: Record) -> dict[str, str]:
         "method == 'TISM' and convention == 'all entries' and statistic == 'mean'"
     )
     one_task = record.one_task
+    first_order = one_task[one_task["estimator"] == "TISM"]
     at_50 = one_task[one_task["budget"] == 50].groupby("estimator")
     windows, black_box = at_50.get_group("budgeted"), at_50.get_group("budgeted, black box")
     layers = one_task[one_task["estimator"].str.startswith("layer-wise")]
@@ -131,7 +132,8 @@ def agreement(record: Record) -> dict[str, str]:
     motifs = record.table("motif_recovery")
     return {
         **{f"tism_{row['dataset']}": interval(row, "value") for _, row in means.iterrows()},
-        "tism_kinds": span(one_task.loc[one_task["estimator"] == "TISM", "mean_r"]),
+        "tism_kinds": span(first_order["mean_r"]),
+        "tism_recall": span(first_order["recall20"], "{:.0%}"),
         "budgeted_50": span(windows["mean_r"]),
         "budgeted_50_inferred": span(windows["r_not_exact"]),
         "budgeted_50_recall": span(windows["recall20"], "{:.0%}"),
@@ -193,7 +195,13 @@ def elsewhere(record: Record) -> dict[str, str]:
     table = record.table("external/concordance")
     rows = table.query("method == 'TISM' and convention == 'all entries'")
     measured = record.measured_effects
+    motifs = record.table("external/mpra_motifs").groupby(["model", "method"])["recovered"].sum()
     return {
+        **{
+            f"motifs_{model}_{method.lower()}": str(motifs[model, method])
+            for model in ("calderon", "deepstarr")
+            for method in ("ISM", "TISM")
+        },
         "elsewhere_r": span(rows["mean_r"]),
         "elsewhere_measured_ism": span(measured.xs("ISM", level="method")["mean"]),
         "elsewhere_measured_tism": span(measured.xs("TISM", level="method")["mean"]),

@@ -11,6 +11,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from recorded import Record, numbers
 
 from tism.study.compendium import run_chapter, stale_records
 from tism.study.data import download
@@ -67,7 +68,7 @@ def source(name):
 @pytest.mark.parametrize("name", chapters())
 def test_chapter_runs_at_smoke(name, one_kernel):
     text = run_chapter(name, "smoke").read_text(encoding="utf-8")
-    executed = json.loads(filled_notebook(text))
+    executed = json.loads(filled_notebook(text, numbers(Record(repository() / "data"))))
     code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
     assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
