@@ -25,7 +25,7 @@ ifneq ($(MIRROR),)
 export TISM_DATA_MIRROR ?= $(MIRROR)
 endif
 
-SNAKEMAKE = $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
+SNAKEMAKE = $(BIN)/python workflow/progress.py $(BIN)/snakemake --workflow-profile workflow/local --config profile=$(PROFILE)
 
 .PHONY: book site test look faults fuzz audit bench wheels gpu record clean
 
