@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from shutil import get_terminal_size
 
 # of one job on one core at the profile demo; the first minutes of a run correct their sum
 SECONDS = {"train": 130, "score": 30, "chapter": 100, "book": 100}
@@ -64,10 +65,14 @@ class Progress:
 
 def main(command: list[str]) -> int:
     """Run a command of Snakemake and return its exit status."""
-    start, progress, printed = time.monotonic(), Progress(os.cpu_count() or 1), []
-    ends = ("\r\x1b[K", "") if sys.stdout.isatty() else ("", "\n")  # overwrite on a terminal
+    start, progress = time.monotonic(), Progress(os.cpu_count() or 1)
+    printed, last = [], ""
+    terminal = sys.stdout.isatty()  # where each line takes the place of the one before
+    ends, width = (
+        (("\r\x1b[K", ""), get_terminal_size().columns) if terminal else (("", "\n"), None)
+    )
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([*command, "--quiet", "host"], **streams) as process:  # noqa: S603
+    with subprocess.Popen([*command, "--quiet", "host"], **streams) as process:
         try:
             for line in process.stdout:
                 printed.append(line)
@@ -75,12 +80,14 @@ def main(command: list[str]) -> int:
                     print(f"{ends[0]}{line}", end="", flush=True)
                 elif progress.read(line.rstrip("\n")):
                     shown = progress.line(time.monotonic() - start)
-                    print(f"{ends[0]}{shown}", end=ends[1], flush=True)
+                    if shown != last:
+                        print(f"{ends[0]}{shown[:width]}", end=ends[1], flush=True)
+                    last = shown
         except KeyboardInterrupt:
             process.wait()  # Snakemake stops by itself
     if process.returncode:
         failed = (i for i, line in enumerate(printed) if re.match(r"Error in|\w*Error", line))
-        print("\n" + "".join(printed[next(failed, -40) :]), file=sys.stderr)
+        print("\n" + "".join(printed[next(failed, -40) :]), end="", file=sys.stderr)
     return process.returncode
 
 

@@ -49,15 +49,9 @@ def test_the_line_says_what_runs_how_far_it_is_and_how_long_it_will_take(tmp_pat
     assert (run.returncode, run.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "first", ["Error in rule train:", "ValueError in file Snakefile, line 22:"]
-)
+@pytest.mark.parametrize("first", ["Error in rule train:", "ValueError in file Snakefile:"])
 def test_a_failure_is_shown_with_all_that_follows(tmp_path: Path, first: str):
-    run = show(tmp_path, f"{PRINTED}{first}\n    log: train.log\nLogfile train.log:\nboom\n", 3)
+    failure = f"{first}\n    log: train.log\nLogfile train.log:\nboom\n"
+    run = show(tmp_path, PRINTED + failure, 3)
     assert run.returncode == 3
-    assert run.stderr.splitlines()[1:] == [
-        first,
-        "    log: train.log",
-        "Logfile train.log:",
-        "boom",
-    ]
+    assert run.stderr == f"\n{failure}"
