@@ -63,26 +63,32 @@ class Progress:
         return f"{self.steps or 'started'}, about {minutes} min left, now: {now}"
 
 
+def show(line: str, *, keep: bool = False) -> None:
+    """Print a line; on a terminal in place of the one before, cut to its width unless kept."""
+    if not sys.stdout.isatty():
+        print(line, flush=True)
+    elif keep:
+        print(f"\r\x1b[K{line}", flush=True)
+    else:
+        print(f"\r\x1b[K{line[: get_terminal_size().columns]}", end="", flush=True)
+
+
 def main(command: list[str]) -> int:
     """Run a command of Snakemake and return its exit status."""
     start, progress = time.monotonic(), Progress(os.cpu_count() or 1)
     printed, last = [], ""
-    terminal = sys.stdout.isatty()  # where each line takes the place of the one before
-    ends, width = (
-        (("\r\x1b[K", ""), get_terminal_size().columns) if terminal else (("", "\n"), None)
-    )
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([*command, "--quiet", "host"], **streams) as process:
         try:
             for line in process.stdout:
                 printed.append(line)
                 if line.startswith("open "):
-                    print(f"{ends[0]}{line}", end="", flush=True)
+                    show(line.rstrip("\n"), keep=True)
                 elif progress.read(line.rstrip("\n")):
-                    shown = progress.line(time.monotonic() - start)
-                    if shown != last:
-                        print(f"{ends[0]}{shown[:width]}", end=ends[1], flush=True)
-                    last = shown
+                    now = progress.line(time.monotonic() - start)
+                    if now != last:
+                        show(now)
+                    last = now
         except KeyboardInterrupt:
             process.wait()  # Snakemake stops by itself
     if process.returncode:
