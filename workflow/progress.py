@@ -43,8 +43,7 @@ class Progress:
             self.running[self.job] = self.rule
         elif found := re.match(r" +wildcards: \w+=(\S+)", line):
             self.running[self.job] = f"{self.rule} {found[1]}"
-        elif not line and self.job:  # the end of what is said of a job that starts
-            self.job = ""
+        elif line.startswith("    resources:"):  # the last line of a job that starts
             return True
         elif found := re.match(r"Finished jobid: (\d+) \(Rule: (\w+)\)", line):
             self.running.pop(found[1], None)

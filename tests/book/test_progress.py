@@ -18,12 +18,11 @@ train          2
 total         13
 
 [Sun Nov 29 19:57:21 2026]
-rule train:
+localrule train:
     output: results/demo/models/simulated_relu_0/training.ipynb
     jobid: 8
     wildcards: run=simulated_relu_0
     resources: tmpdir=/tmp
-
 [Sun Nov 29 19:57:21 2026]
 Finished jobid: 8 (Rule: train)
 1 of 13 steps (8%) done
