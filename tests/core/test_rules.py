@@ -158,10 +158,6 @@ FOLLOWED = {
     "upsample": lambda x: nn.Upsample(scale_factor=2, mode="nearest")(x),
     "nearest down": lambda x: F.interpolate(x, size=10, mode="nearest-exact"),
     "repeat_interleave": lambda x: x.repeat_interleave(3, dim=2),
-    "repeat by expand": lambda x: x[..., None].expand(-1, -1, -1, 2).reshape(len(x), 4, -1),
-    "pixel shuffle": lambda x: x.view(len(x), 2, 2, -1).permute(0, 1, 3, 2).reshape(len(x), 2, -1),
-    "unfold": lambda x: x.unfold(2, 5, 3),
-    "unfold by name": lambda x: x.unfold(dimension=-1, size=4, step=1),
     # slices and pieces
     "narrow": lambda x: x.narrow(2, 3, 9),
     "narrow by name": lambda x: torch.narrow(input=x, dim=1, start=1, length=2),

@@ -497,19 +497,11 @@ def _sum_of_columns(call: Call, x: Windowed, weight: Tensor) -> Tensor:
     return output
 
 
-def settings(args: tuple, kwargs: dict[str, Any], **defaults: Any) -> list[Any]:
-    """The settings of a layer in the order of `defaults`, given by place or by name."""
-    given = dict(zip(defaults, args, strict=False)) | kwargs
-    return [given.get(name, default) for name, default in defaults.items()]
-
-
 @rule("conv1d conv2d")
 def convolution(
-    call: Call, input: Windowed, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
-) -> Any:
+    call, input: Windowed, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1
+) -> Windowed:
     """The convolution of the differences, if its kernel has size 1 on other axes or spans them."""
-    defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    stride, padding, dilation, groups = settings(args, kwargs, **defaults)
     others = [d for d in range(2, input.ndim) if d != input.axis]
     spans = all(weight.shape[d] == input.shape[d] and call.shape[d] == 1 for d in others)
     single = all(weight.shape[d] == _along(stride, d) == 1 for d in others)
@@ -577,12 +569,18 @@ def _products_of_taps(call: Call, changed: Tensor, weight: Tensor, dilation: int
 
 @rule("conv_transpose1d")
 def transposed(
-    call: Call, input: Windowed, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
-) -> Any:
+    call,
+    input: Windowed,
+    weight: Tensor,
+    bias=0,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    groups=1,
+    dilation=1,
+) -> Windowed:
     """The transposed convolution of the differences."""
-    defaults = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
-    stride, before, _, groups, dilation = settings(args, kwargs, **defaults)
-    stride, before, dilation = (_along(setting, 2) for setting in (stride, before, dilation))
+    stride, before, dilation = (_along(setting, 2) for setting in (stride, padding, dilation))
     need(input.axis == 2)
     delta = input.delta(input.frame).movedim(0, 2)
     delta = F.conv_transpose1d(delta, weight, None, stride, 0, 0, groups, dilation).movedim(2, 0)
@@ -592,12 +590,11 @@ def transposed(
 
 
 @rule("max_pool1d max_pool2d")
-def max_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
+def max_pool(
+    call, input: Windowed, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=0, **_
+) -> Any:
     """The largest of the taps, with padding of minus infinity."""
-    defaults = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": 0, "return_indices": 0}
-    stride, padding, dilation, _, return_indices = settings(args, kwargs, **defaults)
-    need(not return_indices)
-    span, frame, read, taps = _pooled(call, input, kernel_size, stride, padding, dilation)
+    span, frame, read, taps = _taps(call, input, kernel_size, stride, padding, dilation)
     if _along(kernel_size, input.axis) == input.length and not _along(padding, input.axis):
         return largest(call, input)
     value = input.value(read)
@@ -609,42 +606,35 @@ def max_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kwargs
 
 
 @rule("avg_pool1d avg_pool2d")
-def average_pool(call: Call, input: Windowed, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
+def average_pool(
+    call,
+    input: Windowed,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=0,
+    count_include_pad=1,
+    divisor_override=None,
+) -> Any:
     """The mean of the differences of the taps."""
-    defaults = {"stride": None, "padding": 0, "ceil_mode": 0, "count_include_pad": 1}
-    stride, padding, ceil, with_padding, divisor = settings(
-        args, kwargs, **defaults, divisor_override=None
-    )
-    need(not ceil and not divisor and (with_padding or padding in (0, (0,), (0, 0))))
+    need(not ceil_mode and not divisor_override and (count_include_pad or not np.any(padding)))
     pooled = [d for d in range(2, input.ndim) if _along(kernel_size, d) == input.shape[d]]
     single = all(_along(kernel_size, d) == 1 for d in range(2, input.ndim) if d not in pooled)
     if single and input.axis in pooled and not _along(padding, input.axis):
         return total(call, input, pooled, True)
-    span, frame, read, taps = _pooled(call, input, kernel_size, stride, padding, 1)
+    span, frame, read, taps = _taps(call, input, kernel_size, stride, padding, 1)
     return call.window(input, "delta", frame, taps(input.delta(read)).mean(-1), span)
 
 
-@rule("unfold")
-def unfold(call: Call, input: Windowed, dimension: int, size: int, step: int) -> Any:
-    """The taps beside each other, on a new last axis."""
-    need(dimension % input.ndim == input.axis)
-    span, frame, read, taps = _taps(call, input, size - 1, step, 0, 1)
-    return call.window(input, "value", frame, taps(input.value(read)), span)
-
-
-def _pooled(call: Call, x: Windowed, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
-    """What `_taps` returns, if other axes are not pooled."""
+def _taps(
+    call: Call, x: Windowed, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[Span, Frame, Frame, Callable[[Tensor], Tensor]]:
+    """Span and frame of the result, the frame that it reads, what puts taps on a last axis."""
     others = [d for d in range(2, x.ndim) if d != x.axis]
     need(x.axis > 1 and all(call.shape[d] == x.shape[d] for d in others))
     settings = kernel, stride or kernel, padding, dilation
-    kernel, stride, padding, dilation = (_along(setting, x.axis) for setting in settings)
-    return _taps(call, x, dilation * (kernel - 1), stride, padding, dilation)
-
-
-def _taps(
-    call: Call, x: Windowed, reach: int, stride: int, before: int, dilation: int
-) -> tuple[Span, Frame, Frame, Callable[[Tensor], Tensor]]:
-    """Span and frame of the result, the frame that it reads, what puts taps on a last axis."""
+    kernel, stride, before, dilation = (_along(setting, x.axis) for setting in settings)
+    reach = dilation * (kernel - 1)
     span = _readers(x, reach, stride, before)
     frame = Frame.over(span, call.shape[x.axis])
     read = Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
@@ -826,7 +816,7 @@ def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
 
 @rule("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
 def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
-    """Reshaped features, a sequence cut into blocks or put together, or everything flattened."""
+    """Reshaped features, a sequence cut into blocks, or everything flattened."""
     need(isinstance(input, Windowed) and call.shape[0] == len(input.reference.like))
     x, inner = input, tuple(call.shape[1:])
     if x.flat:
@@ -840,22 +830,12 @@ def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
     if len(inner) == 1:
         return call.moved(x, inner=x.inner)
     for axis in axes:
-        size, merged = inner[axis - 1], x.features[axis - 1 : axis]
+        size = inner[axis - 1]
         if size and x.features == inner[: axis - 1] + inner[axis + 1 :]:
             span, frame, blocks = _blocks(x, x.length // size, 0, size)
             blocks = blocks.unflatten(0, (frame.width, -1)).movedim(1, axis + 1)
             return call.window(x, "value", frame, blocks, span, axis)
-        if merged and x.features == inner[: axis - 1] + merged + inner[axis:]:
-            return _put_together(call, x, merged[0])
     raise InFull
-
-
-def _put_together(call: Call, x: Windowed, size: int) -> Windowed:
-    """The axis behind the sequence laid out along the sequence."""
-    kind, (frame, data) = next(iter(x.held.items()))
-    data = data.movedim(x.axis + 1, 1).flatten(0, 1)
-    frame = Frame(frame.first * size, frame.width * size)
-    return call.window(x, kind, frame, data, (x.span[0] * size, x.span[1] * size))
 
 
 @rule("expand broadcast_to repeat tile")
