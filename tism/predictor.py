@@ -38,6 +38,8 @@ _ALONE = (
     "tism: raised when one sequence was predicted alone, to check that predictions do not depend "
     "on the other sequences of their batch"
 )
+_NOISE = "dropout that stays on or other randomness?): scores are noise of at least this size"
+_MIXED = "batch statistics?): every score mixes the effects of several sequences"
 _ABOUT_SHAPES = re.compile(
     r"shape|size|dimension|length|channels|out of (range|bounds)|index", re.I
 )
@@ -243,7 +245,12 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
     """Restore training and requires_grad flags, buffers and, if the model `moves`, its tensors."""
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    tensors = _named_tensors(model) if moves else []
+    parameters = [  # buffers are copied by a move
+        (module._parameters, name, parameter, parameter.data, getattr(parameter.grad, "data", None))
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if moves and parameter is not None
+    ]
     buffers = [
         (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()
@@ -253,11 +260,11 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        for table, name, tensor, data, grad_data in tensors:
-            tensor.data = data
+        for table, name, parameter, data, grad_data in parameters:
+            parameter.data = data
             if grad_data is not None:
-                tensor.grad.data = grad_data
-            table[name] = tensor
+                parameter.grad.data = grad_data
+            table[name] = parameter
         with torch.no_grad():
             for table, name, buffer, before in buffers:
                 if not torch.equal(buffer, before):
@@ -270,17 +277,6 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
             module.training = flag
 
 
-def _named_tensors(model: nn.Module) -> list[tuple[dict, str, Tensor, Tensor, Tensor | None]]:
-    """Table, name, tensor, its data and its gradient's data of every parameter and buffer."""
-    return [
-        (table, name, tensor, tensor.data, None if tensor.grad is None else tensor.grad.data)
-        for module in model.modules()
-        for table in (module._parameters, module._buffers)
-        for name, tensor in table.items()
-        if tensor is not None
-    ]
-
-
 def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
     """Warn, and return True, if the first of some rows is predicted otherwise alone or once more.
 
@@ -288,43 +284,34 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
 
     predict : of these rows; output : (rows, tasks), what it predicted for them
     """
-    found = _instability(predict, rows[:1].detach(), output.detach())
-    if found:
-        message = f"the model's predictions {found}"
-        warnings.warn(message, UnstableModelWarning, stacklevel=3)
-    return bool(found)
-
-
-def _instability(predict: Predictor, row: Tensor, output: Tensor) -> str:
-    """What is wrong with predictions of which `output` has one for the row, or nothing."""
-    first = predict.of(slice(0, 1))
+    row, output, first = rows[:1].detach(), output.detach(), predict.of(slice(0, 1))
 
     def run(row: Tensor) -> Tensor:
         leaf = row.clone().requires_grad_(torch.is_grad_enabled())
-        return first(leaf.clone()).detach()
+        with uncompiled():
+            return first(leaf.clone()).detach()
+
+    def is_like(other: Tensor, effects: Tensor) -> bool:
+        atol = predict.tolerance(output, effects)
+        return torch.allclose(alone, other, rtol=0, atol=atol, equal_nan=True)
 
     try:
-        with uncompiled():
-            alone = run(row)
+        alone = run(row)
     except Exception as error:
         error.add_note(_ALONE)
         raise
-    close = {"rtol": 0, "atol": predict.tolerance(output, 0 * output), "equal_nan": True}
-    if torch.allclose(alone, output[:1], **close):
-        return ""
-    with uncompiled():
-        other = run(row.flip(1))  # the complement, for the size of effects
-        close["atol"] = predict.tolerance(output, other - alone)
-        if torch.allclose(alone, output[:1], **close):
-            return ""
-        again = run(row)
-    if torch.allclose(alone, again, **close):
-        gap, what = alone - output[:1], "depend on the other sequences of their batch"
-        why = "batch statistics?): every score mixes the effects of several sequences"
-    else:
-        gap, what = alone - again, "differ from call to call"
-        why = "dropout that stays on or other randomness?): scores are noise of at least this size"
-    return f"{what}, here by {float(gap.abs().max()):.2g} ({why}"
+    if is_like(output[:1], 0 * output):
+        return False
+    effects = run(row.flip(1)) - alone  # of the complement
+    if is_like(output[:1], effects):
+        return False
+    other, what, why = run(row), "differ from call to call", _NOISE
+    if is_like(other, effects):
+        other, what, why = output[:1], "depend on the other sequences of their batch", _MIXED
+    gap = float((alone - other).abs().max())
+    message = f"the model's predictions {what}, here by {gap:.2g} ({why}"
+    warnings.warn(message, UnstableModelWarning, stacklevel=2)
+    return True
 
 
 def selected_tasks(
