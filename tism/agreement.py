@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,17 +13,9 @@ from torch import Tensor, nn
 from tism.budgeted import ExactEffects, expected_size, refine
 from tism.correlations import profile_correlation
 from tism.engine.choice import plan_of_engine
-from tism.first_order import tism
-from tism.predictor import OutputFn, evaluating
-from tism.running import (
-    Tasks,
-    checked_seed,
-    in_batches,
-    progress_bar,
-    select_positions,
-    whole_number,
-)
-from tism.sequence import validate_one_hot
+from tism.first_order import taylor_scores
+from tism.predictor import OutputFn, job_of
+from tism.running import Tasks, checked_seed, in_batches, whole_number
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
 _HIGHEST = 0.999  # an estimated correlation is not taken beyond this
@@ -101,30 +94,24 @@ def reliability(
     >>> tism.reliability(model, tism.one_hot_encode("ACGTTGCA"), m=20).r.shape
     torch.Size([1, 2])
     """
-    one_hot = validate_one_hot(one_hot).cpu()
-    window = select_positions(start, stop, one_hot.shape[2])
-    stretch = one_hot[..., start:stop]
-    m, generator = _checked_m(m, stretch), torch.Generator().manual_seed(checked_seed(seed))
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
-    base = tism(model, one_hot, tasks, start=start, stop=stop, batch_size=batch_size, **lent)
-    with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
-        plan = plan_of_engine(engine, predict, one_hot, window, len(one_hot) * m, batch_size)
-        exact = ExactEffects(predict, one_hot, tasks, window, plan, batch_size)
-        r = _assess_all(exact, base, m, generator, progress)
-    return calibrated(r, effective_number(base), sampling_factor(stretch == 0, m))
+    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+        m, generator = _checked_m(m, job.stretch), torch.Generator().manual_seed(checked_seed(seed))
+        base = taylor_scores(replace(job, progress=False))
+        exact = ExactEffects(job, plan_of_engine(engine, job, len(base) * m))
+        r = _assess_all(exact, base, m, generator)
+        return calibrated(r, effective_number(base), sampling_factor(job.stretch == 0, m))
 
 
-def _assess_all(
-    exact: ExactEffects, base: Tensor, m: int, generator: torch.Generator, progress: bool
-) -> Tensor:
+def _assess_all(exact: ExactEffects, base: Tensor, m: int, generator: torch.Generator) -> Tensor:
     """`assess` of all sequences, as many at a time as fit into memory."""
     parts: list[Tensor] = []
 
     def step(first: int, last: int) -> None:
-        effects = exact.of(first, last)
-        parts.append(assess(base[first:last], exact.stretch(first, last), effects, m, generator))
+        sequences, effects = exact.job.stretch[first:last], exact.of(first, last)
+        parts.append(assess(base[first:last], sequences, effects, m, generator))
 
-    with progress_bar(len(base), progress, "reliability") as report:
+    with exact.job.bar("reliability") as report:
         in_batches(len(base), exact.at_once, step, report=report)
     return torch.cat(parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -13,21 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism.engine.choice import Plan, plan_of_engine
-from tism.exact import by_position, ism
-from tism.first_order import tism
-from tism.predictor import OutputFn, Predictor, evaluating
-from tism.running import (
-    Tasks,
-    choose_batch_size,
-    in_batches,
-    on_device,
-    progress_bar,
-    select_positions,
-    select_tasks,
-    take_tasks,
-    whole_number,
-)
-from tism.sequence import numeric_tensor, put_bases, validate_one_hot
+from tism.exact import by_position, exact_scores
+from tism.first_order import taylor_scores
+from tism.predictor import Job, OutputFn, Predictor, job_of
+from tism.running import Tasks, in_batches, on_device, select_tasks, take_tasks, whole_number
+from tism.sequence import numeric_tensor, put_bases
 
 _ROUNDS = 6  # in which the substitutions are chosen
 _SLOPE_PRIOR = 0.2, 0.5  # a slope of 1 weighs as much as this share of the evidence and this count
@@ -98,19 +88,16 @@ def budgeted_ism(
     >>> int(tism.budgeted_ism(model, tism.one_hot_encode("ACGTACGT"), 0, m=3).exact.sum()) - 8
     3
     """
-    one_hot = validate_one_hot(one_hot).cpu()
-    window = select_positions(start, stop, one_hot.shape[2])
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
-    same = {"start": start, "stop": stop, "batch_size": batch_size, **lent}
-    if _is_everything(m, one_hot[..., start:stop]):
-        return _as_budgeted(ism(model, one_hot, tasks, engine=engine, **same, progress=progress))
-    from_tism = isinstance(base, str) and base == "tism"
-    taylor = tism(model, one_hot, tasks, **same) if from_tism else None
-    with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
-        plan = plan_of_engine(engine, predict, one_hot, window, len(one_hot) * m, batch_size)
-        exact = ExactEffects(predict, one_hot, tasks, window, plan, batch_size)
-        base = _checked_base(base, exact) if taylor is None else taylor
-        return estimate_all(exact, base, m, progress=progress)
+    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+        if _is_everything(m, job.stretch):
+            return _as_budgeted(exact_scores(job, engine))
+        if isinstance(base, str) and base == "tism":
+            base = taylor_scores(replace(job, progress=False))
+        else:
+            base = _checked_base(base, job)
+        exact = ExactEffects(job, plan_of_engine(engine, job, len(job.one_hot) * m))
+        return estimate_all(exact, base, m)
 
 
 def _as_budgeted(scores: Tensor) -> Budgeted:
@@ -127,11 +114,10 @@ def _is_everything(m: Any, one_hot: Tensor) -> bool:
     return m == most
 
 
-def _checked_base(base: Any, exact: ExactEffects) -> Tensor:
-    predict, one_hot = exact.predict, exact.one_hot
-    rows = predict.prepare(one_hot[:1])
-    n_tasks = len(select_tasks(exact.tasks, predict.of(slice(0, 1))(rows.clone()).shape[1]))
-    shape = (len(one_hot), n_tasks, 4, len(exact.window))
+def _checked_base(base: Any, job: Job) -> Tensor:
+    predict, rows = job.part(0, 1)
+    n_tasks = len(select_tasks(job.tasks, predict(rows.clone()).shape[1]))
+    shape = (len(job.one_hot), n_tasks, 4, len(job.window))
     if isinstance(base, str):
         raise ValueError(f'base must be "tism" or an estimate of shape {shape}, got {base!r}')
     base = numeric_tensor("base", base).cpu()
@@ -145,48 +131,35 @@ def _checked_base(base: Any, exact: ExactEffects) -> Tensor:
 
 @dataclass(frozen=True)
 class ExactEffects:
-    """Exact effects of chosen substitutions of some sequences.
+    """Exact effects of chosen substitutions within the window of a job.
 
-    one_hot : (n, 4, length); predict : of them
-    window : the positions that may be chosen
     plan : of the windowed engine; None runs every substituted sequence in full
     """
 
-    predict: Predictor
-    one_hot: Tensor
-    tasks: Tasks
-    window: range
+    job: Job
     plan: Plan | None
-    batch_size: int | None
 
     @property
     def at_once(self) -> int:
         """Number of sequences whose substitutions are chosen and run together."""
-        if self.plan:
-            return self.plan.sequences
-        return choose_batch_size(None, self.one_hot.shape[2], self.predict.device)
-
-    def stretch(self, first: int, last: int) -> Tensor:
-        """(last - first, 4, window) of these sequences."""
-        return self.one_hot[first:last, :, self.window.start : self.window.stop]
+        return self.plan.sequences if self.plan else replace(self.job, batch_size=None).at_once()
 
     def of(self, first: int, last: int) -> Callable[[Tensor], Tensor]:
         """A function from chosen substitutions, (last - first, 4, window) bool, to their effects.
 
         It returns (chosen, n_tasks) on the CPU.
         """
-        predict = self.predict.of(slice(first, last))
-        sequences = predict.prepare(self.one_hot[first:last])
+        predict, sequences = self.job.part(first, last)
         compute, n_tasks, size = self._on_windows(predict, sequences) or self._in_full(
             predict, sequences
         )
-        tasks = select_tasks(self.tasks, n_tasks)
+        tasks = select_tasks(self.job.tasks, n_tasks)
 
         def effects(chosen: Tensor) -> Tensor:
             if not chosen.any():
                 return torch.empty(0, len(tasks))
             row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
-            substituted = row, position + self.window.start, base
+            substituted = row, position + self.job.window.start, base
             found = by_position(compute, substituted, size, lambda rows: None)[0]
             return take_tasks(found, tasks).cpu()
 
@@ -199,9 +172,8 @@ class ExactEffects:
         return windows.effects, windows.output.shape[1], self.plan.batch_size
 
     def _in_full(self, predict: Predictor, sequences: Tensor) -> tuple:
-        size = choose_batch_size(self.batch_size, sequences.shape[2], predict.device)
-        starts = range(0, len(sequences), size)
-        parts = (slice(start, start + size) for start in starts)
+        size = self.job.at_once()
+        parts = (slice(start, start + size) for start in range(0, len(sequences), size))
         reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
@@ -212,21 +184,18 @@ class ExactEffects:
         return compute, reference.shape[1], size
 
 
-def estimate_all(
-    exact: ExactEffects, base: Tensor, m: int, *, rounds: int = _ROUNDS, progress: bool = False
-) -> Budgeted:
+def estimate_all(exact: ExactEffects, base: Tensor, m: int, rounds: int = _ROUNDS) -> Budgeted:
     """`refine` blocks of sequences whose kept activations fit into memory."""
-    n = len(exact.one_hot)
+    n, stretch = len(base), exact.job.stretch
     flags = torch.zeros((n, *base.shape[2:]), dtype=torch.bool)
     result = Budgeted(torch.empty_like(base), flags, torch.empty_like(base))
 
     def step(first: int, last: int) -> None:
-        stretch = exact.stretch(first, last)
-        block = refine(base[first:last], stretch, exact.of(first, last), m, rounds)
+        block = refine(base[first:last], stretch[first:last], exact.of(first, last), m, rounds)
         for whole, part in zip(result, block, strict=True):
             whole[first:last] = part
 
-    with progress_bar(n, progress, "budgeted ISM") as report:
+    with exact.job.bar("budgeted ISM") as report:
         in_batches(n, exact.at_once, step, report=report)
     return result
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tism.budgeted import ExactEffects
 from tism.engine.choice import plan_of_engine
 from tism.exact import ism
-from tism.predictor import OutputFn, evaluating
-from tism.running import Tasks, progress_bar
+from tism.predictor import OutputFn, job_of
+from tism.running import Tasks
 from tism.sequence import put_bases, validate_one_hot
 
 
@@ -87,17 +87,14 @@ def interaction_map(
     >>> tism.double_mutants.interaction_map(model, one_hot, bases).shape
     torch.Size([1, 2, 8, 8])
     """
-    one_hot = validate_one_hot(one_hot).cpu()
-    n, _, length = one_hot.shape
-    new = _check_bases(bases, (n, length), "bases")
-    chosen = nn.functional.one_hot(new, 4).transpose(1, 2).bool() & (one_hot == 0)
-    lent = {"args": args, "n": n, "autocast": autocast}
-    with evaluating(model, output_fn, device, **lent) as predict, torch.no_grad():
-        total = n * length * (length + 1) // 2
-        plan = plan_of_engine(engine, predict, one_hot, range(length), total, batch_size)
-        exact = ExactEffects(predict, one_hot, tasks, range(length), plan, batch_size)
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    with job_of(model, one_hot, tasks, 0, None, batch_size, progress, **lent) as job:
+        n, _, length = job.one_hot.shape
+        new = _check_bases(bases, (n, length), "bases")
+        chosen = nn.functional.one_hot(new, 4).transpose(1, 2).bool() & (job.one_hot == 0)
+        exact = ExactEffects(job, plan_of_engine(engine, job, n * length * (length + 1) // 2))
         maps = []
-        with progress_bar(n, progress, "double mutants") as report:
+        with job.bar("double mutants") as report:
             for number in range(n):
                 maps.append(_map(exact, number, chosen[number]))
                 report(1)
@@ -120,10 +117,11 @@ def _map(exact: ExactEffects, number: int, chosen: Tensor) -> Tensor:
     """(n_tasks, length, length) map of one sequence and its `chosen` substitutions, (4, length)."""
 
     def effects(rows: Tensor, substitutions: Tensor) -> Tensor:
-        owner = exact.predict.of(np.full(len(rows), number))
-        return replace(exact, predict=owner, one_hot=rows).of(0, len(rows))(substitutions)
+        owner = exact.job.predict.of(np.full(len(rows), number))
+        job = replace(exact.job, predict=owner, one_hot=rows)
+        return ExactEffects(job, exact.plan).of(0, len(rows))(substitutions)
 
-    sequence = exact.one_hot[number]
+    sequence = exact.job.one_hot[number]
     single = effects(sequence[None], chosen[None])
     base, position = chosen.nonzero(as_tuple=True)
     mutants = put_bases(sequence.repeat(len(position), 1, 1), position, base)

@@ -13,28 +13,23 @@ from tism.engine.choice import Plan, attempt, plan_of_engine
 from tism.engine.replay import WindowedModel
 from tism.engine.window import Untraceable
 from tism.predictor import (
+    Job,
     OutputFn,
-    Predictor,
-    evaluating,
-    selected_tasks,
+    job_of,
     warn_if_not_finite,
     warn_if_rounded,
     warn_if_unstable,
 )
 from tism.running import (
     Tasks,
-    choose_batch_size,
     full_precision,
-    in_batches,
     in_one_tensor,
     on_device,
-    progress_bar,
-    select_positions,
     select_tasks,
     take_tasks,
     uncompiled,
 )
-from tism.sequence import put_bases, substitutions, validate_one_hot
+from tism.sequence import put_bases, substitutions
 
 _BATCHES_PER_BLOCK = 32
 Substitutions = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
@@ -74,12 +69,9 @@ def ism(
     >>> tism.ism(model, tism.one_hot_encode("ACGTACGT"), start=2, stop=5).shape
     torch.Size([1, 2, 4, 3])
     """
-    one_hot = validate_one_hot(one_hot).cpu()
-    window = select_positions(start, stop, one_hot.shape[2])
-    lent = {"args": args, "n": len(one_hot), "autocast": autocast}
-    with evaluating(model, output_fn, device, **lent) as predict, torch.no_grad():
-        scores = _scores(predict, one_hot, tasks, window, engine, batch_size, progress)
-    return warn_if_not_finite(scores, "ISM")
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+        return exact_scores(job, engine)
 
 
 def predict(
@@ -95,45 +87,29 @@ def predict(
     progress: bool = False,
 ) -> Tensor:
     """The model's predictions, (n, n_tasks) on the CPU; arguments and errors as in `ism`."""
-    one_hot = validate_one_hot(one_hot)
-    lent = {"args": args, "n": len(one_hot), "autocast": autocast}
-    with evaluating(model, output_fn, device, **lent) as predictor, torch.no_grad():
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    with job_of(model, one_hot, tasks, 0, None, batch_size, progress, **lent) as job:
 
         def predictions(first: int, last: int) -> Tensor:
-            rows, owner = predictor.prepare(one_hot[first:last]), predictor.of(slice(first, last))
+            owner, rows = job.part(first, last)
             output = owner(rows.clone())
             if first == 0:
                 warn_if_unstable(owner, rows, output)
             return take_tasks(output, select_tasks(tasks, output.shape[1]))
 
-        batch_size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
-        with progress_bar(len(one_hot), progress, "predictions") as report:
-            found, _ = in_one_tensor(len(one_hot), batch_size, predictions, report=report)
+        with job.bar("predictions") as report:
+            found, _ = in_one_tensor(len(job.one_hot), job.at_once(), predictions, report=report)
     return warn_if_not_finite(found, "predicted")
 
 
-def _scores(
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    window: range,
-    engine: str,
-    batch_size: int | None,
-    progress: bool,
-) -> Tensor:
-    """ISM by windows if the engine asks for them and they work out, else in full."""
-    total = int((one_hot[:, :, window.start : window.stop] == 0).sum())
-    plan = plan_of_engine(engine, predict, one_hot, window, total, batch_size)
+def exact_scores(job: Job, engine: str) -> Tensor:
+    """`ism` of a job, by windows if the engine asks for them and they work out, else in full."""
+    scores, plan = None, plan_of_engine(engine, job, int((job.stretch == 0).sum()))
     if plan is not None:
-        scores = attempt(
-            engine,
-            predict,
-            lambda: _windowed_ism(predict, plan, one_hot, tasks, window, progress),
-        )
-        if scores is not None:
-            return scores
-    batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
-    return _full_ism(predict, one_hot, tasks, window, batch_size, progress)
+        scores = attempt(engine, job.predict, lambda: _windowed_ism(job, plan))
+    if scores is None:
+        scores = _full_ism(job)
+    return warn_if_not_finite(scores, "ISM")
 
 
 def substitutions_on_host(sequences: Tensor, window: range) -> Substitutions:
@@ -141,19 +117,16 @@ def substitutions_on_host(sequences: Tensor, window: range) -> Substitutions:
     return tuple(numbers.numpy() for numbers in substitutions(sequences.cpu(), window))
 
 
-def _windowed_ism(
-    predict: Predictor, plan: Plan, one_hot: Tensor, tasks: Tasks, window: range, progress: bool
-) -> Tensor:
+def _windowed_ism(job: Job, plan: Plan) -> Tensor:
     """ISM on windows, for as many sequences at once as the kept activations allow."""
     batch_size = plan.batch_size
 
     def score(first: int, last: int) -> Tensor:
         nonlocal batch_size
-        sequences = predict.prepare(one_hot[first:last])
-        windows = plan.windows(predict.of(slice(first, last)), sequences)
-        chosen = selected_tasks(predict, tasks, windows.output.shape[1], len(window))
+        windows = plan.windows(*job.part(first, last))
+        chosen = job.chosen(windows.output.shape[1])
         index = on_device(np.array(chosen), windows.output.device)
-        changed = substitutions_on_host(one_hot[first:last], window)
+        changed = substitutions_on_host(job.one_hot[first:last], job.window)
         effects, batch_size = by_position(
             lambda *batch: windows.effects(*batch).index_select(1, index),
             changed,
@@ -162,13 +135,13 @@ def _windowed_ism(
         )
         if first == 0:
             _check_largest(windows, changed, effects, index)
-        scores = scores_of_effects(effects, changed, window)
+        scores = scores_of_effects(effects, changed, job.window)
         if first == 0:
-            warn_if_rounded(predict, windows.output[:, chosen], scores)
+            warn_if_rounded(job.predict, windows.output[:, chosen], scores)
         return scores
 
-    with progress_bar(len(one_hot), progress, "ISM") as report:
-        return in_one_tensor(len(one_hot), plan.sequences, score)[0]
+    with job.bar("ISM") as report:
+        return in_one_tensor(len(job.one_hot), plan.sequences, score)[0]
 
 
 def _check_largest(
@@ -205,86 +178,67 @@ def by_position(
     Returns (substitutions, tasks) and the batch size that fitted.
     """
     n, order = changed[0].max() + 1, np.argsort(changed[1], kind="stable")
-    effects = None
 
-    def step(start: int, stop: int) -> None:
-        nonlocal effects
-        batch = order[start:stop]
-        result = compute(*(numbers[batch] for numbers in changed))
-        if effects is None:
-            effects = result.new_empty((len(order), result.shape[1]))
-        effects.index_copy_(0, on_device(batch, result.device), result)
+    def computed(start: int, stop: int) -> Tensor:
+        return compute(*(numbers[order[start:stop]] for numbers in changed))
 
-    batch_size = in_batches(
-        len(order), batch_size, step, report=lambda rows: report(rows * n / len(order))
+    effects, batch_size = in_one_tensor(
+        len(order),
+        batch_size,
+        computed,
+        report=lambda rows: report(rows * n / len(order)),
+        on_cpu=False,
     )
-    return effects, batch_size
+    return effects.index_select(0, on_device(np.argsort(order), effects.device)), batch_size
 
 
-def _full_ism(
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    window: range,
-    batch_size: int,
-    progress: bool,
-) -> Tensor:
+def _full_ism(job: Job) -> Tensor:
     """ISM by a forward pass for every mutated sequence, in blocks so that memory stays flat."""
-    block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(window)))
-    scores = None
-    with progress_bar(len(one_hot), progress, "ISM") as report:
-        for first in range(0, len(one_hot), block):
-            sequences = predict.prepare(one_hot[first : first + block])
-            owner = predict.of(slice(first, first + block))
-            changed = substitutions_on_host(one_hot[first : first + block], window)
-            effects, references, batch_size = _effects_in_full(
-                owner, sequences, changed, tasks, len(window), batch_size, report, check=first == 0
-            )
-            part = scores_of_effects(effects, changed, window)
-            if first == 0:
-                warn_if_rounded(predict, references, part)
-            if scores is None:
-                scores = torch.empty((len(one_hot), *part.shape[1:]), dtype=part.dtype)
-            scores[first : first + block] = part
-    return scores
+    batch_size = job.at_once()
+    block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(job.window)))
+
+    def score(first: int, last: int) -> Tensor:
+        nonlocal batch_size
+        scores, batch_size = _block_in_full(job, first, last, batch_size, report)
+        return scores
+
+    with job.bar("ISM") as report:
+        return in_one_tensor(len(job.one_hot), block, score)[0]
 
 
-def _effects_in_full(
-    predict: Predictor,
-    sequences: Tensor,
-    changed: Substitutions,
-    tasks: Tasks,
-    positions: int,
-    batch_size: int,
-    report: Callable[[float], None],
-    check: bool,
-) -> tuple[Tensor, Tensor, int]:
-    """Effects from predictions of the sequences and their substitutions in one stream of batches.
+def _block_in_full(
+    job: Job, first: int, last: int, batch_size: int, report: Callable[[float], None]
+) -> tuple[Tensor, int]:
+    """ISM of some sequences, which run in one stream of batches with their substitutions.
 
-    Returns (substitutions, tasks), predictions (n, tasks) and the batch size that fitted.
+    Returns (last - first, tasks, 4, window) and the batch size that fitted.
     """
-    n, predicted = len(sequences), None
+    (predict, sequences), n = job.part(first, last), last - first
+    changed = substitutions_on_host(job.one_hot[first:last], job.window)
     row = on_device(np.concatenate([np.arange(n), changed[0]]), predict.device)
     position, base = on_device(np.stack(changed[1:]), predict.device)
 
-    def step(start: int, stop: int) -> None:
-        nonlocal predicted
+    def predictions(start: int, stop: int) -> Tensor:
         batch, mutants = sequences[row[start:stop]], slice(max(start - n, 0), max(stop - n, 0))
         put_bases(batch[max(n - start, 0) :], position[mutants], base[mutants])
-        owner = predict.of(row[start:stop])
-        output = owner(batch.clone() if check and start == 0 else batch)
-        if check and start == 0:
+        owner, check = predict.of(row[start:stop]), first == start == 0
+        output = owner(batch.clone() if check else batch)
+        if check:
             warn_if_unstable(owner, batch, output)
-        output = take_tasks(output, selected_tasks(predict, tasks, output.shape[1], positions))
-        if predicted is None:
-            wider = torch.promote_types(torch.float32, output.dtype)
-            predicted = output.new_empty((len(row), output.shape[1]), dtype=wider)
-        predicted[start:stop] = output
+        output = take_tasks(output, job.chosen(output.shape[1]))
+        return output.to(torch.promote_types(torch.float32, output.dtype))
 
-    batch_size = in_batches(
-        len(row), batch_size, step, report=lambda rows: report(rows * n / len(row))
+    predicted, batch_size = in_one_tensor(
+        len(row),
+        batch_size,
+        predictions,
+        report=lambda rows: report(rows * n / len(row)),
+        on_cpu=False,
     )
-    return predicted[n:] - predicted[row[n:]], predicted[:n], batch_size
+    scores = scores_of_effects(predicted[n:] - predicted[row[n:]], changed, job.window)
+    if first == 0:
+        warn_if_rounded(predict, predicted[:n], scores)
+    return scores, batch_size
 
 
 def scores_of_effects(effects: Tensor, changed: Substitutions, window: range) -> Tensor:

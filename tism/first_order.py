@@ -12,23 +12,16 @@ from torch import Tensor, nn
 
 from tism.engine.cheap_gradients import cheap_graph
 from tism.predictor import (
+    Job,
     ModelError,
     OutputFn,
     Predictor,
     evaluating,
-    selected_tasks,
+    job_of,
     warn_if_not_finite,
     warn_if_unstable,
 )
-from tism.running import (
-    Tasks,
-    choose_batch_size,
-    in_one_tensor,
-    is_out_of_memory,
-    progress_bar,
-    select_positions,
-    uncompiled,
-)
+from tism.running import Tasks, in_one_tensor, is_out_of_memory, uncompiled
 from tism.sequence import put_bases, validate_one_hot
 from tism.taylor import tism_from_gradient
 
@@ -72,14 +65,9 @@ def input_gradient(
     predictions differ from call to call or with their batch, if scores are not finite, and before
     it takes all of more than 1,000 tasks.
     """
-    one_hot = validate_one_hot(one_hot)
-    window = select_positions(start, stop, one_hot.shape[2])
-    lent = {"args": args, "n": len(one_hot), "autocast": autocast}
-    with evaluating(model, output_fn, device, **lent) as predict:
-        kept = _ONE_PASS if isinstance(tasks, int) else _MANY_PASSES
-        batch_size = choose_batch_size(batch_size, int(kept * one_hot.shape[2]), predict.device)
-        gradient = gradient_anywhere(predict, one_hot, tasks, batch_size, window, progress)
-    return warn_if_not_finite(gradient, "gradient")
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+        return gradient_anywhere(job)
 
 
 def tism(
@@ -107,21 +95,9 @@ def tism(
     >>> tism.tism(model, tism.one_hot_encode("ACGTACGT")).shape
     torch.Size([1, 2, 4, 8])
     """
-    one_hot = validate_one_hot(one_hot)
-    gradient = input_gradient(
-        model,
-        one_hot,
-        tasks,
-        start=start,
-        stop=stop,
-        args=args,
-        output_fn=output_fn,
-        autocast=autocast,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-    )
-    return tism_from_gradient(gradient, one_hot.cpu()[..., start:stop])
+    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
+    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+        return taylor_scores(job)
 
 
 def along_substitutions(
@@ -154,72 +130,62 @@ def along_substitutions(
         return torch.stack([predict(p) for p in points], 1).cpu()
 
 
-def gradient_anywhere(
-    predict: Predictor,
-    inputs: Tensor,
-    tasks: Tasks,
-    batch_size: int,
-    window: range | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """`input_gradient` at any point of input space, also off the one-hot vertices."""
-    window = window or range(inputs.shape[2])
+def taylor_scores(job: Job) -> Tensor:
+    """`tism` of a job."""
+    return tism_from_gradient(gradient_anywhere(job), job.stretch)
+
+
+def gradient_anywhere(job: Job) -> Tensor:
+    """`input_gradient` of a job, whose sequences may be any points of input space."""
 
     def gradient(first: int, last: int) -> Tensor:
-        owner = predict.of(slice(first, last))
-        return _batch_gradient(owner, inputs[first:last], tasks, window, check=first == 0)
+        predict, rows = job.part(first, last)
+        found, output = gradient_by_task(job, predict, rows)
+        if first == 0:
+            _check_stability(predict, rows, output)
+        return found
 
-    with progress_bar(len(inputs), progress, "gradients") as report:
-        return in_one_tensor(len(inputs), batch_size, gradient, report=report)[0]
+    batch_size = job.at_once(_ONE_PASS if isinstance(job.tasks, int) else _MANY_PASSES)
+    with job.bar("gradients") as report:
+        found, _ = in_one_tensor(len(job.one_hot), batch_size, gradient, report=report)
+    return warn_if_not_finite(found, "gradient")
 
 
-def _batch_gradient(
-    predict: Predictor, inputs: Tensor, tasks: Tasks, window: range, check: bool
-) -> Tensor:
-    rows = predict.prepare(inputs)
-    gradient, output = gradient_by_task(predict, rows, tasks, window=window)
-    if check:
-        try:
-            with torch.no_grad():
-                warn_if_unstable(predict, rows, output)
-        except RuntimeError:  # the model may need a graph, as one that calls autograd does
-            with torch.enable_grad(), _recurrent_layers_differentiable(predict):
-                warn_if_unstable(predict, rows, output)
-    return gradient
+def _check_stability(predict: Predictor, rows: Tensor, output: Tensor) -> None:
+    try:
+        warn_if_unstable(predict, rows, output)
+    except RuntimeError:  # the model may need a graph, as one that calls autograd does
+        with torch.enable_grad(), _recurrent_layers_differentiable(predict):
+            warn_if_unstable(predict, rows, output)
 
 
 def gradient_by_task(
-    predict: Predictor,
-    rows: Tensor,
-    tasks: Tasks,
-    *,
-    window: range | None = None,
-    nudge: Any = None,
+    job: Job, predict: Predictor, rows: Tensor, nudge: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """(n, n_tasks, *inner) gradient of each task at the rows, and (n, tasks) predictions.
+    """(rows, n_tasks, *inner) gradient of each task of a job, and (rows, tasks) predictions.
 
     The gradient is on the CPU, at a nudge where the model is.
     If cheap gradients fail or are not finite, torch computes the batch once more without them.
 
-    rows : (n, 4, length), prepared
-    window : the part of the last axis that is kept
-    nudge : a function mode with a `leaf`, (n, *inner), at which the gradient is taken instead
+    rows : (rows, 4, length), prepared; predict : of these
+    nudge : a function mode with a `leaf`, (rows, *inner), at which the gradient is taken; without
+        one it is taken in the job's window of the rows
     """
-    cheap = partial(cheap_graph, repeated=not isinstance(tasks, int))
+    cheap = partial(cheap_graph, repeated=not isinstance(job.tasks, int))
     plain = uncompiled if nudge else nullcontext
     build = partial(output_with_graph, predict, rows, nudge)
-    positions = len(window) if window else rows.shape[2]
-    choose = partial(selected_tasks, predict, tasks, positions=positions, gradients=True)
+    choose = partial(job.chosen, gradients=True)
+    kept = slice(None) if nudge else slice(job.window.start, job.window.stop)
     with torch.enable_grad():
         try:
-            gradient, output = _task_by_task(partial(build, cheap), choose, window)
+            gradient, output = _task_by_task(partial(build, cheap), choose, kept)
             gradient = gradient if nudge else gradient.cpu()  # one wait for a device, not two
             if gradient.isfinite().all():
                 return gradient, output
         except Exception as error:  # whatever it is, torch alone may do better
             if is_out_of_memory(error) and len(rows) > 1:
                 raise
-        return _task_by_task(partial(build, plain), choose, window, afresh=True)
+        return _task_by_task(partial(build, plain), choose, kept, afresh=True)
 
 
 def output_with_graph(
@@ -243,7 +209,7 @@ def _recurrent_layers_differentiable(predict: Predictor) -> AbstractContextManag
 def _task_by_task(
     build: Callable[[], tuple[Tensor, Tensor]],
     choose: Callable[[int], list[int]],
-    window: range | None,
+    kept: slice,
     afresh: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Gradients and predictions; a pass that fails is repeated on a new graph if `afresh`."""
@@ -254,7 +220,6 @@ def _task_by_task(
             "the model's output does not depend differentiably on its input (an argmax, "
             "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
         )
-    kept = slice(window.start, window.stop) if window else slice(None)
     wider = torch.promote_types(torch.float32, output.dtype)
     shape = (len(leaf), len(chosen), *leaf[..., kept].shape[1:])
     gradient = torch.empty(shape, dtype=wider, device=leaf.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,17 +17,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tism.engine.choice import plan_windows
 from tism.engine.replay import Calls, WindowedModel, agree
 from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
-from tism.exact import by_position, ism, scores_of_effects, substitutions_on_host
-from tism.first_order import gradient_by_task, tism
-from tism.predictor import OutputFn, Predictor, evaluating, warn_if_not_finite
-from tism.running import (
-    Tasks,
-    choose_batch_size,
-    in_one_tensor,
-    progress_bar,
-    select_positions,
-    uncompiled,
-)
+from tism.exact import by_position, exact_scores, scores_of_effects, substitutions_on_host
+from tism.first_order import gradient_by_task, taylor_scores
+from tism.predictor import Job, OutputFn, Predictor, evaluating, job_of, warn_if_not_finite
+from tism.running import Tasks, in_one_tensor, uncompiled
 from tism.sequence import validate_one_hot
 
 _MOST_TENSORS = 4  # that carry a stage
@@ -81,21 +75,20 @@ def layerwise_tism(
     >>> tism.layerwise_tism(model, tism.one_hot_encode("ACGTACGT"), depth="blocks.0").shape
     torch.Size([1, 2, 4, 8])
     """
-    one_hot = validate_one_hot(one_hot).cpu()
     if isinstance(depth, bool) or not isinstance(depth, int | str):
         raise TypeError(f"depth must be an int or the name of a layer, got {depth!r}")
-    window = select_positions(start, stop, one_hot.shape[2])
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
-    same = {"start": start, "stop": stop, "batch_size": batch_size, "progress": progress, **lent}
-    if depth == -1:
-        return ism(model, one_hot, tasks, **same)
-    if depth not in ("input", 0):
-        with evaluating(model, n=len(one_hot), **lent) as predict, following():
-            stage = find_stage(stages(predict, one_hot[:1]), depth)
-            if stage.calls:
-                check_stage(predict.of(slice(0, 1)), predict.prepare(one_hot[:1]), stage)
-                return _layerwise(predict, one_hot, tasks, window, stage, batch_size, progress)
-    return tism(model, one_hot, tasks, **same)
+    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+        if depth == -1:
+            return exact_scores(job, "auto")
+        stage = Stage("input")
+        if depth not in ("input", 0):
+            with following():
+                stage = find_stage(stages(job.predict, job.one_hot[:1]), depth)
+                if stage.calls:
+                    check_stage(*job.part(0, 1), stage)
+                    return _layerwise(job, stage)
+        return taylor_scores(job)
 
 
 def depths(
@@ -149,8 +142,9 @@ def stages(predict: Predictor, one_hot: Tensor) -> list[Stage]:
             found.pop()  # of one layer, only the result counts
         found.append(Stage(name, calls, tuple(flow.functions[call] for call in calls)))
     if flow.unknown or output not in flow.maker:
+        job = Job(predict, one_hot, 0, range(one_hot.shape[2]))
         try:  # a vmap or a foreign kernel that torch can differentiate will do
-            gradient_at(predict.of(slice(0, 1)), one_hot, 0, found[1])
+            gradient_by_task(job, *job.part(0, 1), Nudge(found[1]))
         except Exception as error:
             raise Untraceable(_NO_FUNCTION) from error
     return [stage._replace(name=name) for name, stage in zip(_unique(found), found, strict=True)]
@@ -371,15 +365,10 @@ def check_function(stage: Stage, call: int, function: str) -> None:
         )
 
 
-def gradient_at(predict: Predictor, sequences: Tensor, tasks: Tasks, stage: Stage) -> Tensor:
-    """(n, n_tasks, numbers) gradient of the predictions at the tensors of a stage, flattened."""
-    return gradient_by_task(predict, predict.prepare(sequences), tasks, nudge=Nudge(stage))[0]
-
-
 class Expansion:
     """The change of a stage times the gradient there, for substitutions of some references.
 
-    gradient : see `gradient_at`
+    gradient : (n, n_tasks, numbers) of the predictions at the tensors of the stage, flattened
     """
 
     def __init__(self, windows: WindowedModel, stage: Stage, gradient: Tensor):
@@ -420,32 +409,21 @@ class Expansion:
         return product.movedim(1, 0).flatten(1).sum(1)
 
 
-def _layerwise(
-    predict: Predictor,
-    one_hot: Tensor,
-    tasks: Tasks,
-    window: range,
-    stage: Stage,
-    batch_size: int | None,
-    progress: bool,
-) -> Tensor:
-    total = int((one_hot[:, :, window.start : window.stop] == 0).sum())
-    with torch.no_grad():
-        calls = stage.calls
-        plan = plan_windows("windowed", predict, one_hot, window, total, batch_size, calls)
+def _layerwise(job: Job, stage: Stage) -> Tensor:
+    total = int((job.stretch == 0).sum())
+    plan = plan_windows("windowed", job, total, stage.calls)
     rows = plan.batch_size
 
     def score(first: int, last: int) -> Tensor:
         nonlocal rows
-        owner, sequences = predict.of(slice(first, last)), predict.prepare(one_hot[first:last])
-        gradient = gradient_at(owner, sequences, tasks, stage)
-        with torch.no_grad():
-            changed = substitutions_on_host(one_hot[first:last], window)
-            expansion = Expansion(plan.windows(owner, sequences), stage, gradient)
-            effects, rows = by_position(expansion, changed, rows, report)
-            return scores_of_effects(effects, changed, window)
+        owner, sequences = job.part(first, last)
+        gradient, _ = gradient_by_task(job, owner, sequences, Nudge(stage))
+        changed = substitutions_on_host(job.one_hot[first:last], job.window)
+        expansion = Expansion(plan.windows(owner, sequences), stage, gradient)
+        effects, rows = by_position(expansion, changed, rows, report)
+        return scores_of_effects(effects, changed, job.window)
 
-    at_once = choose_batch_size(None, _GRAPH * one_hot.shape[2], predict.device)
-    with progress_bar(len(one_hot), progress, "layer-wise TISM") as report:
-        scores, _ = in_one_tensor(len(one_hot), min(plan.sequences, at_once), score)
+    at_once = min(plan.sequences, replace(job, batch_size=None).at_once(_GRAPH))
+    with job.bar("layer-wise TISM") as report:
+        scores, _ = in_one_tensor(len(job.one_hot), at_once, score)
     return warn_if_not_finite(scores, "layer-wise TISM")

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import copy
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -16,14 +16,18 @@ from torch import Tensor, nn
 
 from tism.running import (
     Tasks,
+    choose_batch_size,
     is_out_of_memory,
     on_device,
+    progress_bar,
     random_state_kept,
     resolve_device,
     rounds_to_tf32,
+    select_positions,
     select_tasks,
     uncompiled,
 )
+from tism.sequence import validate_one_hot
 
 OutputFn = Callable[[Any], Tensor]
 MANY_TASKS = 1000  # gradients of more are seldom what a call without tasks= means
@@ -65,27 +69,23 @@ class CostWarning(UserWarning):
     """A call takes all of a model's many tasks because it chose none."""
 
 
+@dataclass(eq=False)
 class Predictor:
     """A model in evaluation mode on one device, from (rows, 4, length) to checked (rows, tasks).
 
     `evaluating` makes it. It holds what every engine needs to know about the model.
 
-    args : what else the model's forward takes; tensors have one row for each sequence
     n : number of sequences of the whole computation
+    args : what else the model's forward takes; tensors have one row for each sequence
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        output_fn: OutputFn | None,
-        device: torch.device,
-        n: int,
-        autocast: torch.dtype | None,
-    ):
-        self.model, self.output_fn, self.device = model, output_fn, device
-        self.n, self.autocast = n, autocast
-        self.args: tuple[Any, ...] = ()
-        self.dtype = _floating_dtype(model)
+    model: nn.Module
+    output_fn: OutputFn | None
+    device: torch.device
+    n: int
+    autocast: torch.dtype | None
+    dtype: torch.dtype | None
+    args: tuple[Any, ...] = ()
 
     def of(self, sequences: Any) -> Predictor:
         """The predictor of rows that belong to these sequences: a slice or (rows,) numbers."""
@@ -93,12 +93,11 @@ class Predictor:
             return self
         if isinstance(sequences, np.ndarray):
             sequences = on_device(sequences, self.device)
-        chosen = copy(self)
-        chosen.args = tuple(
+        args = tuple(
             value[sequences] if isinstance(value, Tensor) and value.ndim else value
             for value in self.args
         )
-        return chosen
+        return replace(self, args=args)
 
     def __call__(self, rows: Tensor) -> Tensor:
         with self._precision():
@@ -181,13 +180,90 @@ def evaluating(
                 parameter.requires_grad_(False)
             if autocast is None and torch.is_autocast_enabled(target.type):
                 autocast = torch.get_autocast_dtype(target.type)
-            predictor = Predictor(model, output_fn, target, n, autocast)
+            dtype = _floating_dtype(model)
+            predictor = Predictor(model, output_fn, target, n, autocast, dtype)
             predictor.args = tuple(_checked_args(args, n, predictor))
             yield predictor
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
                 error.add_note(_TOO_LARGE)
             raise
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a call asks for: scores of some tasks at the positions in `window` of some sequences.
+
+    predict : the lent model, for these sequences
+    one_hot : (n, 4, length), on the CPU
+    batch_size : the caller's; None leaves it to the engine
+    """
+
+    predict: Predictor
+    one_hot: Tensor
+    tasks: Tasks
+    window: range
+    batch_size: int | None = None
+    progress: bool = False
+
+    @property
+    def stretch(self) -> Tensor:
+        """(n, 4, window)."""
+        return self.one_hot[:, :, self.window.start : self.window.stop]
+
+    def part(self, first: int, last: int) -> tuple[Predictor, Tensor]:
+        """The model for some of the sequences, and these sequences where it runs."""
+        return self.predict.of(slice(first, last)), self.predict.prepare(self.one_hot[first:last])
+
+    def at_once(self, cost: float = 1) -> int:
+        """Sequences in a batch, each of which takes the memory of `cost` forward passes."""
+        length = int(cost * self.one_hot.shape[2])
+        return choose_batch_size(self.batch_size, length, self.predict.device)
+
+    def bar(self, label: str) -> AbstractContextManager[Callable[[float], None]]:
+        """A progress bar over the sequences, if the caller wants one."""
+        return progress_bar(len(self.one_hot), self.progress, label)
+
+    def chosen(self, n_tasks: int, gradients: bool = False) -> list[int]:
+        """Numbers of the tasks; warns of the cost if the caller chose none of many.
+
+        gradients : True if each task takes a backward pass
+        """
+        positions = len(self.window)
+        nbytes = 4 * 4 * self.predict.n * n_tasks * positions
+        if self.tasks is None and n_tasks > MANY_TASKS and (gradients or nbytes > _MUCH_MEMORY):
+            passes = (
+                f"a backward pass for each, in all about {1 + n_tasks:,} forward passes a "
+                f"sequence, where exact ISM takes at most {1 + 3 * positions:,} for all tasks; and "
+            )
+            message = (
+                f"tasks=None takes all {n_tasks:,} tasks of the model: "
+                f"{passes if gradients else ''}scores of {nbytes / 2**30:.2g} GB in memory; "
+                "choose some by tasks=, or combine them by output_fn="
+            )
+            warnings.warn(message, CostWarning, stacklevel=2)
+        return select_tasks(self.tasks, n_tasks)
+
+
+@contextmanager
+def job_of(
+    model: nn.Module,
+    one_hot: Any,
+    tasks: Tasks,
+    start: int,
+    stop: int | None,
+    batch_size: int | None,
+    progress: bool,
+    **lent: Any,
+) -> Iterator[Job]:
+    """Check what a public function was given and lend it the model, without a graph.
+
+    lent : output_fn, device, args and autocast, as in `evaluating`
+    """
+    one_hot = validate_one_hot(one_hot).cpu()
+    window = select_positions(start, stop, one_hot.shape[2])
+    with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
+        yield Job(predict, one_hot, tasks, window, batch_size, progress)
 
 
 def _check_model(model: Any, output_fn: Any, autocast: Any) -> None:
@@ -312,29 +388,6 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
     message = f"the model's predictions {what}, here by {gap:.2g} ({why}"
     warnings.warn(message, UnstableModelWarning, stacklevel=2)
     return True
-
-
-def selected_tasks(
-    predict: Predictor, tasks: Tasks, n_tasks: int, positions: int, gradients: bool = False
-) -> list[int]:
-    """Task numbers as in `select_tasks`; warns of the cost if a call chose none of many.
-
-    positions : that are scored in each sequence
-    gradients : True if each task takes a backward pass
-    """
-    nbytes = 4 * 4 * predict.n * n_tasks * positions
-    if tasks is None and n_tasks > MANY_TASKS and (gradients or nbytes > _MUCH_MEMORY):
-        passes = (
-            f"a backward pass for each, in all about {1 + n_tasks:,} forward passes a sequence, "
-            f"where exact ISM takes at most {1 + 3 * positions:,} for all tasks; and "
-        )
-        message = (
-            f"tasks=None takes all {n_tasks:,} tasks of the model: {passes if gradients else ''}"
-            f"scores of {nbytes / 2**30:.2g} GB in memory; choose some by tasks=, or combine them "
-            "by output_fn="
-        )
-        warnings.warn(message, CostWarning, stacklevel=2)
-    return select_tasks(tasks, n_tasks)
 
 
 def warn_if_rounded(predict: Predictor, output: Tensor, scores: Tensor) -> None:

@@ -47,15 +47,17 @@ def in_one_tensor(
     compute: Callable[[int, int], Tensor],
     *,
     report: Callable[[int], None] = lambda done: None,
+    on_cpu: bool = True,
 ) -> tuple[Tensor, int]:
-    """All batches compute(start, stop) of range(total) in one CPU tensor; see `in_batches`."""
+    """All batches compute(start, stop) of range(total) in one tensor; see `in_batches`."""
     result: Tensor | None = None
 
     def step(start: int, stop: int) -> None:
         nonlocal result
         part = compute(start, stop)
         if result is None:
-            result = torch.empty((total, *part.shape[1:]), dtype=part.dtype)
+            device = "cpu" if on_cpu else part.device
+            result = torch.empty((total, *part.shape[1:]), dtype=part.dtype, device=device)
         result[start:stop] = part
 
     batch_size = in_batches(total, batch_size, step, report=report)

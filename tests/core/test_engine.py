@@ -18,7 +18,7 @@ from tism import build_model, ism
 from tism.engine import choice
 from tism.engine.replay import WindowedModel
 from tism.model import VARIANTS
-from tism.predictor import ModelError, UnstableModelWarning, evaluating
+from tism.predictor import Job, ModelError, UnstableModelWarning, evaluating
 
 LENGTH = 44
 
@@ -87,7 +87,7 @@ def test_of_a_long_sequence_only_what_a_stretch_reads_is_kept():
     model(one_hot)
     with evaluating(model, n=1) as predict, torch.no_grad():
         plans = [
-            choice.plan_windows("windowed", predict, one_hot, range(8000, stop), 300, None)
+            choice.plan_windows("windowed", Job(predict, one_hot, None, range(8000, stop)), 300)
             for stop in (8100, 14_000)
         ]
         stretch, whole = (plan.windows(predict, one_hot).recording.nbytes for plan in plans)

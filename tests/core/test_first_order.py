@@ -14,7 +14,7 @@ from tism.first_order import (
     along_substitutions,
     gradient_anywhere,
 )
-from tism.predictor import evaluating
+from tism.predictor import Job, evaluating
 
 
 def jacobian(model: nn.Module, points: torch.Tensor) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_the_private_core_takes_points_between_the_vertices(net, sequences):
     midpoints = (sequences + sequences.roll(1, 0)) / 2
 
     with evaluating(net) as predict:
-        gradient = gradient_anywhere(predict, midpoints, None, batch_size=2)
+        gradient = gradient_anywhere(Job(predict, midpoints, None, range(midpoints.shape[2]), 2))
 
     torch.testing.assert_close(gradient, jacobian(net, midpoints), rtol=1e-10, atol=1e-12)
 

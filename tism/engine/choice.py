@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tism.engine.replay import Calls, Recording, WindowedModel, agree, scouted
 from tism.engine.window import Untraceable
-from tism.predictor import Predictor
+from tism.predictor import Job, Predictor
 from tism.running import (
     choose_batch_size,
     full_precision,
@@ -114,58 +114,41 @@ def _say(predict: Predictor, how: str) -> None:
         _log.info('engine="auto" runs %s %s', type(predict.model).__name__, how)
 
 
-def plan_of_engine(
-    engine: str,
-    predict: Predictor,
-    one_hot: Tensor,
-    window: range,
-    total: int,
-    batch_size: int | None,
-) -> Plan | None:
-    """How to run `total` substitutions within `window` on windows, or None to run them in full."""
+def plan_of_engine(engine: str, job: Job, total: int) -> Plan | None:
+    """How to run `total` substitutions on windows, or None to run them in full."""
     check_engine(engine)
     if engine == "full":
         return None
-    return attempt(
-        engine, predict, lambda: plan_windows(engine, predict, one_hot, window, total, batch_size)
-    )
+    return attempt(engine, job.predict, lambda: plan_windows(engine, job, total))
 
 
-def plan_windows(
-    engine: str,
-    predict: Predictor,
-    one_hot: Tensor,
-    window: range,
-    total: int,
-    batch_size: int | None,
-    asked: tuple[int, ...] = (),
-) -> Plan | None:
+def plan_windows(engine: str, job: Job, total: int, asked: tuple[int, ...] = ()) -> Plan | None:
     """How to run on windows; None if "auto" expects nothing of a trial.
 
     asked : numbers of the calls at which windows end; none for the prediction
 
     Raises Untraceable if windows cannot follow the model or, for "auto", promise no gain.
     """
+    predict, length = job.predict, job.one_hot.shape[2]
     if predict.autocast is not None:
         raise Untraceable("windows are differences, which low precision would round away")
-    full_batch_size = choose_batch_size(batch_size, one_hot.shape[2], predict.device)
     known = _verdicts.setdefault(predict.model, {})
-    key = (predict.output_fn, one_hot.shape[2], predict.dtype, predict.device, asked)
+    key = (predict.output_fn, length, predict.dtype, predict.device, asked)
     try:
         hash(key)
     except TypeError:  # of an output_fn, whose verdict is not kept
         known, key = {}, None
     if key not in known:
-        two_batches = 2 * choose_batch_size(None, one_hot.shape[2], predict.device)
+        two_batches = 2 * choose_batch_size(None, length, predict.device)
         if engine == "auto" and total <= max(two_batches, 4 * _FEWEST_TRIED):
             return None
-        known[key] = _verdict(predict, one_hot, window, total, full_batch_size, asked)
+        known[key] = _verdict(job, total, asked)
     if isinstance(known[key], str):
         raise Untraceable(known[key])
-    plan = known[key]._replace(prepared={}, scout=_scout(predict, one_hot, window, asked))
-    if batch_size is not None:
-        plan = plan._replace(batch_size=max(full_batch_size, 2))
-    gain = plan.gain(total, len(one_hot))
+    plan = known[key]._replace(prepared={}, scout=_scout(job, asked))
+    if job.batch_size is not None:
+        plan = plan._replace(batch_size=max(job.at_once(), 2))
+    gain = plan.gain(total, len(job.one_hot))
     if engine == "auto" and gain < 1:
         because = f": {plan.mixed}" if plan.mixed else ""
         raise Untraceable(f"windows would take {1 / gain:.1f} times as long{because}")
@@ -174,50 +157,34 @@ def plan_windows(
     return plan
 
 
-def _scout(
-    predict: Predictor, one_hot: Tensor, window: range, asked: tuple[int, ...]
-) -> Recording | None:
+def _scout(job: Job, asked: tuple[int, ...]) -> Recording | None:
     """What windows read of a reference, if the stretch is a small part of a long sequence."""
-    length = one_hot.shape[2]
-    if length < _LONG or 4 * len(window) > length:
+    length = job.one_hot.shape[2]
+    if length < _LONG or 4 * len(job.window) > length:
         return None
-    return scouted(predict.of(slice(0, 1)), predict.prepare(one_hot[:1]), window, asked)
+    return scouted(*job.part(0, 1), job.window, asked)
 
 
-def _verdict(
-    predict: Predictor,
-    one_hot: Tensor,
-    window: range,
-    total: int,
-    full_batch_size: int,
-    asked: tuple[int, ...],
-) -> Plan | str:
+def _verdict(job: Job, total: int, asked: tuple[int, ...]) -> Plan | str:
     """The plan by a trial on substitutions spread over the first sequence, or why there is none."""
-    _, position, base = (numbers.numpy() for numbers in substitutions(one_hot[:1].cpu(), window))
-    most = min(_MOST_TRIED, max(_FEWEST_TRIED, _BASES_TRIED // one_hot.shape[2]), len(position))
+    _, position, base = (numbers.numpy() for numbers in substitutions(job.one_hot[:1], job.window))
+    most = min(_MOST_TRIED, max(_FEWEST_TRIED, _BASES_TRIED // job.one_hot.shape[2]), len(position))
     rows = min(max(_FEWEST_TRIED, total // _ONE_IN), most)
     tried = np.linspace(0, len(position) - 1, rows).astype(int)
     sample = np.zeros_like(tried), position[tried], base[tried]
     try:
         with uncompiled():
-            return _try_windows(predict, one_hot, window, sample, full_batch_size, asked)
+            return _try_windows(job, sample, asked)
     except Untraceable as error:
         return str(error)
 
 
-def _try_windows(
-    predict: Predictor,
-    one_hot: Tensor,
-    window: range,
-    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
-    full_batch_size: int,
-    asked: tuple[int, ...],
-) -> Plan:
+def _try_windows(job: Job, sample: tuple[np.ndarray, ...], asked: tuple[int, ...]) -> Plan:
     """Run some substitutions of the first sequence on windows and in full; compare both.
 
     Raises Untraceable naming the function at fault if windows fail or disagree.
     """
-    sequence, rows = predict.prepare(one_hot[:1]), len(sample[0])
+    (predict, sequence), rows, full_batch_size = job.part(0, 1), len(sample[0]), job.at_once()
     mutants = put_bases(sequence.repeat(rows, 1, 1), *sample[1:])
     mutants = torch.cat([sequence, mutants])
     parts: list[list[Tensor]] = []
@@ -230,7 +197,7 @@ def _try_windows(
     with Work() as full, full_precision(predict.device):
         in_batches(len(mutants), full_batch_size, run)
     outputs = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
-    predict, scout = predict.of(slice(0, 1)), _scout(predict, one_hot, window, asked)
+    scout = _scout(job, asked)
     with Work() as kept:
         windows = WindowedModel(predict, sequence, {}, asked, scout)
     with Work() as first:

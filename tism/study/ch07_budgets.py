@@ -19,7 +19,7 @@ from tism.engine.choice import Plan, Work, attempt, plan_windows
 from tism.engine.replay import WindowedModel
 from tism.exact import ism, substitutions_on_host
 from tism.first_order import tism
-from tism.predictor import Predictor, evaluating
+from tism.predictor import Job, Predictor, evaluating
 from tism.running import choose_batch_size, select_tasks
 from tism.sequence import put_bases
 
@@ -60,27 +60,24 @@ def budgeted_by_passes(
     """
     base = tism(model, one_hot, tasks)
     with evaluating(model) as predict, torch.no_grad():
-        bought = _buy(predict, one_hot, tasks, budget, engine)
+        job = Job(predict, one_hot, tasks, range(one_hot.shape[2]))
+        bought = _buy(job, budget, engine)
         if bought is not None:
-            everywhere = range(one_hot.shape[2])
-            exact = ExactEffects(predict, one_hot, tasks, everywhere, bought.plan, None)
-            return estimate_all(exact, base, bought.m, rounds=bought.rounds)
+            return estimate_all(ExactEffects(job, bought.plan), base, bought.m, bought.rounds)
     scores = ism(model, one_hot, tasks, engine=engine)
     return Budgeted(scores, torch.ones_like(one_hot, dtype=torch.bool), torch.zeros_like(scores))
 
 
-def _buy(
-    predict: Predictor, one_hot: Tensor, tasks: Any, budget: float, engine: str
-) -> Bought | None:
+def _buy(job: Job, budget: float, engine: str) -> Bought | None:
     """What a budget buys beside the gradients of TISM, or None where it pays for ISM."""
+    predict, one_hot = job.predict, job.one_hot
     n, length = len(one_hot), one_hot.shape[2]
-    n_tasks = len(select_tasks(tasks, predict(predict.prepare(one_hot[:1]).clone()).shape[1]))
+    n_tasks = len(select_tasks(job.tasks, predict(predict.prepare(one_hot[:1]).clone()).shape[1]))
     full_batch_size = choose_batch_size(None, length, predict.device)
     plan = costs = None
     if engine == "windowed" or (engine == "auto" and n * budget > 2 * full_batch_size):
         total = int((one_hot == 0).sum())
-        windows = partial(plan_windows, "windowed", predict, one_hot, range(length), total, None)
-        plan = attempt(engine, predict, windows)
+        plan = attempt(engine, predict, partial(plan_windows, "windowed", job, total))
         costs = plan and _count(predict, one_hot, full_batch_size)
         if plan and engine == "auto" and costs.gain < 1:
             plan = None

@@ -18,7 +18,7 @@ from tism.correlations import pearson, profile_correlation
 from tism.exact import ism
 from tism.first_order import gradient_anywhere, tism
 from tism.layerwise import depths, layerwise_tism
-from tism.predictor import evaluating
+from tism.predictor import Job, evaluating
 from tism.running import choose_batch_size
 from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.ch07_networks import JudgedNetwork
@@ -79,11 +79,12 @@ def midpoints(model: nn.Module, one_hot: Tensor, tasks: Any = None) -> Tensor:
     """
     scores = 0.0
     size = choose_batch_size(None, one_hot.shape[2], one_hot.device)
+    window = range(one_hot.shape[2])
     with evaluating(model) as predict:
         for shift, phase in product((1, 2, 3), range(_STRIDE)):
             alternate = one_hot.roll(shift, 1)
             moved = (torch.arange(one_hot.shape[2]) % _STRIDE == phase) * (alternate - one_hot)
-            gradient = gradient_anywhere(predict, one_hot + moved / 2, tasks, size)
+            gradient = gradient_anywhere(Job(predict, one_hot + moved / 2, tasks, window, size))
             effect = (gradient * moved[:, None]).sum(2, keepdim=True)
             scores = scores + effect * alternate[:, None]
     return scores
