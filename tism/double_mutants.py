@@ -17,7 +17,7 @@ from tism.budgeted import ExactEffects
 from tism.engine.choice import plan_of_engine
 from tism.exact import ism
 from tism.predictor import OutputFn, job_of
-from tism.running import Tasks
+from tism.running import Tasks, whole_number
 from tism.sequence import put_bases, validate_one_hot
 
 
@@ -46,8 +46,7 @@ def interactions(
     """
     one_hot = validate_one_hot(one_hot).cpu()
     n, _, length = one_hot.shape
-    if isinstance(position, bool) or not hasattr(position, "__index__"):
-        raise TypeError(f"position must be an int, got {position!r}")
+    position = whole_number("position", position)
     if not -length <= position < length:
         raise ValueError(f"position must be one of {length}, got {position}")
     new = _check_bases(base, (n,), "base")

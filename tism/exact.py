@@ -29,10 +29,9 @@ from tism.running import (
     take_tasks,
     uncompiled,
 )
-from tism.sequence import put_bases, substitutions
+from tism.sequence import Substitutions, put_bases, substitutions
 
 _BATCHES_PER_BLOCK = 32
-Substitutions = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
 
 
 def ism(
@@ -112,11 +111,6 @@ def exact_scores(job: Job, engine: str) -> Tensor:
     return warn_if_not_finite(scores, "ISM")
 
 
-def substitutions_on_host(sequences: Tensor, window: range) -> Substitutions:
-    """`substitutions` as arrays."""
-    return tuple(numbers.numpy() for numbers in substitutions(sequences.cpu(), window))
-
-
 def _windowed_ism(job: Job, plan: Plan) -> Tensor:
     """ISM on windows, for as many sequences at once as the kept activations allow."""
     batch_size = plan.batch_size
@@ -126,7 +120,7 @@ def _windowed_ism(job: Job, plan: Plan) -> Tensor:
         windows = plan.windows(*job.part(first, last))
         chosen = job.chosen(windows.output.shape[1])
         index = on_device(np.array(chosen), windows.output.device)
-        changed = substitutions_on_host(job.one_hot[first:last], job.window)
+        changed = substitutions(job.one_hot[first:last], job.window)
         effects, batch_size = by_position(
             lambda *batch: windows.effects(*batch).index_select(1, index),
             changed,
@@ -214,7 +208,7 @@ def _block_in_full(
     Returns (last - first, tasks, 4, window) and the batch size that fitted.
     """
     (predict, sequences), n = job.part(first, last), last - first
-    changed = substitutions_on_host(job.one_hot[first:last], job.window)
+    changed = substitutions(job.one_hot[first:last], job.window)
     row = on_device(np.concatenate([np.arange(n), changed[0]]), predict.device)
     position, base = on_device(np.stack(changed[1:]), predict.device)
 

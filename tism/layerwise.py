@@ -17,11 +17,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tism.engine.choice import plan_windows
 from tism.engine.replay import Calls, WindowedModel, agree
 from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
-from tism.exact import by_position, exact_scores, scores_of_effects, substitutions_on_host
+from tism.exact import by_position, exact_scores, scores_of_effects
 from tism.first_order import gradient_by_task, taylor_scores
 from tism.predictor import Job, OutputFn, Predictor, evaluating, job_of, warn_if_not_finite
 from tism.running import Tasks, in_one_tensor, uncompiled
-from tism.sequence import validate_one_hot
+from tism.sequence import substitutions, validate_one_hot
 
 _MOST_TENSORS = 4  # that carry a stage
 _BLOCK = 8  # weights of a residual block, at most
@@ -383,16 +383,16 @@ class Expansion:
             part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)
         ]
 
-    def __call__(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
+    def __call__(self, *changed: np.ndarray) -> Tensor:
         """(substitutions, n_tasks) linear effects."""
-        if len(row) == 1:  # a batch of one looks like a broadcast constant
-            return self(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
-        calls, changes = self.windows.recording.asked, self.windows.run(row, position, base)
+        if len(changed[0]) == 1:  # a batch of one looks like a broadcast constant
+            return self(*(numbers.repeat(2) for numbers in changed))[:1]
+        calls, changes = self.windows.recording.asked, self.windows.run(*changed)
         total = 0
         for call, change, gradient in zip(calls, changes, self.gradients, strict=True):
             gradient = gradient.to(change.dtype)
             if isinstance(change, Windowed):
-                parts = [self._of_columns(change, row, slope) for slope in gradient.unbind(1)]
+                parts = [self._of_columns(change, slope) for slope in gradient.unbind(1)]
             else:
                 at = self.windows.replay.batch.at
                 change = self.windows.change(change, call)
@@ -400,7 +400,7 @@ class Expansion:
             total = total + torch.stack(parts, 1).to(self.dtype)
         return total
 
-    def _of_columns(self, change: Windowed, row: np.ndarray, slope: Tensor) -> Tensor:
+    def _of_columns(self, change: Windowed, slope: Tensor) -> Tensor:
         delta = change.delta(change.frame)  # (width, rows, *features)
         table = Reference(slope).columns(change.inner, change.axis).flatten(0, 1)
         length = change.length
@@ -418,7 +418,7 @@ def _layerwise(job: Job, stage: Stage) -> Tensor:
         nonlocal rows
         owner, sequences = job.part(first, last)
         gradient, _ = gradient_by_task(job, owner, sequences, Nudge(stage))
-        changed = substitutions_on_host(job.one_hot[first:last], job.window)
+        changed = substitutions(job.one_hot[first:last], job.window)
         expansion = Expansion(plan.windows(owner, sequences), stage, gradient)
         effects, rows = by_position(expansion, changed, rows, report)
         return scores_of_effects(effects, changed, job.window)

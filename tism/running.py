@@ -32,12 +32,21 @@ def in_batches(
     """
     start = 0
     while start < total:
-        stop = min(start + batch_size, total)
-        if _fits(step, start, stop):
+        stop, fits = min(start + batch_size, total), True
+        try:
+            step(start, stop)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or stop - start == 1:
+                raise
+            fits = False
+        if fits:
             report(stop - start)
             start = stop
-        else:
-            batch_size = (stop - start) // 2
+            continue
+        batch_size = (stop - start) // 2
+        # Outside the handler: the exception and the tensors its traceback holds are gone by now.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return batch_size
 
 
@@ -62,21 +71,6 @@ def in_one_tensor(
 
     batch_size = in_batches(total, batch_size, step, report=report)
     return result, batch_size
-
-
-def _fits(step: Callable[[int, int], None], start: int, stop: int) -> bool:
-    """Run one step; False if it ran out of memory and a smaller step may fit."""
-    try:
-        step(start, stop)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or stop - start == 1:
-            raise
-    else:
-        return True
-    # Outside the handler: the exception and the tensors its traceback holds are gone by now.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -256,16 +250,6 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
         finally:
             if state is not None:
                 torch.mps.set_rng_state(state)
-
-
-@contextmanager
-def threads_kept() -> Iterator[None]:
-    """Restore torch's thread count, which numba changes because both use OpenMP's threads."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def uncompiled() -> AbstractContextManager:

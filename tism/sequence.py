@@ -16,6 +16,7 @@ ALPHABET = "ACGT"
 NOT_A_BASE = 4  # the index of N
 INVALID = 255
 _ROWS_CHECKED_AT_ONCE = 1024
+Substitutions = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
 
 
 def _letter_table() -> np.ndarray:
@@ -72,16 +73,16 @@ def put_bases(sequences: Tensor, position: Any, base: Any) -> Tensor:
     return sequences
 
 
-def substitutions(sequences: Tensor, window: range) -> tuple[Tensor, Tensor, Tensor]:
+def substitutions(sequences: Tensor, window: range) -> Substitutions:
     """Sequence number, position and new base of every substitution in `window`.
 
     sequences : (n, 4, length)
 
-    Returns three 1-d integer tensors on the device of `sequences`, sorted by sequence and position;
-    three entries a position, four where it is an N.
+    Returns three 1-d integer arrays, sorted by sequence and position; three entries a position,
+    four where it is an N.
     """
-    alternatives = sequences[:, :, window.start : window.stop].transpose(1, 2) == 0
-    row, position, base = alternatives.nonzero(as_tuple=True)
+    alternatives = sequences[:, :, window.start : window.stop].cpu().transpose(1, 2) == 0
+    row, position, base = (numbers.numpy() for numbers in alternatives.nonzero(as_tuple=True))
     return row, position + window.start, base
 
 

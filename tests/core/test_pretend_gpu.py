@@ -17,10 +17,10 @@ import tism
 from tism import correlations
 from tism.double_mutants import interaction_map, interactions, strongest
 from tism.engine.replay import WindowedModel
-from tism.exact import predict, substitutions_on_host
+from tism.exact import predict
 from tism.predictor import evaluating
 from tism.running import resolve_device
-from tism.sequence import decode, reverse_complement
+from tism.sequence import decode, reverse_complement, substitutions
 
 FUNCTIONS = {
     "predict": predict,
@@ -146,7 +146,7 @@ def test_the_host_waits_for_results_only(model, bases, name):
 def test_a_batch_of_windows_sends_few_indices_and_waits_for_nothing(bases):
     """With 5 convolutions, residual additions, 4 poolings and both strands."""
     model = pretend_gpu.move(tism.build_model("baseline", length=20, n_tasks=2, width=4, seed=0))
-    row, position, base = substitutions_on_host(bases[:2].float(), range(20))
+    row, position, base = substitutions(bases[:2].float(), range(20))
     with PretendGPU() as gpu, evaluating(model, n=2) as predictor, torch.no_grad():
         windows = WindowedModel(predictor, predictor.prepare(bases[:2]), {})
         windows.effects(row, position, base)  # the first batch prepares weights

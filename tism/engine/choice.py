@@ -27,7 +27,7 @@ from tism.running import (
     is_out_of_memory,
     uncompiled,
 )
-from tism.sequence import put_bases, substitutions
+from tism.sequence import Substitutions, put_bases, substitutions
 
 ENGINES = ("auto", "full", "windowed")
 # Costs of writing a number and of launching a kernel in multiply-adds, measured on a CPU.
@@ -49,7 +49,6 @@ class Plan(NamedTuple):
 
     row_cost, batch_cost : predicted costs of a substitution, and of a batch without them
     reference_cost : predicted cost of a reference whose activations are kept
-    row_bytes : size of the largest tensor of a batch for each substitution
     batch_size : substitutions that run together
     sequences : references whose activations are kept at the same time
     prepared : what rules made of weights, see `Replay`
@@ -61,7 +60,6 @@ class Plan(NamedTuple):
     row_cost: float
     batch_cost: float
     reference_cost: float
-    row_bytes: int
     batch_size: int
     sequences: int
     prepared: dict[int, dict]
@@ -167,7 +165,7 @@ def _scout(job: Job, asked: tuple[int, ...]) -> Recording | None:
 
 def _verdict(job: Job, total: int, asked: tuple[int, ...]) -> Plan | str:
     """The plan by a trial on substitutions spread over the first sequence, or why there is none."""
-    _, position, base = (numbers.numpy() for numbers in substitutions(job.one_hot[:1], job.window))
+    _, position, base = substitutions(job.one_hot[:1], job.window)
     most = min(_MOST_TRIED, max(_FEWEST_TRIED, _BASES_TRIED // job.one_hot.shape[2]), len(position))
     rows = min(max(_FEWEST_TRIED, total // _ONE_IN), most)
     tried = np.linspace(0, len(position) - 1, rows).astype(int)
@@ -179,7 +177,7 @@ def _verdict(job: Job, total: int, asked: tuple[int, ...]) -> Plan | str:
         return str(error)
 
 
-def _try_windows(job: Job, sample: tuple[np.ndarray, ...], asked: tuple[int, ...]) -> Plan:
+def _try_windows(job: Job, sample: Substitutions, asked: tuple[int, ...]) -> Plan:
     """Run some substitutions of the first sequence on windows and in full; compare both.
 
     Raises Untraceable naming the function at fault if windows fail or disagree.
@@ -215,7 +213,6 @@ def _try_windows(job: Job, sample: tuple[np.ndarray, ...], asked: tuple[int, ...
         row_cost,
         batch.cost(rows, 1, 1) / forward - row_cost,
         (kept.cost(1, 1, 1) + once) / forward,
-        windows.replay.row_bytes,
         max(full_batch_size, min(most, _MOST_ROWS), 2),  # windows run no batch of one
         max(1, _KEPT_BYTES // max(1, 2 * windows.recording.nbytes)),
         {},

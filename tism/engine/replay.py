@@ -227,18 +227,18 @@ class WindowedModel:
                 raise
             raise Untraceable(f"its functions cannot be followed: {_first_line(error)}") from error
 
-    def effects(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
+    def effects(self, *changed: np.ndarray) -> Tensor:
         """(substitutions, tasks) changes of the output, in float32 or wider.
 
-        row, position, base : (substitutions,) numbers of reference, position and new base
+        changed : (substitutions,) numbers of reference, position and new base
         """
-        if len(row) == 1:  # a batch of one looks like a broadcast constant
-            return self.effects(*(numbers.repeat(2) for numbers in (row, position, base)))[:1]
-        return self.changes(row, position, base)[0]
+        if len(changed[0]) == 1:  # a batch of one looks like a broadcast constant
+            return self.effects(*(numbers.repeat(2) for numbers in changed))[:1]
+        return self.changes(*changed)[0]
 
-    def changes(self, row: np.ndarray, position: np.ndarray, base: np.ndarray) -> list[Tensor]:
+    def changes(self, *changed: np.ndarray) -> list[Tensor]:
         """Changes, in full, of the output or of what was asked for; two or more substitutions."""
-        results = self.run(row, position, base)
+        results = self.run(*changed)
         if self.recording.asked:
             return [self.change(*pair) for pair in zip(results, self.recording.asked, strict=True)]
         output = whole(results[0])
@@ -246,21 +246,17 @@ class WindowedModel:
         return [output.to(wider) - self.output.to(wider)[self.replay.batch.at]]
 
     def run(
-        self,
-        row: np.ndarray,
-        position: np.ndarray,
-        base: np.ndarray,
-        truth: Recording | None = None,
-        asked: Sequence[int] | None = None,
+        self, *changed: np.ndarray, truth: Recording | None = None, asked: Sequence[int] = ()
     ) -> list[Any]:
         """The output, or the results of the calls asked for, for two or more substitutions."""
+        row, position, _ = changed
         batch = Batch(row, self.predict.device)
-        batch.at, place, base = batch.indices(row, position, base)
+        batch.at, place, base = batch.indices(*changed)
         delta = F.one_hot(base, 4) - self.sequences[batch.at, :, place]
         held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
         span = position, position + 1
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
-        asked = self.recording.asked if asked is None else asked
+        asked = asked or self.recording.asked
         replay = Replay(self.recording, batch, self.prepared, asked, truth)
         self.replay, predict = replay, self.predict.of(row)
         batch.mark(predict.args, False)

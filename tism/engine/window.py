@@ -323,31 +323,27 @@ class Windowed(Tensor):
         return self._asked[kind][1]
 
     def _value(self, frame: Frame) -> Tensor:
-        columns = self._gather(frame)
-        if "value" in self.held:
-            return self._place(*self.held["value"], columns, frame)
-        if columns.dtype == torch.bool:
-            return self._place(*self.held["delta"], columns.char(), frame, add=True).bool()
-        return self._place(*self.held["delta"], columns, frame, add=True)
+        kind = "value" if "value" in self.held else "delta"
+        value = self._place(*self.held[kind], self._gather(frame), frame, add=kind == "delta")
+        return value.to(self.dtype)
 
     def _delta(self, frame: Frame) -> Tensor:
         if "delta" not in self.held:
             held, value = self.held["value"]
             columns = self._gather(held)
-            if columns.dtype == torch.bool:
-                value, columns = value.char(), columns.char()
-            self.held["delta"] = held, torch.sub(value, columns, out=columns)
+            self.held["delta"] = held, torch.sub(value.to(columns.dtype), columns, out=columns)
             return self.delta(frame)
         held, delta = self.held["delta"]
         return self._place(held, delta, delta.new_zeros(frame.width, *delta.shape[1:]), frame)
 
     def _gather(self, frame: Frame) -> Tensor:
-        """A copy of the reference's columns."""
+        """A copy of the reference's columns; numbers where these are true or false."""
         first = min(max(int(frame.first.min()), 0), self.length - 1)
         stop = max(min(int(frame.first.max()) + frame.width, self.length), first + 1)
         table = self.reference.columns(self.inner, self.axis, first, stop)
         columns = self.batch.columns(frame, self.length, self.reference.first, table.shape[1])
         chosen = table.flatten(0, 1).index_select(0, columns)
+        chosen = chosen.char() if chosen.dtype == torch.bool else chosen
         return chosen.view(frame.width, -1, *self.features)
 
     def add_delta(self, total: Tensor, frame: Frame, sign: int = 1) -> Tensor:
@@ -373,7 +369,7 @@ class Windowed(Tensor):
         if not valid.all():
             data = data.index_select(0, known)
         put = into.flatten(0, 1).index_add_ if add else into.flatten(0, 1).index_copy_
-        put(0, slot, data)
+        put(0, slot, data.to(into.dtype))
         return into
 
     def whole_delta(self) -> Tensor:

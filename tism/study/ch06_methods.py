@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
-from tism.running import threads_kept
 from tism.study.profiles import default_device
+from tism.study.timing import threads_kept
 from tism.taylor import tism_from_gradient
 
 PEERS = ("tangermeme", "captum", "yuzu-ism")  # their distributions

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tism.budgeted import Budgeted, ExactEffects, estimate_all
 from tism.engine.choice import Plan, Work, attempt, plan_windows
 from tism.engine.replay import WindowedModel
-from tism.exact import ism, substitutions_on_host
+from tism.exact import ism
 from tism.first_order import tism
 from tism.predictor import Job, Predictor, evaluating
 from tism.running import choose_batch_size, select_tasks
-from tism.sequence import put_bases
+from tism.sequence import put_bases, substitutions
 
 # Costs in forward passes, measured on a CPU with networks of 64 kernels: a gradient and what it
 # adds for each task; a reference sequence, and one whose activations are kept for windows. Then
@@ -94,7 +94,7 @@ def _buy(job: Job, budget: float, engine: str) -> Bought | None:
 
 def _count(predict: Predictor, one_hot: Tensor, full_batch_size: int) -> Costs:
     """Costs counted in a first batch of windows, which also copies columns of the references."""
-    changed = substitutions_on_host(one_hot[:1], range(one_hot.shape[2]))
+    changed = substitutions(one_hot[:1], range(one_hot.shape[2]))
     rows = max(6, len(one_hot) * len(changed[1]) // 10_000)
     rows = min(rows, 24, full_batch_size, len(changed[1]))
     tried = np.linspace(0, len(changed[1]) - 1, rows).astype(int)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tism.running import threads_kept
 from tism.score.modisco import contributions
 from tism.score.store import ScoreStore
 from tism.study.ch02_data import information
 from tism.study.data.dataset import Dataset
 from tism.study.data.download import data_root
+from tism.study.timing import threads_kept
 
 MATCH_COLUMNS = ["sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "offset"]
 MATCH_COLUMNS += ["frequencies"]

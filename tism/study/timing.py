@@ -7,7 +7,8 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,16 @@ class Timing(NamedTuple):
     low: float
     high: float
     repeats: tuple[float, ...]
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Restore torch's thread count, which numba changes because both use OpenMP's threads."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def synchronise(device: torch.device) -> None:
