@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from tism.predictor import OutputFn, job_of
 from tism.running import Tasks, checked_seed, in_batches, whole_number
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
+_WORDS = "unreliable", "unclear", "reliable", "undefined"
 _HIGHEST = 0.999  # an estimated correlation is not taken beyond this
 _ONE_IN, _ROUNDS = 5, 3  # one in five exact effects are the largest, chosen in three rounds
 
@@ -229,16 +229,6 @@ def calibrated(
     z = r.atanh() / (1 + constants.bias * factor)
     size = constants.scale * number**constants.power * factor**constants.decay
     low, high = ((z - q * size).tanh() for q in (constants.high, constants.low))
-    words = [_words(*ends) for ends in zip(low, high, strict=True)]
+    level = ((low >= _RELIABLE).int() + (high >= _RELIABLE)).masked_fill(low.isnan(), -1)
+    words = [[_WORDS[each] for each in row] for row in level.tolist()]
     return Reliability(z.tanh(), low, high, words)
-
-
-def _words(low: Tensor, high: Tensor) -> list[str]:
-    def word(low: float, high: float) -> str:
-        if math.isnan(low):
-            return "undefined"
-        if low >= _RELIABLE:
-            return "reliable"
-        return "unreliable" if high < _RELIABLE else "unclear"
-
-    return [word(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]

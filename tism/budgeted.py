@@ -91,19 +91,15 @@ def budgeted_ism(
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
         if _is_everything(m, job.stretch):
-            return _as_budgeted(exact_scores(job, engine))
+            scores = exact_scores(job, engine)
+            everything = torch.ones_like(scores[:, 0], dtype=torch.bool)
+            return Budgeted(scores, everything, torch.zeros_like(scores))
         if isinstance(base, str) and base == "tism":
             base = taylor_scores(replace(job, progress=False))
         else:
             base = _checked_base(base, job)
         exact = ExactEffects(job, plan_of_engine(engine, job, len(job.one_hot) * m))
         return estimate_all(exact, base, m)
-
-
-def _as_budgeted(scores: Tensor) -> Budgeted:
-    """Exact scores, (n, n_tasks, 4, length), as the result of `budgeted_ism`."""
-    everything = torch.ones_like(scores[:, 0], dtype=torch.bool)
-    return Budgeted(scores, everything, torch.zeros_like(scores))
 
 
 def _is_everything(m: Any, one_hot: Tensor) -> bool:
@@ -150,9 +146,11 @@ class ExactEffects:
         It returns (chosen, n_tasks) on the CPU.
         """
         predict, sequences = self.job.part(first, last)
-        compute, n_tasks, size = self._on_windows(predict, sequences) or self._in_full(
-            predict, sequences
-        )
+        if self.plan:
+            windows = self.plan.windows(predict, sequences)
+            compute, n_tasks, size = windows.effects, windows.output.shape[1], self.plan.batch_size
+        else:
+            compute, n_tasks, size = self._in_full(predict, sequences)
         tasks = select_tasks(self.job.tasks, n_tasks)
 
         def effects(chosen: Tensor) -> Tensor:
@@ -164,12 +162,6 @@ class ExactEffects:
             return take_tasks(found, tasks).cpu()
 
         return effects
-
-    def _on_windows(self, predict: Predictor, sequences: Tensor) -> tuple | None:
-        if self.plan is None:
-            return None
-        windows = self.plan.windows(predict, sequences)
-        return windows.effects, windows.output.shape[1], self.plan.batch_size
 
     def _in_full(self, predict: Predictor, sequences: Tensor) -> tuple:
         size = self.job.at_once()

@@ -5,7 +5,6 @@ e(l, b; m, c) = f(x with l -> b, m -> c) - f(x with l -> b) - f(x with m -> c) +
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,18 +15,13 @@ from torch import Tensor, nn
 from tism.budgeted import ExactEffects
 from tism.engine.choice import plan_of_engine
 from tism.exact import ism
-from tism.predictor import OutputFn, job_of
+from tism.predictor import job_of
 from tism.running import Tasks, whole_number
 from tism.sequence import put_bases, validate_one_hot
 
 
 def interactions(
-    model: nn.Module,
-    one_hot: Any,
-    position: int,
-    base: Any,
-    tasks: Tasks = None,
-    **options: Any,
+    model: nn.Module, one_hot: Any, position: int, base: Any, tasks: Tasks = None, **options: Any
 ) -> Tensor:
     """Epistasis of one substitution with all others: ISM of the mutant minus ISM of the reference.
 
@@ -64,20 +58,18 @@ def interaction_map(
     tasks: Tasks = None,
     *,
     engine: str = "auto",
-    args: Sequence[Any] = (),
-    output_fn: OutputFn | None = None,
-    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
-    device: str | torch.device | None = None,
     progress: bool = False,
+    **lent: Any,
 ) -> Tensor:
     """Epistasis of all pairs of positions, with one substitution at each position.
 
     bases : (n, length), the new base (0 to 3) at each position; see `strongest`
+    lent : args, output_fn, autocast and device; these and the others are as in `tism.ism`
 
-    Other arguments as in `tism.ism`. Returns (n, n_tasks, length, length), symmetric, zero on the
-    diagonal and where the new base is the reference. Costs length * (length + 1) / 2 substitutions
-    a sequence, by windows if the model allows them.
+    Returns (n, n_tasks, length, length), symmetric, zero on the diagonal and where the new base is
+    the reference. Costs length * (length + 1) / 2 substitutions a sequence, by windows if the model
+    allows them.
     Raises TypeError or ValueError naming the argument that is wrong.
 
     >>> import torch, tism
@@ -86,7 +78,6 @@ def interaction_map(
     >>> tism.double_mutants.interaction_map(model, one_hot, bases).shape
     torch.Size([1, 2, 8, 8])
     """
-    lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     with job_of(model, one_hot, tasks, 0, None, batch_size, progress, **lent) as job:
         n, _, length = job.one_hot.shape
         new = _check_bases(bases, (n, length), "bases")

@@ -100,7 +100,8 @@ class Predictor:
         return replace(self, args=args)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        with self._precision():
+        kind, low = self.device.type, self.autocast
+        with torch.autocast(kind, dtype=low) if low else nullcontext():
             output = self._run(rows)
             if self.output_fn is not None:
                 output = self.output_fn(output)
@@ -108,11 +109,6 @@ class Predictor:
         if self.autocast is None:
             return output
         return output.to(torch.promote_types(torch.float32, output.dtype))
-
-    def _precision(self) -> AbstractContextManager:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
 
     def _run(self, rows: Tensor) -> Any:
         # a model may change its arguments in place, which others still need

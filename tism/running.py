@@ -184,21 +184,17 @@ def resolve_device(device: str | torch.device | None, home: Sequence[torch.devic
     """The device to run on; None is the first of `home`, where the model's tensors are."""
     if device is None:
         return home[0] if home else torch.device("cpu")
-    device = _known_device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        wanted = "must be a name such as 'cpu' or 'cuda:0', or a torch.device"
+        error = ValueError if isinstance(device, str) else TypeError
+        raise error(f"device {wanted}, got {device!r}") from None
     if not _computes(device):
         raise ValueError(f"device {str(device)!r} is not available on this machine; try 'cpu'")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def _known_device(device: Any) -> torch.device:
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
-        wanted = "must be a name such as 'cpu' or 'cuda:0', or a torch.device"
-        error = ValueError if isinstance(device, str) else TypeError
-        raise error(f"device {wanted}, got {device!r}") from None
 
 
 def _computes(device: torch.device) -> bool:

@@ -19,14 +19,9 @@ _ROWS_CHECKED_AT_ONCE = 1024
 Substitutions = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
 
 
-def _letter_table() -> np.ndarray:
-    table = np.full(256, INVALID, dtype=np.uint8)
-    for index, base in enumerate(ALPHABET + "N"):
-        table[[ord(base), ord(base.lower())]] = index
-    return table
-
-
-INDEX_OF_LETTER = _letter_table()  # 256 bytes, either case, to 0 1 2 3 = A C G T and 4 = N
+INDEX_OF_LETTER = np.full(256, INVALID, dtype=np.uint8)  # of bytes, either case
+for _index, _base in enumerate(ALPHABET + "N"):
+    INDEX_OF_LETTER[[ord(_base), ord(_base.lower())]] = _index
 
 
 def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
@@ -162,11 +157,7 @@ def numeric_tensor(name: str, values: Any) -> Tensor:
 
 
 # torch can hold these types but implements few operations on them.
-_COMPUTED_IN = {
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-    torch.uint64: torch.float64,
-}
+_COMPUTED_IN = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
 
 
 def _tensor_of_array(name: str, values: Any) -> Tensor:

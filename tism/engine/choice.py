@@ -20,13 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tism.engine.replay import Calls, Recording, WindowedModel, agree, scouted
 from tism.engine.window import Untraceable
 from tism.predictor import Job, Predictor
-from tism.running import (
-    choose_batch_size,
-    full_precision,
-    in_batches,
-    is_out_of_memory,
-    uncompiled,
-)
+from tism.running import choose_batch_size, full_precision, in_batches, is_out_of_memory, uncompiled
 from tism.sequence import Substitutions, put_bases, substitutions
 
 ENGINES = ("auto", "full", "windowed")
@@ -82,12 +76,6 @@ class Plan(NamedTuple):
         return WindowedModel(predict, sequences, self.prepared, self.asked, self.scout)
 
 
-def check_engine(engine: Any) -> None:
-    """Raise ValueError for an unknown engine."""
-    if not isinstance(engine, str) or engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-
-
 def attempt(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
     """The result of `run` on windows; if it fails, "windowed" raises and "auto" gets None."""
     try:
@@ -114,7 +102,8 @@ def _say(predict: Predictor, how: str) -> None:
 
 def plan_of_engine(engine: str, job: Job, total: int) -> Plan | None:
     """How to run `total` substitutions on windows, or None to run them in full."""
-    check_engine(engine)
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
     if engine == "full":
         return None
     return attempt(engine, job.predict, lambda: plan_windows(engine, job, total))

@@ -21,16 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tism.engine.rules import Call
-from tism.engine.window import (
-    Batch,
-    Frame,
-    Reference,
-    Untraceable,
-    Windowed,
-    leaves,
-    mapped,
-    whole,
-)
+from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, leaves, mapped, whole
 from tism.predictor import Predictor
 from tism.running import full_precision, is_out_of_memory, uncompiled
 
@@ -62,9 +53,10 @@ class Calls(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if not is_recorded(func):
+        name = function_name(func)
+        if name in _ABOUT:
             return func(*args, **kwargs)
-        self.at, self.name = self.at + 1, function_name(func)
+        self.at, self.name = self.at + 1, name
         result = self.called(func, args, kwargs)
         if self.at in self.asked:
             self.found.append(args[0] if self.name == "__setitem__" else result)
@@ -133,17 +125,10 @@ class Replay(Calls):
     mixed : name and number of the first call that was given whole tensors
     """
 
-    def __init__(
-        self,
-        recording: Recording,
-        batch: Batch,
-        prepared: dict[int, dict],
-        asked: Sequence[int] = (),
-        truth: Recording | None = None,
-    ):
+    def __init__(self, windows: WindowedModel, batch: Batch, asked: Sequence[int], truth: Any):
         super().__init__(asked)
-        self.calls, self.batch, self.prepared, self.truth = recording.calls, batch, prepared, truth
-        self.row_bytes = 1
+        self.calls, self.prepared = windows.recording.calls, windows.prepared
+        self.batch, self.truth, self.row_bytes = batch, truth, 1
         self.mixed: tuple[str, int] | None = None
 
     def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -177,11 +162,6 @@ class Replay(Calls):
 def _first_line(error: Exception) -> str:
     kind = "" if isinstance(error, Untraceable) else f"{type(error).__name__}: "
     return kind + str(error).split("\n")[0]
-
-
-def is_recorded(func: Any) -> bool:
-    """True if a torch function does more than ask for metadata."""
-    return function_name(func) not in _ABOUT
 
 
 def function_name(func: Any) -> str:
@@ -256,8 +236,7 @@ class WindowedModel:
         held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
         span = position, position + 1
         mutants = Windowed(batch, self.input, self.sequences.shape[1:], 2, span, held)
-        asked = asked or self.recording.asked
-        replay = Replay(self.recording, batch, self.prepared, asked, truth)
+        replay = Replay(self, batch, asked or self.recording.asked, truth)
         self.replay, predict = replay, self.predict.of(row)
         batch.mark(predict.args, False)
         try:
