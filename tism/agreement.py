@@ -14,7 +14,7 @@ from tism.correlations import profile_correlation
 from tism.engine.choice import plan_of_engine
 from tism.first_order import taylor_scores
 from tism.predictor import OutputFn, job_of
-from tism.running import Tasks, checked_seed, in_batches, whole_number
+from tism.running import Tasks, checked_seed, in_one_tensor, whole_number
 
 _RELIABLE = 0.7  # the paper's mean over regions and cell types
 _WORDS = "unreliable", "unclear", "reliable", "undefined"
@@ -105,15 +105,14 @@ def reliability(
 
 def _assess_all(exact: ExactEffects, base: Tensor, m: int, generator: torch.Generator) -> Tensor:
     """`assess` of all sequences, as many at a time as fit into memory."""
-    parts: list[Tensor] = []
+    stretch = exact.job.stretch
 
-    def step(first: int, last: int) -> None:
-        sequences, effects = exact.job.stretch[first:last], exact.of(first, last)
-        parts.append(assess(base[first:last], sequences, effects, m, generator))
+    def found(first: int, last: int) -> Tensor:
+        effects = exact.of(first, last)
+        return assess(base[first:last], stretch[first:last], effects, m, generator)
 
     with exact.job.bar("reliability") as report:
-        in_batches(len(base), exact.at_once, step, report=report)
-    return torch.cat(parts)
+        return in_one_tensor(len(base), exact.at_once, found, report)[0]
 
 
 def _checked_m(m: Any, one_hot: Tensor) -> int:

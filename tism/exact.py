@@ -21,6 +21,7 @@ from tism.predictor import (
     warn_if_unstable,
 )
 from tism.running import (
+    Report,
     Tasks,
     full_precision,
     in_one_tensor,
@@ -160,10 +161,7 @@ def _check_largest(
 
 
 def by_position(
-    compute: Callable[..., Tensor],
-    changed: Substitutions,
-    batch_size: int,
-    report: Callable[[float], None],
+    compute: Callable[..., Tensor], changed: Substitutions, batch_size: int, report: Report
 ) -> tuple[Tensor, int]:
     """compute(row, position, base) of all substitutions, batched by position so windows overlap.
 
@@ -177,11 +175,7 @@ def by_position(
         return compute(*(numbers[order[start:stop]] for numbers in changed))
 
     effects, batch_size = in_one_tensor(
-        len(order),
-        batch_size,
-        computed,
-        report=lambda rows: report(rows * n / len(order)),
-        on_cpu=False,
+        len(order), batch_size, computed, lambda rows: report(rows * n / len(order)), on_cpu=False
     )
     return effects.index_select(0, on_device(np.argsort(order), effects.device)), batch_size
 
@@ -201,7 +195,7 @@ def _full_ism(job: Job) -> Tensor:
 
 
 def _block_in_full(
-    job: Job, first: int, last: int, batch_size: int, report: Callable[[float], None]
+    job: Job, first: int, last: int, batch_size: int, report: Report
 ) -> tuple[Tensor, int]:
     """ISM of some sequences, which run in one stream of batches with their substitutions.
 
@@ -223,11 +217,7 @@ def _block_in_full(
         return output.to(torch.promote_types(torch.float32, output.dtype))
 
     predicted, batch_size = in_one_tensor(
-        len(row),
-        batch_size,
-        predictions,
-        report=lambda rows: report(rows * n / len(row)),
-        on_cpu=False,
+        len(row), batch_size, predictions, lambda rows: report(rows * n / len(row)), on_cpu=False
     )
     scores = scores_of_effects(predicted[n:] - predicted[row[n:]], changed, job.window)
     if first == 0:

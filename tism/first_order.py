@@ -16,13 +16,11 @@ from tism.predictor import (
     ModelError,
     OutputFn,
     Predictor,
-    evaluating,
     job_of,
     warn_if_not_finite,
     warn_if_unstable,
 )
 from tism.running import Tasks, in_one_tensor, is_out_of_memory, uncompiled
-from tism.sequence import put_bases, validate_one_hot
 from tism.taylor import tism_from_gradient
 
 # Batch of a forward pass over that of a gradient, by speed on a CPU: one backward pass prefers
@@ -98,36 +96,6 @@ def tism(
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
         return taylor_scores(job)
-
-
-def along_substitutions(
-    model: nn.Module,
-    one_hot: Any,
-    positions: Sequence[int],
-    bases: Sequence[int],
-    steps: Sequence[float],
-    *,
-    output_fn: OutputFn | None = None,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """Predictions on the straight line from a sequence (step 0) to its substitutions (step 1).
-
-    one_hot : (1, 4, length)
-    positions, bases : position and row (A C G T) of each substitution
-    steps : how far along each of them
-
-    Returns (substitutions, steps, tasks) on the CPU. (prediction(step) - prediction(0)) / step is
-    the finite difference of Eq. 2: TISM as the step goes to 0, ISM at step 1 (Eq. 3).
-    """
-    reference = validate_one_hot(one_hot)
-    if len(reference) != 1:
-        raise ValueError(f"one_hot must hold one sequence, got {len(reference)}")
-    with evaluating(model, output_fn, device) as predict, torch.no_grad():
-        reference = predict.prepare(reference)[0]
-        mutants = put_bases(reference.repeat(len(positions), 1, 1), positions, bases)
-        step = torch.as_tensor(steps).to(reference)[:, None, None, None]
-        points = reference + step * (mutants - reference)  # (steps, substitutions, 4, length)
-        return torch.stack([predict(p) for p in points], 1).cpu()
 
 
 def taylor_scores(job: Job) -> Tensor:

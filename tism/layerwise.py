@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,7 +192,7 @@ class Dataflow(Calls):
         super().__init__()
         self.names = {module: name for name, module in model.named_modules()}
         self.inside: list[tuple[nn.Module, int]] = []
-        self.runs, self.unknown = 0, False
+        self.unknown = False
         self.functions: list[str] = []
         self.place: dict[int, tuple[str, bool]] = {-1: ("input", True)}
         self.within: list[tuple[int, ...]] = []
@@ -204,15 +206,14 @@ class Dataflow(Calls):
     def watching_modules(self) -> Iterator[None]:
         """Keep track of the modules that are running."""
 
-        def entered(module: nn.Module, _: Any) -> None:
-            self.runs += 1
-            self.inside.append((module, self.runs))
-
         def left(*_: Any) -> None:
             self.inside.pop()
 
-        enter = nn.modules.module.register_module_forward_pre_hook(entered)
-        leave = nn.modules.module.register_module_forward_hook(left)
+        runs, hooks = count(), nn.modules.module
+        enter = hooks.register_module_forward_pre_hook(
+            lambda module, _: self.inside.append((module, next(runs)))
+        )
+        leave = hooks.register_module_forward_hook(left)
         try:
             yield
         finally:
@@ -295,12 +296,9 @@ class Dataflow(Calls):
         steps = [c for c in steps if self.within[c] == around or ends[self.within[c][level]] == c]
         at = steps.index(call)
         beside = steps[max(0, at - 1) : at] + steps[at + 1 : at + 2]
-        beside += [ends[run] for run in around[1:] if self._is_small(run)]
+        weights = Counter(run for weighted in self.weighted for run in self.within[weighted])
+        beside += [ends[run] for run in around[1:] if weights[run] <= _BLOCK]
         return all(size[call] <= size[other] for other in beside)
-
-    def _is_small(self, run: int) -> bool:
-        """True if a run of a module has no more weights than a residual block."""
-        return sum(run in self.within[call] for call in self.weighted) <= _BLOCK
 
 
 class Nudge(Calls):

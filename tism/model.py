@@ -156,7 +156,10 @@ class AITAC(nn.Module):
     def __init__(self, config: AITACConfig):
         super().__init__()
         self.config = config
-        self.conv = _first_convolution(config)
+        if config.both_strands:
+            self.conv: nn.Module = BothStrandsConv(config.width, config.kernel)
+        else:
+            self.conv = nn.Conv1d(4, config.width, config.kernel, padding="same", bias=False)
         activation = _ACTIVATIONS[config.activation]
         self.activation = Exponential() if config.exponential_first else activation()
         self.pool = _pooling(config)
@@ -174,12 +177,6 @@ class AITAC(nn.Module):
         x = self.pool(self.activation(self.conv(x)))
         x = self.blocks(x)  # (n, width, pooled length)
         return self.head(self.dense(x.flatten(1)))
-
-
-def _first_convolution(config: AITACConfig) -> nn.Module:
-    if config.both_strands:
-        return BothStrandsConv(config.width, config.kernel)
-    return nn.Conv1d(4, config.width, config.kernel, padding="same", bias=False)
 
 
 def _pooling(config: AITACConfig) -> nn.Module:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tism.running import (
+    Report,
     Tasks,
     choose_batch_size,
     is_out_of_memory,
@@ -216,7 +217,7 @@ class Job:
         length = int(cost * self.one_hot.shape[2])
         return choose_batch_size(self.batch_size, length, self.predict.device)
 
-    def bar(self, label: str) -> AbstractContextManager[Callable[[float], None]]:
+    def bar(self, label: str) -> AbstractContextManager[Report]:
         """A progress bar over the sequences, if the caller wants one."""
         return progress_bar(len(self.one_hot), self.progress, label)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Tasks = int | slice | Sequence[int] | None
+Report = Callable[[float], None]  # is told of rows or sequences that are done
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt}{unit} [{elapsed}<{remaining}]"
 # Bases in a batch: enough to fill a GPU; on a CPU activations stay below 32 MB, which the
 # allocator reuses (with 300 channels, half the batch takes 3/4 of the time a sequence).
@@ -20,11 +21,7 @@ _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
 
 
 def in_batches(
-    total: int,
-    batch_size: int,
-    step: Callable[[int, int], None],
-    *,
-    report: Callable[[int], None] = lambda done: None,
+    total: int, batch_size: int, step: Callable[[int, int], None], report: Report | None = None
 ) -> int:
     """Call step(start, stop) over range(total), halving the batch whenever memory runs out.
 
@@ -40,7 +37,8 @@ def in_batches(
                 raise
             fits = False
         if fits:
-            report(stop - start)
+            if report is not None:
+                report(stop - start)
             start = stop
             continue
         batch_size = (stop - start) // 2
@@ -54,8 +52,7 @@ def in_one_tensor(
     total: int,
     batch_size: int,
     compute: Callable[[int, int], Tensor],
-    *,
-    report: Callable[[int], None] = lambda done: None,
+    report: Report | None = None,
     on_cpu: bool = True,
 ) -> tuple[Tensor, int]:
     """All batches compute(start, stop) of range(total) in one tensor; see `in_batches`."""
@@ -166,7 +163,7 @@ def _task_list(tasks: Any, n_tasks: int) -> list[int]:
 
 
 @contextmanager
-def progress_bar(total: int, shown: bool, label: str) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, shown: bool, label: str) -> Iterator[Report]:
     """A function that is told of finished units and draws a bar if `shown`."""
     if not shown:
         yield lambda done: None

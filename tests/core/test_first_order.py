@@ -9,12 +9,9 @@ import torch
 from torch import nn
 
 from tism import centre, input_gradient, ism, tism, tism_from_gradient
-from tism.first_order import (
-    _recurrent_layers_differentiable,
-    along_substitutions,
-    gradient_anywhere,
-)
+from tism.first_order import _recurrent_layers_differentiable, gradient_anywhere
 from tism.predictor import Job, evaluating
+from tism.study.scores import along_substitutions
 
 
 def jacobian(model: nn.Module, points: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from tism import versions
 from tism.exact import ism, predict
 from tism.first_order import input_gradient
+from tism.predictor import OutputFn, evaluating
 from tism.running import progress_bar
+from tism.sequence import put_bases, validate_one_hot
 from tism.study.cache import cached_tensors
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.profiles import default_device, digest
@@ -86,3 +90,33 @@ def weights_sha256(model: nn.Module, *others: Tensor, prefix: str = "") -> str:
     for tensor in (*model.state_dict().values(), *others):
         state.update(tensor.cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+def along_substitutions(
+    model: nn.Module,
+    one_hot: Any,
+    positions: Sequence[int],
+    bases: Sequence[int],
+    steps: Sequence[float],
+    *,
+    output_fn: OutputFn | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Predictions on the straight line from a sequence (step 0) to its substitutions (step 1).
+
+    one_hot : (1, 4, length)
+    positions, bases : position and row (A C G T) of each substitution
+    steps : how far along each of them
+
+    Returns (substitutions, steps, tasks) on the CPU. (prediction(step) - prediction(0)) / step is
+    the finite difference of Eq. 2: TISM as the step goes to 0, ISM at step 1 (Eq. 3).
+    """
+    reference = validate_one_hot(one_hot)
+    if len(reference) != 1:
+        raise ValueError(f"one_hot must hold one sequence, got {len(reference)}")
+    with evaluating(model, output_fn, device) as predict, torch.no_grad():
+        reference = predict.prepare(reference)[0]
+        mutants = put_bases(reference.repeat(len(positions), 1, 1), positions, bases)
+        step = torch.as_tensor(steps).to(reference)[:, None, None, None]
+        points = reference + step * (mutants - reference)  # (steps, substitutions, 4, length)
+        return torch.stack([predict(p) for p in points], 1).cpu()
