@@ -112,31 +112,42 @@ def exact_scores(job: Job, engine: str) -> Tensor:
     return warn_if_not_finite(scores, "ISM")
 
 
+def in_blocks(job: Job, label: str, size: int, effects_of: Callable[..., Tensor]) -> Tensor:
+    """Scores of all sequences, `size` at once, from the effects of their substitutions.
+
+    effects_of : from a predictor, sequences where it runs, their substitutions, what is told of
+        finished sequences, and True for the first block, (substitutions, tasks)
+    """
+
+    def score(first: int, last: int) -> Tensor:
+        changed = substitutions(job.one_hot[first:last], job.window)
+        effects = effects_of(*job.part(first, last), changed, report, first == 0)
+        return scores_of_effects(effects, changed, job.window)
+
+    with job.bar(label) as report:
+        return in_one_tensor(len(job.one_hot), size, score)[0]
+
+
 def _windowed_ism(job: Job, plan: Plan) -> Tensor:
     """ISM on windows, for as many sequences at once as the kept activations allow."""
     batch_size = plan.batch_size
 
-    def score(first: int, last: int) -> Tensor:
+    def effects_of(predict, sequences, changed, report, check) -> Tensor:
         nonlocal batch_size
-        windows = plan.windows(*job.part(first, last))
+        windows = plan.windows(predict, sequences)
         chosen = job.chosen(windows.output.shape[1])
-        index = on_device(np.array(chosen), windows.output.device)
-        changed = substitutions(job.one_hot[first:last], job.window)
-        effects, batch_size = by_position(
-            lambda *batch: windows.effects(*batch).index_select(1, index),
-            changed,
-            batch_size,
-            report,
-        )
-        if first == 0:
-            _check_largest(windows, changed, effects, index)
-        scores = scores_of_effects(effects, changed, job.window)
-        if first == 0:
-            warn_if_rounded(job.predict, windows.output[:, chosen], scores)
-        return scores
+        index = on_device(np.array(chosen), predict.device)
 
-    with job.bar("ISM") as report:
-        return in_one_tensor(len(job.one_hot), plan.sequences, score)[0]
+        def run(*batch: np.ndarray) -> Tensor:
+            return windows.effects(*batch).index_select(1, index)
+
+        effects, batch_size = by_position(run, changed, batch_size, report)
+        if check:
+            _check_largest(windows, changed, effects, index)
+            warn_if_rounded(predict, windows.output[:, chosen], effects)
+        return effects
+
+    return in_blocks(job, "ISM", plan.sequences, effects_of)
 
 
 def _check_largest(
@@ -152,9 +163,8 @@ def _check_largest(
     with uncompiled(), full_precision(predict.device):
         alone = predict(put_bases(reference.clone(), position, base)) - windows.output[row]
         tolerance = predict.tolerance(windows.output[row], effects[number])
-    if torch.allclose(
-        alone[0, tasks].to(effects), effects[number], rtol=0, atol=tolerance, equal_nan=True
-    ):
+    alone = alone[0, tasks].to(effects)
+    if torch.allclose(alone, effects[number], rtol=0, atol=tolerance, equal_nan=True):
         return
     if not warn_if_unstable(predict, reference, windows.output[row]):
         raise Untraceable("windows and the whole model disagree")
@@ -183,46 +193,35 @@ def by_position(
 def _full_ism(job: Job) -> Tensor:
     """ISM by a forward pass for every mutated sequence, in blocks so that memory stays flat."""
     batch_size = job.at_once()
-    block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(job.window)))
 
-    def score(first: int, last: int) -> Tensor:
+    def effects_of(predict, sequences, changed, report, check) -> Tensor:
+        """Sequences and their substitutions run in one stream of batches."""
         nonlocal batch_size
-        scores, batch_size = _block_in_full(job, first, last, batch_size, report)
-        return scores
+        n = len(sequences)
+        row = on_device(np.concatenate([np.arange(n), changed[0]]), predict.device)
+        position, base = on_device(np.stack(changed[1:]), predict.device)
 
-    with job.bar("ISM") as report:
-        return in_one_tensor(len(job.one_hot), block, score)[0]
+        def predictions(start: int, stop: int) -> Tensor:
+            batch, mutants = sequences[row[start:stop]], slice(max(start - n, 0), max(stop - n, 0))
+            put_bases(batch[max(n - start, 0) :], position[mutants], base[mutants])
+            owner, first = predict.of(row[start:stop]), check and start == 0
+            output = owner(batch.clone() if first else batch)
+            if first:
+                warn_if_unstable(owner, batch, output)
+            output = take_tasks(output, job.chosen(output.shape[1]))
+            return output.to(torch.promote_types(torch.float32, output.dtype))
 
+        def done(rows: float) -> None:
+            report(rows * n / len(row))
 
-def _block_in_full(
-    job: Job, first: int, last: int, batch_size: int, report: Report
-) -> tuple[Tensor, int]:
-    """ISM of some sequences, which run in one stream of batches with their substitutions.
-
-    Returns (last - first, tasks, 4, window) and the batch size that fitted.
-    """
-    (predict, sequences), n = job.part(first, last), last - first
-    changed = substitutions(job.one_hot[first:last], job.window)
-    row = on_device(np.concatenate([np.arange(n), changed[0]]), predict.device)
-    position, base = on_device(np.stack(changed[1:]), predict.device)
-
-    def predictions(start: int, stop: int) -> Tensor:
-        batch, mutants = sequences[row[start:stop]], slice(max(start - n, 0), max(stop - n, 0))
-        put_bases(batch[max(n - start, 0) :], position[mutants], base[mutants])
-        owner, check = predict.of(row[start:stop]), first == start == 0
-        output = owner(batch.clone() if check else batch)
+        predicted, batch_size = in_one_tensor(len(row), batch_size, predictions, done, on_cpu=False)
+        effects = predicted[n:] - predicted[row[n:]]
         if check:
-            warn_if_unstable(owner, batch, output)
-        output = take_tasks(output, job.chosen(output.shape[1]))
-        return output.to(torch.promote_types(torch.float32, output.dtype))
+            warn_if_rounded(predict, predicted[:n], effects)
+        return effects
 
-    predicted, batch_size = in_one_tensor(
-        len(row), batch_size, predictions, lambda rows: report(rows * n / len(row)), on_cpu=False
-    )
-    scores = scores_of_effects(predicted[n:] - predicted[row[n:]], changed, job.window)
-    if first == 0:
-        warn_if_rounded(predict, predicted[:n], scores)
-    return scores, batch_size
+    block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(job.window)))
+    return in_blocks(job, "ISM", block, effects_of)
 
 
 def scores_of_effects(effects: Tensor, changed: Substitutions, window: range) -> Tensor:

@@ -19,11 +19,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tism.engine.choice import plan_windows
 from tism.engine.replay import Calls, WindowedModel, agree
 from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
-from tism.exact import by_position, exact_scores, scores_of_effects
+from tism.exact import by_position, exact_scores, in_blocks
 from tism.first_order import gradient_by_task, taylor_scores
 from tism.predictor import Job, OutputFn, Predictor, evaluating, job_of, warn_if_not_finite
-from tism.running import Tasks, in_one_tensor, uncompiled
-from tism.sequence import substitutions, validate_one_hot
+from tism.running import Tasks, uncompiled
+from tism.sequence import validate_one_hot
 
 _MOST_TENSORS = 4  # that carry a stage
 _BLOCK = 8  # weights of a residual block, at most
@@ -410,18 +410,15 @@ class Expansion:
 def _layerwise(job: Job, stage: Stage) -> Tensor:
     total = int((job.stretch == 0).sum())
     plan = plan_windows("windowed", job, total, stage.calls)
-    rows = plan.batch_size
+    batch_size = plan.batch_size
 
-    def score(first: int, last: int) -> Tensor:
-        nonlocal rows
-        owner, sequences = job.part(first, last)
-        gradient, _ = gradient_by_task(job, owner, sequences, Nudge(stage))
-        changed = substitutions(job.one_hot[first:last], job.window)
-        expansion = Expansion(plan.windows(owner, sequences), stage, gradient)
-        effects, rows = by_position(expansion, changed, rows, report)
-        return scores_of_effects(effects, changed, job.window)
+    def effects_of(predict, sequences, changed, report, check) -> Tensor:
+        nonlocal batch_size
+        gradient, _ = gradient_by_task(job, predict, sequences, Nudge(stage))
+        expansion = Expansion(plan.windows(predict, sequences), stage, gradient)
+        effects, batch_size = by_position(expansion, changed, batch_size, report)
+        return effects
 
     at_once = min(plan.sequences, replace(job, batch_size=None).at_once(_GRAPH))
-    with job.bar("layer-wise TISM") as report:
-        scores, _ = in_one_tensor(len(job.one_hot), at_once, score)
+    scores = in_blocks(job, "layer-wise TISM", at_once, effects_of)
     return warn_if_not_finite(scores, "layer-wise TISM")

@@ -76,14 +76,12 @@ class Predictor:
 
     `evaluating` makes it. It holds what every engine needs to know about the model.
 
-    n : number of sequences of the whole computation
     args : what else the model's forward takes; tensors have one row for each sequence
     """
 
     model: nn.Module
     output_fn: OutputFn | None
     device: torch.device
-    n: int
     autocast: torch.dtype | None
     dtype: torch.dtype | None
     args: tuple[Any, ...] = ()
@@ -177,8 +175,7 @@ def evaluating(
                 parameter.requires_grad_(False)
             if autocast is None and torch.is_autocast_enabled(target.type):
                 autocast = torch.get_autocast_dtype(target.type)
-            dtype = _floating_dtype(model)
-            predictor = Predictor(model, output_fn, target, n, autocast, dtype)
+            predictor = Predictor(model, output_fn, target, autocast, _floating_dtype(model))
             predictor.args = tuple(_checked_args(args, n, predictor))
             yield predictor
         except (RuntimeError, MemoryError) as error:
@@ -227,7 +224,7 @@ class Job:
         gradients : True if each task takes a backward pass
         """
         positions = len(self.window)
-        nbytes = 4 * 4 * self.predict.n * n_tasks * positions
+        nbytes = 4 * 4 * len(self.one_hot) * n_tasks * positions
         if self.tasks is None and n_tasks > MANY_TASKS and (gradients or nbytes > _MUCH_MEMORY):
             passes = (
                 f"a backward pass for each, in all about {1 + n_tasks:,} forward passes a "
@@ -387,16 +384,16 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
     return True
 
 
-def warn_if_rounded(predict: Predictor, output: Tensor, scores: Tensor) -> None:
+def warn_if_rounded(predict: Predictor, output: Tensor, effects: Tensor) -> None:
     """Warn if predictions in low precision are rounded by a good part of the largest effect.
 
-    output : (n, tasks), predictions; scores : (n, tasks, 4, length), differences of such
+    output : (n, tasks), predictions; effects : (substitutions, tasks), differences of such
     """
     dtype = predict.autocast or predict.dtype
     if dtype not in _LOW:
         return
     step = torch.finfo(dtype).eps * output.abs().amax(0)
-    share = (step / scores.abs().amax((0, 2, 3))).nan_to_num(0)
+    share = (step / effects.abs().amax(0)).nan_to_num(0)
     if share.max() > _ROUNDED:
         message = (
             f"{str(dtype).removeprefix('torch.')} rounds predictions of task {int(share.argmax())} "
