@@ -112,9 +112,12 @@ def exact_scores(job: Job, engine: str) -> Tensor:
     return warn_if_not_finite(scores, "ISM")
 
 
-def in_blocks(job: Job, label: str, size: int, effects_of: Callable[..., Tensor]) -> Tensor:
+def in_blocks(
+    job: Job, label: str, size: int, effects_of: Callable[..., Tensor], smallest: int = 1
+) -> Tensor:
     """Scores of all sequences, `size` at once, from the effects of their substitutions.
 
+    smallest : blocks of so many sequences are not halved if memory runs out
     effects_of : from a predictor, sequences where it runs, their substitutions, what is told of
         finished sequences, and True for the first block, (substitutions, tasks)
     """
@@ -125,7 +128,7 @@ def in_blocks(job: Job, label: str, size: int, effects_of: Callable[..., Tensor]
         return scores_of_effects(effects, changed, job.window)
 
     with job.bar(label) as report:
-        return in_one_tensor(len(job.one_hot), size, score)[0]
+        return in_one_tensor(len(job.one_hot), size, score, smallest=smallest)[0]
 
 
 def _windowed_ism(job: Job, plan: Plan) -> Tensor:
@@ -221,7 +224,7 @@ def _full_ism(job: Job) -> Tensor:
         return effects
 
     block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(job.window)))
-    return in_blocks(job, "ISM", block, effects_of)
+    return in_blocks(job, "ISM", block, effects_of, smallest=block)
 
 
 def scores_of_effects(effects: Tensor, changed: Substitutions, window: range) -> Tensor:

@@ -21,11 +21,16 @@ _BASES_PER_BATCH = {"cpu": 2**14, "mps": 2**18, "cuda": 2**20}
 
 
 def in_batches(
-    total: int, batch_size: int, step: Callable[[int, int], None], report: Report | None = None
+    total: int,
+    batch_size: int,
+    step: Callable[[int, int], None],
+    report: Report | None = None,
+    smallest: int = 1,
 ) -> int:
     """Call step(start, stop) over range(total), halving the batch whenever memory runs out.
 
     Returns the batch size that fitted, for the next call. `report` gets the number of rows done.
+    A batch of `smallest` rows or fewer is not halved: the error is raised.
     """
     start = 0
     while start < total:
@@ -33,7 +38,7 @@ def in_batches(
         try:
             step(start, stop)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or stop - start == 1:
+            if not is_out_of_memory(error) or stop - start <= smallest:
                 raise
             fits = False
         if fits:
@@ -54,6 +59,7 @@ def in_one_tensor(
     compute: Callable[[int, int], Tensor],
     report: Report | None = None,
     on_cpu: bool = True,
+    smallest: int = 1,
 ) -> tuple[Tensor, int]:
     """All batches compute(start, stop) of range(total) in one tensor; see `in_batches`."""
     result: Tensor | None = None
@@ -66,7 +72,7 @@ def in_one_tensor(
             result = torch.empty((total, *part.shape[1:]), dtype=part.dtype, device=device)
         result[start:stop] = part
 
-    batch_size = in_batches(total, batch_size, step, report=report)
+    batch_size = in_batches(total, batch_size, step, report, smallest)
     return result, batch_size
 
 
