@@ -22,7 +22,8 @@ def test_every_score_has_its_cost_memory_and_agreement(capsys, monkeypatch):
     case = Case("Enformer", 2**14, {"width": 4, "layers": 1}, ("20.sum",))
     table = table_of(case).set_index("method")
     assert list(table.index) == ["windowed", "20.sum", "tism", "full"]
-    assert (table[["seconds", "GiB"]] > 0).all(axis=None)
+    assert (table["GiB"] > 0).all()
+    assert (table["seconds"][["tism", "full"]] > 0).all()
     assert table["r"]["windowed"] == pytest.approx(1)
     assert table["r"]["tism"] < table["r"]["20.sum"] < 1
     assert table["times_as_fast_as_full"]["full"] == 1

@@ -48,7 +48,7 @@ CASES = (
 )
 
 
-def score(case: Case, method: str, positions: int) -> tuple[Tensor, float, float]:
+def measured(case: Case, method: str, positions: int) -> tuple[Tensor, float, float]:
     """Scores of the positions in the middle, processor seconds and peak memory in GiB."""
     torch.set_num_threads(1)
     entry, one_hot = ZOO[case.network], random_sequences(1, case.length)
@@ -76,7 +76,7 @@ def table_of(case: Case) -> pd.DataFrame:
         seconds = []
         for positions in sizes:  # each in a process of its own, for its peak of memory
             with get_context("spawn").Pool(1) as pool:
-                scores, taken, memory = pool.apply(score, (case, method, positions))
+                scores, taken, memory = pool.apply(measured, (case, method, positions))
             seconds.append(taken)
             print(case.network, method, positions, f"{taken:.0f} s, {memory:.2f} GiB", flush=True)
         exact = scores if method == "windowed" else exact
