@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,10 +87,11 @@ def layerwise_tism(
         stage = Stage("input")
         if depth not in ("input", 0):
             with following():
-                stage = find_stage(stages(job.predict, job.one_hot[:1]), depth)
+                known = stages(job.predict, job.one_hot[:1])
+                stage = find_stage(known, depth)
                 if stage.calls:
                     check_stage(*job.part(0, 1), stage)
-                    return _layerwise(job, stage)
+                    return _layerwise(job, stage, known[: known.index(stage)])
         return taylor_scores(job)
 
 
@@ -407,9 +409,22 @@ class Expansion:
         return product.movedim(1, 0).flatten(1).sum(1)
 
 
-def _layerwise(job: Job, stage: Stage) -> Tensor:
+def _is_beyond(job: Job, total: int, stage: Stage) -> bool:
+    """True if windows cannot follow the model up to a stage."""
+    try:
+        plan_windows("windowed", job, total, stage.calls)
+    except Untraceable:
+        return True
+    return False
+
+
+def _layerwise(job: Job, stage: Stage, before: list[Stage]) -> Tensor:
     total = int((job.stretch == 0).sum())
-    plan = plan_windows("windowed", job, total, stage.calls)
+    try:
+        plan = plan_windows("windowed", job, total, stage.calls)
+    except Untraceable as error:
+        last = before[bisect(before, 0, lo=1, key=lambda s: _is_beyond(job, total, s)) - 1]
+        raise Untraceable(f"{error}; the last depth that works is {last.name}") from error
     batch_size = plan.batch_size
 
     def effects_of(predict, sequences, changed, report, check) -> Tensor:

@@ -236,6 +236,15 @@ def test_several_tensors_make_a_depth_where_few_are_needed():
         assert depths(model, draw())[:5] == ["input", "first", "gelu", "second", "gelu#2"]
 
 
+def test_of_depths_that_cannot_be_reached_the_last_before_them_is_named():
+    model = ready(Tailed(lambda x: F.gelu(x - x.mean()).mean(2), head=True)).eval()
+    assert depths(model, draw())[4:] == ["gelu#2", "sub", "gelu#3", "mean", "head"]
+    layerwise_tism(model, draw(), depth="gelu#2")
+    for depth in ("sub", "mean"):
+        with pytest.raises(ValueError, match="the last depth that works is gelu#2; use"):
+            layerwise_tism(model, draw(), depth=depth)
+
+
 class Bypassed(nn.Module):
     """Keeps what it was given where no function can see it."""
 

@@ -120,7 +120,7 @@ def plan_windows(engine: str, job: Job, total: int, asked: tuple[int, ...] = ())
     if predict.autocast is not None:
         raise Untraceable("windows are differences, which low precision would round away")
     known = _verdicts.setdefault(predict.model, {})
-    key = (predict.output_fn, length, predict.dtype, predict.device, asked)
+    key = (predict.output_fn, length, predict.dtype, predict.device, asked, _in_part(job))
     try:
         hash(key)
     except TypeError:  # of an output_fn, whose verdict is not kept
@@ -145,11 +145,14 @@ def plan_windows(engine: str, job: Job, total: int, asked: tuple[int, ...] = ())
 
 
 def _scout(job: Job, asked: tuple[int, ...]) -> Recording | None:
-    """What windows read of a reference, if the stretch is a small part of a long sequence."""
+    """What windows read of a reference, where not all of it is kept."""
+    return scouted(*job.part(0, 1), job.window, asked) if _in_part(job) else None
+
+
+def _in_part(job: Job) -> bool:
+    """True if the stretch is a small part of a long sequence."""
     length = job.one_hot.shape[2]
-    if length < _LONG or 4 * len(job.window) > length:
-        return None
-    return scouted(*job.part(0, 1), job.window, asked)
+    return length >= _LONG and 4 * len(job.window) <= length
 
 
 def _verdict(job: Job, total: int, asked: tuple[int, ...]) -> Plan | str:

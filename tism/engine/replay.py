@@ -113,7 +113,10 @@ class Recording(Calls):
         reference = Reference(leaf, any(shared), scout)
         self.nbytes += reference.nbytes
         if self.nbytes > MOST_KEPT_BYTES and not isinstance(leaf, FakeTensor):
-            raise Untraceable(f"its activations take more than {MOST_KEPT_BYTES / 2**30:.0f} GB")
+            raise Untraceable(
+                f"its activations take more than {MOST_KEPT_BYTES / 2**30:.0f} GB; a quarter of a "
+                "long sequence (start, stop) or less takes only what it reads"
+            )
         return reference
 
 
