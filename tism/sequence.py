@@ -45,8 +45,8 @@ def one_hot_encode(sequences: str | Iterable[str]) -> Tensor:
 
 def one_hot_from_indices(indices: np.ndarray) -> Tensor:
     """(n, length) base indices, 4 for N, to (n, 4, length) float32 with N as zeros."""
-    table = torch.eye(5, 4, dtype=torch.float32)
-    return table[torch.from_numpy(indices.astype(np.int64))].transpose(1, 2).contiguous()
+    rows = np.arange(len(ALPHABET), dtype=np.uint8)[:, None]
+    return torch.from_numpy(indices[:, None] == rows).float()
 
 
 def indices_from_one_hot(one_hot: Tensor) -> Tensor:

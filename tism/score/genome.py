@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,9 @@ class Genome:
         The line ends must be where the index says, and nowhere else.
         """
         record = self._records[chrom]
-        self._file.seek(record.byte(start))
-        raw = self._file.read(record.byte(stop) - record.byte(start))
+        begin = record.byte(start)
+        self._file.seek(begin)
+        raw = self._file.read(record.byte(stop) - begin)
         letters, first = raw.translate(table, b"\r\n"), record.bases - start % record.bases
         ends = b"".join(raw[k :: record.width] for k in range(first, first + record.ends))
         if len(letters) != stop - start or len(ends.strip(b"\r\n")):
@@ -184,8 +186,7 @@ class GenomeWindows:
         """Return the base indices of windows, (rows, length) uint8; 0 1 2 3 are A C G T, 4 is N."""
         rows = row_numbers(rows, len(self))
         chosen = self.regions.iloc[rows]
-        places = zip(*(chosen[name].tolist() for name in ("chrom", "start", "end")), strict=True)
-        read = [self.genome.padded(*place) for place in places]
+        read = [self.genome.padded(*place) for place in _rows(chosen, "chrom", "start", "end")]
         self._ambiguous[rows] = [ambiguous for _, ambiguous in read]
         codes = np.array([codes for codes, _ in read], np.uint8).reshape(-1, self.length)
         if "strand" in chosen:
@@ -256,14 +257,21 @@ class Alternates:
         chosen = self.variants.regions.iloc[row_numbers(rows, len(self))]
         length, cut = self.variants.length, self.variants.genome.padded
         codes = np.empty((len(chosen), length), np.uint8)
-        for row, variant in enumerate(chosen.itertuples(index=False)):
-            first, after = variant.position - 1, variant.position - 1 + len(variant.reference)
-            alternate = np.frombuffer(variant.alternate.encode().translate(_CODE_OF_BYTE), np.uint8)
-            before, stop = first - variant.start, first - variant.start + len(alternate)
-            codes[row, :before] = cut(variant.chrom, variant.start, first)[0]
-            codes[row, before:stop] = alternate[: length - before]
-            codes[row, stop:] = cut(variant.chrom, after, after + max(0, length - stop))[0]
+        for row, (chrom, start, position, reference, alternate) in enumerate(
+            _rows(chosen, "chrom", "start", "position", "reference", "alternate")
+        ):
+            before, longer = position - 1 - start, len(reference) - len(alternate)
+            window, _ = cut(chrom, start, start + length + max(0, longer))
+            bases = np.frombuffer(alternate.encode().translate(_CODE_OF_BYTE), np.uint8)
+            behind = before + len(bases)
+            codes[row, :before] = window[:before]
+            codes[row, before:behind] = bases
+            codes[row, behind:] = window[before + len(reference) :][: length - behind]
         return codes
+
+
+def _rows(regions: pd.DataFrame, *names: str) -> Iterable[tuple]:
+    return zip(*(regions[name].to_numpy().tolist() for name in names), strict=True)
 
 
 def _width(regions: pd.DataFrame) -> int:

@@ -23,10 +23,12 @@ from tism.first_order import input_gradient, tism
 from tism.predictor import NotFiniteWarning, OutputFn, Predictor, UnstableModelWarning, evaluating
 from tism.running import Tasks, choose_batch_size, is_out_of_memory, select_positions, select_tasks
 from tism.score.store import (
+    ALTERNATES,
     SCORES,
     Rows,
     ScoreStore,
     Sequences,
+    StoredWindows,
     StoreError,
     create_store,
 )
@@ -42,6 +44,7 @@ PREDICTIONS = "predictions"
 EFFECTS = ("difference", "log2fc")
 _SHARE_EXACT = 0.2  # of the substitutions; on windows about a fifteenth of the cost of plain ISM
 _VARIANTS = 1024  # whose windows are scored at once
+_GRADIENTS = 256  # maps in a chunk, of methods that take no more than a gradient for each
 _PROBES = 8  # sequences whose predictions tell models apart
 _TOLERANCE = 1e-4  # of the largest prediction: devices and library versions round differently
 
@@ -154,7 +157,7 @@ def score_to_store(
         store = asked.store(path, tasks, mutate, chunk_size, dict(notes or {}))
         opened(store)
         try:
-            store.fill(partial(asked.scores, store.identity), shard=shard, progress=progress)
+            store.fill(asked.computation(store), shard=shard, progress=progress)
         except UnstableModelWarning as error:
             raise ValueError(f"{error}; {_ALLOW}") from error
     if bad := store.not_finite():
@@ -243,24 +246,40 @@ class _Asked:
                 raise ValueError("mutate is for maps; a variant has its own positions")
             layout |= {"further": {PREDICTIONS: shape}, "alternates": self.sequences.alternates}
             return identity, layout
+        if self.method in ("tism", "gradient"):
+            layout["most_maps"] = _GRADIENTS
         start, stop = mutated_positions(mutate, self.sequences[:1].shape[2])
         identity["positions"] = [start, stop]
         return identity, layout | {"row_shape": (*shape, 4, stop - start)}
 
-    def scores(self, identity: dict[str, Any], rows: slice) -> Any:
-        """Return what a store keeps of these sequences."""
-        if self.kind == MAPS:
-            (start, stop), method = identity["positions"], METHODS[self.method].scores
-            options = {"start": start, "stop": stop, **self._options(rows)}
-            return method(self.model, self.sequences[rows], identity["tasks"], **options)
-        parts = []
+    def computation(self, store: ScoreStore) -> Callable[[slice], Any]:
+        """Return the function from a range of sequences to what the store keeps of them.
+
+        Windows of a genome are read from the store, where their checksum was compared.
+        """
+        sequences, tasks = self.sequences, store.identity["tasks"]
+        tasks = tasks[0] if len(tasks) == 1 else tasks  # one pass takes larger batches
+        if hasattr(sequences, "indices"):
+            sequences = StoredWindows(store)
+        if self.kind == VARIANTS:
+            return partial(self._effects, tasks, sequences, StoredWindows(store, ALTERNATES))
+        start, stop = store.positions
+        options = {"start": start, "stop": stop}
+        method = METHODS[self.method].scores
+        return lambda rows: method(
+            self.model, sequences[rows], tasks, **options, **self._options(rows)
+        )
+
+    def _effects(
+        self, tasks: Tasks, references: Sequences, alternates: Sequences, rows: slice
+    ) -> dict[str, Tensor]:
+        parts, effects = [], METHODS[self.method].effects
         for start in range(rows.start, rows.stop, _VARIANTS):  # gradients of more fill the memory
             part = slice(start, min(start + _VARIANTS, rows.stop))
-            pair = self.sequences[part], self.sequences.alternates[part]
-            effects = METHODS[self.method].effects
-            parts.append(effects(self.model, *pair, identity["tasks"], **self._options(part)))
-        effects, reference = map(torch.cat, zip(*parts, strict=True))
-        return {SCORES: effects, PREDICTIONS: reference}
+            pair = references[part], alternates[part]
+            parts.append(effects(self.model, *pair, tasks, **self._options(part)))
+        found = (torch.cat(each) for each in zip(*parts, strict=True))
+        return dict(zip((SCORES, PREDICTIONS), found, strict=True))
 
     def _options(self, rows: slice) -> dict[str, Any]:
         return {**self.options, "args": _rows_of(self.args, rows, len(self.sequences))}

@@ -37,13 +37,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 FORMAT = 2
 SCORES, SEQUENCES, ALTERNATES = "scores", "sequences", "alternates"
-_RESERVED = (SCORES, SEQUENCES, ALTERNATES, "predictions", "zarr.json")
+_DIMENSIONS = ("sequence", "task", "base", "scored_position")  # of the scores
+_WINDOW = ("sequence", "window_position")  # of the sequences, whose scores may be a part
+_RESERVED = (SCORES, SEQUENCES, ALTERNATES, "predictions", "zarr.json", *_DIMENSIONS[1:])
 _CHUNK_BYTES = 2**23
 _CHUNK_MAPS = 64
-_CHUNK_ROWS = 2**14  # of scores that are no maps; they are computed fast, and files are few
-_CHUNK_BASES = 2**22  # of their sequences, which are in memory together
-_BLOCK = 4096  # sequences read at once where they are only copied
-_BLOCKS = 16  # in one chunk of the sequences
+_CHUNK_ROWS = 2**16  # of scores that are no maps; they are computed fast, and files are few
+_CHUNK_BASES = 2**25  # of their sequences; those of long windows take long to score
+_BLOCK, _BLOCK_BASES = 2**14, 2**22  # sequences and bases read at once, at most
+_BLOCKS = 4  # in one chunk of the sequences
 _WRITTEN = {"write_empty_chunks": True}  # so that a chunk that is not there is missing
 
 
@@ -273,6 +275,31 @@ class ScoreStore:
         return all(self._file(chunk, name).exists() for name in self.arrays)
 
 
+class StoredWindows:
+    """The windows of a store, read in order: `windows[start:stop]` is one-hot, float32.
+
+    Each chunk is read once, if the rows ascend.
+    """
+
+    def __init__(self, store: ScoreStore, name: str = SEQUENCES) -> None:
+        self._store, self._name = store, name
+        self._size = store._array(name).chunks[0]
+        self._number, self._chunk = -1, np.empty(0)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        size, parts = self._size, []
+        for number in range(rows.start // size, -(-rows.stop // size)):
+            first = number * size
+            if number != self._number:
+                numbers = np.arange(first, min(first + size, len(self)))
+                self._number, self._chunk = number, self._store._values(self._name, numbers)
+            parts.append(self._chunk[max(rows.start - first, 0) : rows.stop - first])
+        return one_hot_from_indices(np.concatenate(parts))
+
+
 def row_numbers(rows: Rows, n: int) -> np.ndarray:
     """Return which of n rows are meant, counted from 0 and in the order asked for.
 
@@ -388,6 +415,7 @@ def create_store(
     row_shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
     chunk_size: int | None = None,
+    most_maps: int = _CHUNK_MAPS,
     columns: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
     alternates: Sequences | None = None,
@@ -397,7 +425,7 @@ def create_store(
 
     identity : everything that the scores depend on, as JSON; the checksum of the sequences is added
     row_shape : shape of the scores of one sequence, such as (n_tasks, 4, length)
-    chunk_size : sequences in a chunk; None takes about 8 MB of scores, at most 64 maps
+    chunk_size : sequences in a chunk; None takes about 8 MB of scores, at most `most_maps`
     columns : what to keep of every sequence (names, coordinates): n values each
     notes : what to keep beside the identity
     alternates : other windows of the same rows, kept beside the sequences
@@ -407,21 +435,16 @@ def create_store(
     """
     path = Path(path)
     columns = {_checked_column(name): _plain(array) for name, array in (columns or {}).items()}
-    checksum = sequences_checksum(sequences, columns, alternates)
-    identity = json.loads(json.dumps({"format": FORMAT, **identity, "sequences": checksum}))
-    if not (path / "zarr.json").exists():
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path}: exists and is no store of scores; name another")
-        windows = {SEQUENCES: sequences} | ({ALTERNATES: alternates} if alternates else {})
+    windows = {SEQUENCES: sequences} | ({ALTERNATES: alternates} if alternates else {})
+    content = {"identity": {"format": FORMAT, **identity}, "notes": dict(notes or {})}
+    if (path / "zarr.json").exists():
+        checksum = sequences_checksum(sequences, columns, alternates)
+    else:
+        size = _chunk_size(chunk_size, sequences, row_shape, dtype, most_maps)
         shapes = {SCORES: row_shape, **(further or {})}
-        arrays = {name: (len(sequences), *shape) for name, shape in shapes.items()}
-        chunks = _chunk_size(chunk_size, sequences, row_shape, dtype)
-        notes = {**(notes or {}), "columns": list(columns)}
-        notes |= {"sequences": list(windows), "arrays": list(arrays)}
-        content = {"identity": identity, "notes": notes}
-        _create(path, content, windows, columns, arrays, dtype, chunks)
+        checksum = _create(path, content, windows, columns, shapes, dtype, size)
     store = open_store(path)
-    _check_identity(store, identity)
+    _check_identity(store, json.loads(json.dumps({**content["identity"], "sequences": checksum})))
     if chunk_size is not None and min(chunk_size, len(store)) != store.chunk_size:
         raise StoreError(
             f"{path}: has chunks of {store.chunk_size} sequences, asked for {chunk_size}; "
@@ -442,12 +465,16 @@ def _checked_column(name: Any) -> str:
 
 
 def _chunk_size(
-    chunk_size: int | None, sequences: Sequences, row_shape: tuple[int, ...], dtype: torch.dtype
+    chunk_size: int | None,
+    sequences: Sequences,
+    row_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    most_maps: int,
 ) -> int:
     if chunk_size is None:
-        maps, rows = len(row_shape) > 1, _CHUNK_BASES // sequences[:1].shape[2]
+        rows = min(_CHUNK_ROWS, _CHUNK_BASES // sequences[:1].shape[2])
         fitting = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(row_shape)))
-        chunk_size = max(1, min(fitting, _CHUNK_MAPS if maps else min(rows, _CHUNK_ROWS)))
+        chunk_size = max(1, min(fitting, most_maps if len(row_shape) > 1 else rows))
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an int of at least 1, got {chunk_size!r}")
     return min(chunk_size, len(sequences))
@@ -458,34 +485,50 @@ def _create(
     content: dict[str, Any],
     windows: Mapping[str, Sequences],
     columns: Mapping[str, np.ndarray],
-    arrays: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     chunk_size: int,
-) -> None:
-    """Write everything but the scores beside `path`, then move it there in one step."""
+) -> str:
+    """Write everything but the scores beside `path`, then move it there in one step.
+
+    Returns the checksum of the sequences, each of which is read once.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path}: exists and is no store of scores; name another")
     with full_disk_named(path, lambda: _chunks_kept(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(path.suffix, f".{path.stem}.", path.parent))
         try:
             draft.chmod(0o755)
-            group = _zarr().create_group(draft, attributes={"tism": content}, overwrite=True)
-            for name, shape in arrays.items():
-                group.create_array(
-                    name,
-                    shape=shape,
-                    chunks=(chunk_size, *shape[1:]),
-                    dtype=str(dtype).removeprefix("torch."),
-                    fill_value=float("nan"),
-                    compressors=_zstd(),
-                )
-            for name, sequences in windows.items():
-                _write_sequences(group, name, sequences)
+            group = _zarr().create_group(draft, overwrite=True)
+            checksum = sequences_checksum(
+                windows[SEQUENCES], columns, windows.get(ALTERNATES), group
+            )
+            for name, shape in shapes.items():
+                whole, kind = (len(windows[SEQUENCES]), *shape), str(dtype).removeprefix("torch.")
+                _new_array(group, name, whole, (chunk_size, *shape), kind, fill_value=float("nan"))
             for name, values in columns.items():
-                _write_column(group, name, values)
+                kind = values.dtype if values.dtype.kind in "iuf" else "str"
+                _new_array(group, name, values.shape, values.shape, kind)[:] = values
+            content["identity"]["sequences"] = checksum
+            names = zip(("columns", "sequences", "arrays"), (columns, windows, shapes), strict=True)
+            content["notes"] |= {key: list(named) for key, named in names}
+            content = json.loads(json.dumps(content))
             group.attrs["tism"] = {**content, "layout": _layout(draft, content)}
             _move(draft, path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+    return checksum
+
+
+def _new_array(
+    group: zarr.Group, name: str, shape: tuple, chunks: tuple, dtype: Any, **settings: Any
+) -> zarr.Array:
+    dimensions = _WINDOW if name in (SEQUENCES, ALTERNATES) else _DIMENSIONS[: len(shape)]
+    return group.create_array(
+        name, shape=shape, chunks=chunks, dtype=dtype, compressors=_zstd(), config=_WRITTEN,
+        dimension_names=dimensions if len(dimensions) == len(shape) else None, **settings,
+    )  # fmt: skip
 
 
 def _layout(path: Path, content: dict[str, Any]) -> str:
@@ -505,17 +548,25 @@ def _move(draft: Path, path: Path) -> None:
             raise
 
 
-def _write_sequences(group: zarr.Group, name: str, sequences: Sequences) -> None:
-    array = None
-    for start, indices in _indices(sequences):
+def _written(group: zarr.Group | None, name: str, sequences: Sequences) -> Iterator[np.ndarray]:
+    """Yield the base indices of sequences block by block; with a group, write them into an array.
+
+    Each chunk is written once, when it is whole.
+    """
+    array, waiting, n = None, [], len(sequences)
+    for stop, indices in _indices(sequences):
+        if group is None:
+            yield indices
+            continue
         if array is None:
-            shape = (len(sequences), indices.shape[1])
-            chunks = (min(_BLOCK * _BLOCKS, shape[0]), shape[1])
-            array = group.create_array(
-                name, shape=shape, chunks=chunks, dtype="uint8", compressors=_zstd(),
-                config=_WRITTEN,
-            )  # fmt: skip
-        array[start : start + len(indices)] = indices
+            chunks = min(_BLOCKS * len(indices), n), indices.shape[1]
+            array = _new_array(group, name, (n, chunks[1]), chunks, "uint8")
+        waiting.append(indices)
+        if len(waiting) == _BLOCKS or stop == n:
+            chunk = np.concatenate(waiting)
+            array[stop - len(chunk) : stop] = chunk
+            waiting.clear()
+        yield indices
 
 
 def _plain(values: Any) -> np.ndarray:
@@ -524,45 +575,39 @@ def _plain(values: Any) -> np.ndarray:
     return values if values.dtype.kind in "iuf" else values.astype(np.dtypes.StringDType())
 
 
-def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=values.shape,
-        dtype=values.dtype if values.dtype.kind in "iuf" else "str",
-        compressors=_zstd(),
-        config=_WRITTEN,
-    )
-    array[:] = values
-
-
 def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield block by block the first row and the base indices, (rows, length) uint8, 4 for N.
+    """Yield the base indices block by block, (rows, length) uint8, 4 for N, and the row after each.
 
     sequences : `Sequences`, or indices; windows of a genome have a method that gives theirs
     """
     read = None if isinstance(sequences, Tensor) else getattr(sequences, "indices", None)
     if isinstance(sequences, np.ndarray) and sequences.ndim == 2:
         read = sequences.__getitem__
-    for start in range(0, len(sequences), _BLOCK):
-        rows = slice(start, start + _BLOCK)
+    n, size = len(sequences), max(1, min(_BLOCK, _BLOCK_BASES // sequences[:1].shape[-1]))
+    for start in range(0, n, size):
+        rows = slice(start, min(start + size, n))
         if read is None:
-            yield start, indices_from_one_hot(validate_one_hot(sequences[rows])).cpu().numpy()
+            indices = indices_from_one_hot(validate_one_hot(sequences[rows])).cpu().numpy()
         else:
-            yield start, read(rows)
+            indices = read(rows)
+        yield rows.stop, indices
 
 
 def sequences_checksum(
     sequences: Sequences,
     columns: Mapping[str, Any] | None = None,
     alternates: Sequences | None = None,
+    group: zarr.Group | None = None,
 ) -> str:
-    """Return the sha256 of the bases of all sequences, read in blocks, and of their columns."""
+    """Return the sha256 of the bases of all sequences, read in blocks, and of their columns.
+
+    group : where the sequences are written on the way, in arrays
+    """
     if not len(sequences):
         raise ValueError("sequences is empty: give at least one")
     state, length = hashlib.sha256(), None
-    for windows in (sequences, *([alternates] if alternates is not None else [])):
-        for _, indices in _indices(windows):
+    for name, windows in ((SEQUENCES, sequences), (ALTERNATES, alternates)):
+        for indices in _written(group, name, windows) if windows is not None else ():
             length = indices.shape[1] if length is None else length
             if indices.shape[1] != length:
                 raise ValueError(f"sequences have lengths {length} and {indices.shape[1]}")
