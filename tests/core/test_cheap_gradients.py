@@ -74,7 +74,7 @@ def test_functions(x, function):
 def test_convolutions(x, kernel, padding, dilation, stride, groups):
     stride = 1 if padding == "same" else stride
     conv = nn.Conv1d(
-        4, 6, kernel, stride, padding, dilation, groups=groups, bias=kernel == 4, dtype=x.dtype
+        4, 96, kernel, stride, padding, dilation, groups=groups, bias=kernel == 4, dtype=x.dtype
     ).requires_grad_(False)
     plain, cheap = gradients(lambda x: conv(x).square(), x)
     torch.testing.assert_close(cheap, plain, rtol=1e-12, atol=1e-14)
@@ -91,7 +91,7 @@ def test_batch_norm(x, affine, training):
 
 
 def test_parameters_that_are_trained_keep_their_gradients(x):
-    conv, norm = nn.Conv1d(4, 3, 5, dtype=x.dtype), nn.BatchNorm1d(3, dtype=x.dtype).eval()
+    conv, norm = nn.Conv1d(4, 64, 5, dtype=x.dtype), nn.BatchNorm1d(64, dtype=x.dtype).eval()
     expected = torch.autograd.grad(norm(conv(x)).sin().sum(), [conv.weight, norm.bias])
     with CheapBackward(repeated=True):
         output = norm(conv(x)).sin().sum()
@@ -101,7 +101,7 @@ def test_parameters_that_are_trained_keep_their_gradients(x):
         torch.testing.assert_close(got, true)
 
 
-WEIGHT = torch.ones(2, 4, 3, dtype=torch.float64)
+WEIGHT = torch.ones(64, 4, 3, dtype=torch.float64)
 STATISTICS = torch.ones(4, dtype=torch.float64)
 
 

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from tism.running import uncompiled
 
-_FEW_CHANNELS = 8
+_FEW_CHANNELS, _MANY_CHANNELS = 8, 64  # of the input and of the output
 _PRECISE = (torch.float32, torch.float64)
 _HOOKED = "tism: cheap gradients are not for models that recompute or move what a graph saves"
 
@@ -169,10 +169,11 @@ def _only_input_varies(input: Tensor, *weights: Tensor | None) -> bool:
 
 
 def _conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """A convolution of few channels on the CPU, with a faster backward pass."""
+    """A convolution from few channels to many on the CPU, with a faster backward pass."""
     reach = _int(dilation) * (weight.shape[2] - 1)
     uneven = padding == "same" and reach % 2
-    few = input.ndim == 3 and weight.shape[1] <= _FEW_CHANNELS and input.device.type == "cpu"
+    widens = weight.shape[1] <= _FEW_CHANNELS and weight.shape[0] >= _MANY_CHANNELS
+    few = widens and input.ndim == 3 and input.device.type == "cpu"
     if not few or groups > 1 or uneven or not _only_input_varies(input, weight, bias):
         return None
     if isinstance(padding, str):

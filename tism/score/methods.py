@@ -21,7 +21,14 @@ from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
 from tism.predictor import NotFiniteWarning, OutputFn, Predictor, UnstableModelWarning, evaluating
-from tism.running import Tasks, choose_batch_size, is_out_of_memory, select_positions, select_tasks
+from tism.running import (
+    Tasks,
+    choose_batch_size,
+    is_out_of_memory,
+    resolve_device,
+    select_positions,
+    select_tasks,
+)
 from tism.score.store import (
     ALTERNATES,
     SCORES,
@@ -44,7 +51,8 @@ PREDICTIONS = "predictions"
 EFFECTS = ("difference", "log2fc")
 _SHARE_EXACT = 0.2  # of the substitutions; on windows about a fifteenth of the cost of plain ISM
 _VARIANTS = 1024  # whose windows are scored at once
-_GRADIENTS = 256  # maps in a chunk, of methods that take no more than a gradient for each
+_GRADIENTS = 256  # maps in a chunk, if they take no more than a gradient for each
+_BASES = 2**15  # in a batch on a CPU, for one pass a sequence
 _PROBES = 8  # sequences whose predictions tell models apart
 _TOLERANCE = 1e-4  # of the largest prediction: devices and library versions round differently
 
@@ -180,6 +188,11 @@ class _Asked:
     def kind(self) -> str:
         return VARIANTS if hasattr(self.sequences, "alternates") else MAPS
 
+    @property
+    def by_gradient(self) -> bool:
+        """True if a map takes no more than a gradient for each task."""
+        return self.method in ("tism", "gradient")
+
     def store(
         self, path: str | Path, tasks: Tasks, mutate: Any, chunk_size: int | None, notes: dict
     ) -> ScoreStore:
@@ -246,7 +259,7 @@ class _Asked:
                 raise ValueError("mutate is for maps; a variant has its own positions")
             layout |= {"further": {PREDICTIONS: shape}, "alternates": self.sequences.alternates}
             return identity, layout
-        if self.method in ("tism", "gradient"):
+        if self.by_gradient:
             layout["most_maps"] = _GRADIENTS
         start, stop = mutated_positions(mutate, self.sequences[:1].shape[2])
         identity["positions"] = [start, stop]
@@ -261,28 +274,40 @@ class _Asked:
         tasks = tasks[0] if len(tasks) == 1 else tasks  # one pass takes larger batches
         if hasattr(sequences, "indices"):
             sequences = StoredWindows(store)
+        options = {**self.options, "batch_size": self._batch_size(tasks, store.length)}
         if self.kind == VARIANTS:
-            return partial(self._effects, tasks, sequences, StoredWindows(store, ALTERNATES))
-        start, stop = store.positions
-        options = {"start": start, "stop": stop}
+            alternates = StoredWindows(store, ALTERNATES)
+            return partial(self._effects, tasks, options, sequences, alternates)
+        options["start"], options["stop"] = store.positions
         method = METHODS[self.method].scores
-        return lambda rows: method(
-            self.model, sequences[rows], tasks, **options, **self._options(rows)
-        )
+
+        def maps(rows: slice) -> Tensor:
+            return method(self.model, sequences[rows], tasks, args=self._args(rows), **options)
+
+        return maps
+
+    def _batch_size(self, tasks: Tasks, length: int) -> int | None:
+        """Return the batch size asked for, else what suits one pass a sequence on a CPU."""
+        home = [parameter.device for parameter in self.model.parameters()]
+        single = isinstance(tasks, int) if self.by_gradient else self.kind == VARIANTS
+        asked = self.options["batch_size"]
+        if asked is None and single and resolve_device(self.options["device"], home).type == "cpu":
+            return max(1, _BASES // length)
+        return asked
 
     def _effects(
-        self, tasks: Tasks, references: Sequences, alternates: Sequences, rows: slice
+        self, tasks: Tasks, options: dict, references: Sequences, alternates: Sequences, rows: slice
     ) -> dict[str, Tensor]:
         parts, effects = [], METHODS[self.method].effects
         for start in range(rows.start, rows.stop, _VARIANTS):  # gradients of more fill the memory
             part = slice(start, min(start + _VARIANTS, rows.stop))
             pair = references[part], alternates[part]
-            parts.append(effects(self.model, *pair, tasks, **self._options(part)))
+            parts.append(effects(self.model, *pair, tasks, args=self._args(part), **options))
         found = (torch.cat(each) for each in zip(*parts, strict=True))
         return dict(zip((SCORES, PREDICTIONS), found, strict=True))
 
-    def _options(self, rows: slice) -> dict[str, Any]:
-        return {**self.options, "args": _rows_of(self.args, rows, len(self.sequences))}
+    def _args(self, rows: slice) -> tuple[Any, ...]:
+        return _rows_of(self.args, rows, len(self.sequences))
 
 
 def _predicted(predictor: Predictor, one_hot: Tensor, size: int) -> Tensor:

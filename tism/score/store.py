@@ -46,6 +46,7 @@ _CHUNK_ROWS = 2**16  # of scores that are no maps; they are computed fast, and f
 _CHUNK_BASES = 2**25  # of their sequences; those of long windows take long to score
 _BLOCK, _BLOCK_BASES = 2**14, 2**22  # sequences and bases read at once, at most
 _BLOCKS = 4  # in one chunk of the sequences
+_FAST, _SMALL = -1, 1  # compression of scores, which hardly shrink, and of all else
 _WRITTEN = {"write_empty_chunks": True}  # so that a chunk that is not there is missing
 
 
@@ -526,7 +527,8 @@ def _new_array(
 ) -> zarr.Array:
     dimensions = _WINDOW if name in (SEQUENCES, ALTERNATES) else _DIMENSIONS[: len(shape)]
     return group.create_array(
-        name, shape=shape, chunks=chunks, dtype=dtype, compressors=_zstd(), config=_WRITTEN,
+        name, shape=shape, chunks=chunks, dtype=dtype, config=_WRITTEN,
+        compressors=_zstd(_FAST if settings else _SMALL),
         dimension_names=dimensions if len(dimensions) == len(shape) else None, **settings,
     )  # fmt: skip
 
@@ -650,9 +652,9 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 
 
-def _zstd() -> Any:
+def _zstd(level: int) -> Any:
     """Return the compression, whose checksum notices damage."""
-    return _zarr().codecs.ZstdCodec(level=3, checksum=True)
+    return _zarr().codecs.ZstdCodec(level=level, checksum=True)
 
 
 def _zarr() -> Any:
