@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tism.score.store import open_store
 from tism.study import bench
 from tism.study.timing import Timing
 from tism.study.zoo import ZOO
@@ -58,7 +59,18 @@ def test_cases_fit_the_zoo():
 
 
 def test_names_choose_cases_by_their_beginning():
-    assert bench.chosen_cases([]) == [*bench.CASES, bench.GRADIENTS]
+    assert bench.chosen_cases([]) == [*bench.CASES, bench.GRADIENTS, bench.SCORING]
     assert bench.chosen_cases(["SpliceAI"]) == ["SpliceAI", "SpliceAI, one variant"]
     with pytest.raises(ValueError, match=r"begins with 'Spl1ce'; there are DeepSTARR; DeepSEA"):
         bench.chosen_cases(["SpliceAI", "Spl1ce"])
+
+
+def test_a_store_and_the_plain_loop_score_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "_ROWS", {"tiny": 70})
+    plain, loop = [], bench.plain_loop
+    monkeypatch.setattr(bench, "plain_loop", lambda *given: plain.append(loop(*given)))
+    rows = bench.time_scoring(tmp_path, rounds=1)
+    assert [(row["scored"], row["n"]) for row in rows] == [("peaks", 70), ("variants", 70)]
+    peaks, variants = (open_store(tmp_path / f"tiny{method}1").read() for method in ("tism", "ism"))
+    torch.testing.assert_close(peaks[:, 0], plain[1])
+    torch.testing.assert_close(variants, plain[3])

@@ -215,7 +215,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
         help="write part I of K, from 1 to K (default: 1/1)")
     add("--device", help="where to compute, such as cuda (default: cpu)")
     add("--batch-size", type=int, help="sequences in a batch (default: by length and device)")
-    add("--chunk-size", type=int, help="sequences in a chunk (default: up to 64)")
+    add("--chunk-size", type=int, help="sequences in a chunk (default: by their size)")
     add("--allow-nondeterministic", action="store_true",
         help="score a model whose predictions depend on chance or on the rest of the batch")
     add("--quiet", action="store_true", help="show no progress bar")

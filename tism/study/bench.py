@@ -1,4 +1,5 @@
-"""Times of the engines at the real lengths of published networks, and of TISM in forward passes.
+"""Times of the engines at the real lengths of published networks, of TISM in forward passes, and of
+`score_to_store` against plain loops.
 
     python -m tism.study.bench              # every case; writes results/bench/*.csv
     python -m tism.study.bench SpliceAI     # the cases whose names begin so
@@ -10,8 +11,11 @@ ratio is taken within each round; its median and quartiles are shown.
 from __future__ import annotations
 
 import argparse
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,9 @@ from torch.nn import functional as F
 from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
+from tism.score.genome import Genome, GenomeWindows, Variants
+from tism.score.methods import score_to_store
+from tism.sequence import decode
 from tism.study.profiles import results_folder
 from tism.study.timing import compare
 from tism.study.zoo import ZOO
@@ -62,6 +69,9 @@ CASES = {
     "Basenji2, one variant": Case("Basenji2", 32, 1, 1),
 }
 GRADIENTS = "TISM"  # the name of the case that times gradients
+SCORING = "score"  # and of the one that times stores
+_GENOME, _WINDOW, _BATCH = 200_000, 500, 64  # bp, bp, windows
+_ROWS = {"tiny": 5000, "BPNet-like": 2000}
 
 
 def random_sequences(n: int, length: int) -> Tensor:
@@ -129,9 +139,67 @@ def time_gradients(model: nn.Module, one_hot: Tensor, repeats: int = 5) -> list[
     return rows
 
 
+def small_network(name: str) -> nn.Module:
+    """A convolution of 8 filters ("tiny"), or 32 filters in 5 layers, 4 of them dilated."""
+    torch.manual_seed(0)
+    if name == "tiny":
+        layers = [nn.Conv1d(4, 8, 7, padding=3), nn.ReLU(), nn.Conv1d(8, 1, 1)]
+    else:
+        layers = [nn.Conv1d(4, 32, 21, padding=10), nn.ReLU()]
+        for dilation in (2, 4, 8, 16):
+            layers += [nn.Conv1d(32, 32, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+        layers.append(nn.Conv1d(32, 1, 1))
+    return nn.Sequential(*layers, nn.Flatten(1), nn.Linear(_WINDOW, 1)).eval()
+
+
+def plain_loop(model: nn.Module, windows: GenomeWindows) -> Tensor:
+    """What one writes for peaks (TISM) or variants (two passes): windows read, scores in memory."""
+    parts = []
+    for start in range(0, len(windows), _BATCH):
+        rows = slice(start, start + _BATCH)
+        if isinstance(windows, Variants):
+            with torch.no_grad():
+                parts.append(model(windows.alternates[rows]) - model(windows[rows]))
+            continue
+        one_hot = windows[rows].requires_grad_()
+        gradient = torch.autograd.grad(model(one_hot).sum(), one_hot)[0]
+        parts.append(gradient - (gradient * one_hot.detach()).sum(1, keepdim=True))
+    return torch.cat(parts)
+
+
+def time_scoring(folder: Path, rounds: int = 5) -> list[dict[str, Any]]:
+    """Processor seconds of `score_to_store` and of a plain loop over the same windows of a genome.
+
+    folder : for the genome and the stores
+    """
+    bases = decode(random_sequences(1, _GENOME))[0]
+    (folder / "genome.fa").write_text(f">chr\n{bases}\n")
+    rows = []
+    with Genome(folder / "genome.fa") as genome:
+        for name, n in _ROWS.items():
+            model, starts = small_network(name), np.linspace(0, _GENOME - _WINDOW, n).astype(int)
+            regions = pd.DataFrame({"chrom": "chr", "start": starts, "end": starts + _WINDOW})
+            sites = regions.assign(position=starts + _WINDOW // 2 + 1, reference="A", alternate="C")
+            for method, windows in {
+                "tism": GenomeWindows(genome, regions, regions[:0], "of the benchmark"),
+                "ism": Variants(genome, sites, sites[:0], "of the benchmark"),
+            }.items():
+                ratios = []
+                for turn in range(rounds + 1):
+                    begin = time.process_time()
+                    plain_loop(model, windows)
+                    middle = time.process_time()
+                    score_to_store(folder / f"{name}{method}{turn}", model, windows, method=method)
+                    ratios.append((middle - begin) / (time.process_time() - middle))
+                what = "variants" if method == "ism" else "peaks"
+                ratios = _quartiles("loop_over_store", np.array(ratios[1:]))
+                rows.append({"network": name, "scored": what, "n": n, **ratios})
+    return rows
+
+
 def chosen_cases(names: Sequence[str]) -> list[str]:
     """The cases whose names begin with one of `names`; all if there is none."""
-    known = [*CASES, GRADIENTS]
+    known = [*CASES, GRADIENTS, SCORING]
     for name in names:
         if not any(case.startswith(name) for case in known):
             raise ValueError(f"no case begins with {name!r}; there are {'; '.join(known)}")
@@ -161,6 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = time_gradients(model.eval(), one_hot)
         _write("gradients", rows)
         print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+    if SCORING in names:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = time_scoring(Path(folder))
+        _write("scoring", rows)
+        print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
 
 
 def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
