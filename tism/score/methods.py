@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -138,39 +139,45 @@ def score_to_store(
 ) -> ScoreStore:
     """Score sequences or variants into the store at `path`; go on where an earlier call stopped.
 
-    path : folder of the store; created if it does not exist
+    path, method : folder of the store, created if it does not exist; a key of `METHODS`
     model, tasks, args, output_fn, batch_size, device : as in `tism.ism`
     sequences : (n, 4, length); those of `tism.score.genome` are read chunk by chunk
-    method : a key of `METHODS`
     mutate : score the middle positions only, as many as this, or those from start to stop
     chunk_size : sequences written at once; a kill or a full disk loses at most these
     shard : (part, parts) with 1 <= part <= parts; this call writes every parts-th chunk
     progress : show a progress bar (needs tqdm)
-    allow_nondeterministic : score a model whose predictions differ from call to call or depend on
-        the other sequences of a batch, which is an error otherwise
+    allow_nondeterministic : score even a model whose predictions depend on chance or their batch
     notes : what to keep beside the identity, as JSON
     opened : called with the store before anything is computed
 
     Returns the store. Its scores are (n, n_tasks, 4, positions), or (n, n_tasks) for variants,
     whose predictions at the reference are the array "predictions"; NaN where other shards have not
     written yet. `ScoreStore.not_finite` lists the sequences with scores that are not finite.
-    Raises StoreError for a store of another model, task list, method, version or set of sequences;
-    it names what differs and leaves the store as it is. Raises OSError where the disk is full.
+    Raises StoreError, which names what differs, for a store of another model, task list, method,
+    version or set of sequences, and leaves that as it is; OSError where the disk is full.
     """
     options = {"output_fn": output_fn, "device": device, "batch_size": batch_size}
     asked = _Asked(model, sequences, method, args, options, allow_nondeterministic)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotFiniteWarning)  # the store counts and names them
-        warnings.simplefilter("ignore" if allow_nondeterministic else "error", UnstableModelWarning)
+    with _unstable_refused(allow_nondeterministic):
         store = asked.store(path, tasks, mutate, chunk_size, dict(notes or {}))
         opened(store)
+        store.fill(asked.computation(store), shard=shard, progress=progress)
+    return store
+
+
+@contextmanager
+def _unstable_refused(allowed: bool) -> Iterator[None]:
+    """Raise ValueError instead of the warning of a model of chance or batch-mates, unless allowed.
+
+    Scores that are not finite raise no warning: the store counts and names them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotFiniteWarning)
+        warnings.simplefilter("ignore" if allowed else "error", UnstableModelWarning)
         try:
-            store.fill(asked.computation(store), shard=shard, progress=progress)
+            yield
         except UnstableModelWarning as error:
             raise ValueError(f"{error}; {_ALLOW}") from error
-    if bad := store.not_finite():
-        _log.warning("%d sequences have scores that are not finite: %s", len(bad), store.names(bad))
-    return store
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,9 @@ class ScoreStore:
                 if not self._is_written(chunk):  # another process may have written it by now
                     self._write(chunk, compute(rows))
                 report(rows.stop - rows.start)
+        if bad := self.not_finite():
+            names = self.names(bad)
+            _log.warning("%d sequences have scores that are not finite: %s", len(bad), names)
 
     def _write(self, chunk: int, values: Any) -> None:
         """Write a chunk of each array, the scores last: their file says that all are there."""
