@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -251,11 +252,25 @@ def test_shards_and_status(files, capsys):
     run(f"{command} --shard 2/2")
     run("status s.zarr")
     assert "10 sequences, 2 of 4 chunks" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        run("status s.zarr --json --check")
+    state = json.loads(capsys.readouterr().out)
+    assert (state["sequences"], state["chunks"], state["missing"]) == (10, 4, 2)
+    assert state["identity"]["method"] == "tism"
     assert "2 of the 4 chunks asked for are not there yet" in error_of(
         "export s.zarr --modisco pair --task 1", capsys
     )
     assert not list(files.glob("pair*"))
     run(f"{command} --shard 1/2")
+    with pytest.raises(SystemExit, match="0"):
+        run("status s.zarr --check")
+    names = {
+        path.parent.name: json.loads(path.read_text()).get("dimension_names")
+        for path in Path("s.zarr").glob("*/zarr.json")
+    }
+    assert names["scores"] == ["sequence", "task", "base", "scored_position"]
+    assert names["sequences"] == ["sequence", "window_position"]
+    assert names["chrom"] == ["sequence"]  # which is what xarray opens
     run("status s.zarr")
     assert "complete\nkind: maps\nmethod: tism\ntasks: [0, 1, 2]" in capsys.readouterr().out
 

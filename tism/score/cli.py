@@ -23,7 +23,7 @@ from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
 __all__ = ["load_function", "load_model", "main", "parse_tasks"]
-_NOT_FINITE = 3  # exit status
+_INCOMPLETE, _NOT_FINITE = 1, 3  # exit status
 _MOST_DIGITS = 6  # of the number of a task; a longer range would fill the memory
 _DESCRIPTION = """\
 In silico saturation mutagenesis (ISM) of any PyTorch model of DNA, exact or by first-order Taylor
@@ -147,7 +147,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     about = {"description": "Show how much of a store is written.", "help": "show progress"}
     status = command("status", _status, **about)
-    status.add_argument("store", type=Path, help="folder that tism score has written to")
+    add = status.add_argument
+    add("store", type=Path, help="folder that tism score has written to")
+    add("--json", action="store_true", help="print all that the store says of itself")
+    add("--check", action="store_true", help="check it; exit with 1 if incomplete, 3 if not finite")
     about = {"epilog": _EXPORT_EXAMPLES, "help": "write files for other programs"}
     _add_export_options(command("export", _export, **about))
     return parser
@@ -302,11 +305,18 @@ def _list_refused(refused: Any, out: Path) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     store = open_store(options.store)
-    print(_state(store))
-    for key in ("kind", "method", "tasks"):
-        print(f"{key}: {store.identity.get(key, 'unknown')}")
-    if "windows" in store.notes:
-        print(f"windows: {store.notes['windows']}")
+    missing, bad = len(store.missing()), store.not_finite()
+    if options.json:
+        state = {"sequences": len(store), "chunks": store.n_chunks, "missing": missing}
+        state |= {"not_finite": bad, "identity": store.identity, "notes": store.notes}
+        print(json.dumps(state, indent=2))
+    else:
+        print(_state(store))
+        for key in ("kind", "method", "tasks", "windows"):
+            print(f"{key}: {({**store.notes, **store.identity}).get(key, 'unknown')}")
+    if options.check:
+        store.check()
+        sys.exit(_INCOMPLETE if missing else _NOT_FINITE if bad else 0)
 
 
 def _state(store: ScoreStore) -> str:
