@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend("pgpu")
+# asked for by autocast and checkpoints of the CPU too, once there is such a device
+torch.pgpu.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
 DEVICE = torch.device("pgpu:0")
 _aten, _has = torch.ops.aten, torch._C._dispatch_has_kernel_for_dispatch_key
 _COPIES = {"copy_", "_to_copy", "_copy_from", "_copy_from_and_resize"}

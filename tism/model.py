@@ -206,23 +206,36 @@ class Variant:
 
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
 
 
 VARIANTS = {
-    "baseline": Variant(),
-    "mse_loss": Variant(training={"correlation_weight": 0.0, "mse_weight": 1.0}),
-    "relu": Variant(model={"activation": "relu"}),
-    "exponential": Variant(model={"exponential_first": True}),
-    "max_pooling": Variant(model={"max_pooling": True}),
-    "forward_only": Variant(model={"both_strands": False}),
-    "no_residual": Variant(model={"residual": False}),
-    "no_dropout": Variant(model={"dropout": 0.0}),
-    "no_batch_norm": Variant(model={"batch_norm": False}),
-    "l1_kernels": Variant(training={"l1_kernels": 0.01}),
-    "adamw": Variant(training={"optimizer": "adamw", "weight_decay": 0.01}),  # in place of SGD
-    "no_shift": Variant(training={"max_shift": 0}),
-    "cnn0": Variant(model={"n_blocks": 0, "n_dense": 0, "pool": 70}),  # one convolution
-    "relu_max": Variant(model={"activation": "relu", "max_pooling": True}),
+    "baseline": Variant(summary="the paper's model"),
+    "mse_loss": Variant(
+        training={"correlation_weight": 0.0, "mse_weight": 1.0}, summary="MSE only"
+    ),
+    "relu": Variant(model={"activation": "relu"}, summary="ReLU for every GELU"),
+    "exponential": Variant(
+        model={"exponential_first": True}, summary="exponential after the first convolution"
+    ),
+    "max_pooling": Variant(model={"max_pooling": True}, summary="max for softmax-weighted pooling"),
+    "forward_only": Variant(model={"both_strands": False}, summary="forward strand only"),
+    "no_residual": Variant(model={"residual": False}, summary="no residual connections"),
+    "no_dropout": Variant(model={"dropout": 0.0}, summary="no dropout"),
+    "no_batch_norm": Variant(model={"batch_norm": False}, summary="no batch norm"),
+    "l1_kernels": Variant(training={"l1_kernels": 0.01}, summary="L1 on the first kernels"),
+    "adamw": Variant(
+        training={"optimizer": "adamw", "weight_decay": 0.01}, summary="AdamW for SGD"
+    ),
+    "no_shift": Variant(training={"max_shift": 0}, summary="no random shift"),
+    "cnn0": Variant(
+        model={"n_blocks": 0, "n_dense": 0, "pool": 70},
+        summary="one convolution, pooling of 70 bp, linear head",
+    ),
+    "relu_max": Variant(
+        model={"activation": "relu", "max_pooling": True},
+        summary="ReLU for every GELU and max pooling",
+    ),
 }
 
 

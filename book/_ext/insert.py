@@ -40,11 +40,19 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
     return INSERTED.sub(present, text)
 
 
+def _value(text: str) -> Any:
+    """The number or text of which a chapter glued the representation."""
+    try:
+        return ast.literal_eval(text)
+    except ValueError:  # nan or inf
+        return float(text)
+
+
 def glued(notebook: dict[str, Any]) -> dict[str, Any]:
     """Numbers and texts that the cells of an executed notebook passed to `glue`, by name."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     return {
-        output["metadata"]["scrapbook"]["name"]: ast.literal_eval("".join(output["data"][GLUED]))
+        output["metadata"]["scrapbook"]["name"]: _value("".join(output["data"][GLUED]))
         for output in outputs
         if GLUED in output.get("data", {})
     }

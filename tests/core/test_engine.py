@@ -440,7 +440,7 @@ def test_out_of_memory_halves_the_batch(long, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_numbers_give_float32_scores(dtype):
-    model = Apply(lambda _, x: x).to(dtype)
+    model = ready(Apply(lambda _, x: x)).to(dtype)
     scores = ism(model, draw_sequences(), engine="windowed")
     assert scores.dtype == torch.float32
     exact = ism(model.double(), draw_sequences(), engine="full")
