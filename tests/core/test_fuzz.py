@@ -149,7 +149,7 @@ BAD = {
         torch.tensor([0.5], requires_grad=True), torch.empty(1, device="meta"), iter([0]),
     ],
     "batch_size": [*NO_INT, 0, -3],
-    "device": ["gpu", "", "cuda:99", "meta", "cpu\0", 3.5, 99, object(), [], torch.device("meta")],
+    "device": ["gpu", "", "cuda:99", "meta", "cpu\0", 3.5, object(), [], torch.device("meta")],
     "engine": ["", "fast", "AUTO", None, 3, True, ["auto"], np.array(["auto", "full"]), {}],
     "start": NO_INT,
     "stop": NO_INT,
