@@ -84,7 +84,6 @@ def layerwise_tism(
     with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
         if depth == -1:
             return exact_scores(job, "auto")
-        stage = Stage("input")
         if depth not in ("input", 0):
             with following():
                 known = stages(job.predict, job.one_hot[:1])
