@@ -327,7 +327,7 @@ class Nudge(Calls):
             return result
         sizes = [tensor[0].numel() for tensor in self.kept]
         if self.given is None:
-            self.leaf = result.new_zeros(len(self.kept[0]), sum(sizes)).requires_grad_()
+            self.leaf = self.kept[0].new_zeros(len(self.kept[0]), sum(sizes)).requires_grad_()
         for tensor, change in zip(self.kept, self.leaf.split(sizes, 1), strict=True):
             self.nudged[id(tensor)] = tensor + change.view_as(tensor).to(tensor.dtype)
         return self._current(result)
