@@ -1,8 +1,7 @@
 """Functions with derivatives that are cheap to apply again and again.
 
 Gradients of several tasks take one backward pass a task through the same graph. In each of them
-PyTorch works out anew which of two tensors was the larger and what the slope of a GELU is, and its
-convolution of few channels, such as the one that reads the sequence, is slow backwards. Here the
+PyTorch works out anew which of two tensors was the larger and what the slope of a GELU is. Here the
 slopes are kept from the forward pass. Values and conventions (half to each of two equal tensors)
 are those of PyTorch. Parameters get no gradient.
 
@@ -24,7 +23,6 @@ from torch.overrides import TorchFunctionMode
 
 from tism.running import uncompiled
 
-_FEW_CHANNELS, _MANY_CHANNELS = 8, 64  # of the input and of the output
 _PRECISE = (torch.float32, torch.float64)
 _HOOKED = "tism: cheap gradients are not for models that recompute or move what a graph saves"
 
@@ -168,48 +166,9 @@ def _only_input_varies(input: Tensor, *weights: Tensor | None) -> bool:
     return fixed and precise and input.requires_grad
 
 
-def _conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """A convolution from few channels to many on the CPU, with a faster backward pass."""
-    reach = _int(dilation) * (weight.shape[2] - 1)
-    uneven = padding == "same" and reach % 2
-    widens = weight.shape[1] <= _FEW_CHANNELS and weight.shape[0] >= _MANY_CHANNELS
-    few = widens and input.ndim == 3 and input.device.type == "cpu"
-    if not few or groups > 1 or uneven or not _only_input_varies(input, weight, bias):
-        return None
-    if isinstance(padding, str):
-        padding = reach // 2 if padding == "same" else 0
-    return _FewChannels.apply(input, weight, bias, _int(stride), _int(padding), _int(dilation))
-
-
-def _int(setting: Any) -> int:
-    """A setting of a convolution with one axis, as an int."""
-    return setting if isinstance(setting, int) else setting[0]
-
-
-class _FewChannels(torch.autograd.Function):
-    """conv1d whose backward pass folds the products of all taps with the gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *settings: int
-    ) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.length, ctx.settings = input.shape[2], settings
-        return F.conv1d(input, weight, bias, *settings)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple:
-        (weight,), (stride, padding, dilation) = ctx.saved_tensors, ctx.settings
-        taps = weight.flatten(1).T @ gradient  # (n, channels * kernel, length)
-        size, kernel = (1, ctx.length), (1, weight.shape[2])
-        folded = F.fold(taps, size, kernel, (1, dilation), (0, padding), (1, stride))
-        return folded[:, :, 0], None, None, None, None, None
-
-
 _PLAIN = frozenset({Tensor, nn.Parameter})
 _SMOOTH = {func: partial(_smooth, func) for func in (F.gelu, F.silu, F.mish, F.softplus)}
 _RULES = {
-    F.conv1d: _conv1d,
     F.batch_norm: _batch_norm,
     F.pad: _pad,
     torch.maximum: _maximum,
