@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -15,9 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 if TYPE_CHECKING:
     import pandas as pd
 
+_log = logging.getLogger(__name__)
 _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell two changes apart
 
 
@@ -45,6 +49,30 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process at a time make what is at `path`; the others wait until it has.
+
+    Where files cannot be locked, nobody waits.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _log.info("waiting for another process, which makes %s", path)
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it finds the work done
+            lock.release()
 
 
 @contextmanager
@@ -100,6 +128,13 @@ def data_folder(otherwise: Path | None = None) -> Path:
     """Return the folder TISM_DATA_DIR, else `otherwise`, else `tism` in the user's cache folder."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "tism"
     return Path(os.environ.get("TISM_DATA_DIR") or otherwise or user_cache).expanduser()
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return the name of an input, with its size in bytes and its sha256 where it is a file."""
+    if not path.is_file():  # what came through a pipe is gone
+        return {"name": str(path)}
+    return {"name": str(path), "size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def file_sha256(path: Path) -> str:

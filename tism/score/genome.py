@@ -19,7 +19,7 @@ import pandas as pd
 from torch import Tensor
 
 from tism.running import whole_number
-from tism.score.files import data_folder, file_version, replacing
+from tism.score.files import data_folder, file_version, one_at_a_time, replacing
 from tism.score.readers import (
     DAMAGED,
     InputFileError,
@@ -467,13 +467,19 @@ def _plain_file(path: Path) -> Path:
             return path
         unpacked = _cache_file(path, ".fa")
         if not unpacked.exists():
-            _log.info("unpacking %s into %s", path, unpacked)
-            try:
-                with replacing(unpacked) as temporary, temporary.open("wb") as target:
-                    shutil.copyfileobj(file, target, 2**20)
-            except DAMAGED as error:
-                raise InputFileError(path, None, f"damaged ({error})", "fetch it again") from None
+            with one_at_a_time(unpacked):
+                if not unpacked.exists():  # another process may have made it meanwhile
+                    _unpack(path, file, unpacked)
         return unpacked
+
+
+def _unpack(path: Path, file: gzip.GzipFile, unpacked: Path) -> None:
+    _log.info("unpacking %s into %s", path, unpacked)
+    try:
+        with replacing(unpacked) as temporary, temporary.open("wb") as target:
+            shutil.copyfileobj(file, target, 2**20)
+    except DAMAGED as error:
+        raise InputFileError(path, None, f"damaged ({error})", "fetch it again") from None
 
 
 def _index(path: Path) -> dict[str, _Record]:
@@ -482,7 +488,9 @@ def _index(path: Path) -> dict[str, _Record]:
     index = next((index for index in (beside, cached) if _is_index_of(path, index)), None)
     if index is None:
         index = beside if os.access(path.parent, os.W_OK) else cached
-        _build_index(path, index)
+        with one_at_a_time(index):
+            if not _is_index_of(path, index):  # another process may have made it meanwhile
+                _build_index(path, index)
         if not _is_index_of(path, index):
             index.unlink()
             raise InputFileError(path, None, "its lines have different lengths", _ONE_WIDTH)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism import versions
+from tism import __version__, versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
@@ -30,6 +32,7 @@ from tism.running import (
     select_positions,
     select_tasks,
 )
+from tism.score.averages import Averaged, checked_average, over_folds
 from tism.score.store import (
     ALTERNATES,
     SCORES,
@@ -38,6 +41,7 @@ from tism.score.store import (
     Sequences,
     StoredWindows,
     StoreError,
+    check_shard,
     create_store,
 )
 
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAPS, VARIANTS = "maps", "variants"
-PREDICTIONS = "predictions"
+PREDICTIONS, SPREAD = "predictions", "spread"
 EFFECTS = ("difference", "log2fc")
 _SHARE_EXACT = 0.2  # of the substitutions; on windows about a fifteenth of the cost of plain ISM
 _VARIANTS = 1024  # whose windows are scored at once
@@ -120,12 +124,13 @@ METHODS = {
 
 def score_to_store(
     path: str | Path,
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     sequences: Sequences,
     tasks: Tasks = None,
     *,
     method: str = "tism",
     mutate: int | tuple[int, int] | None = None,
+    average: str | Sequence[str] = (),
     args: tuple[Any, ...] = (),
     output_fn: OutputFn | None = None,
     chunk_size: int | None = None,
@@ -135,31 +140,39 @@ def score_to_store(
     progress: bool = False,
     allow_nondeterministic: bool = False,
     notes: Mapping[str, Any] | None = None,
+    provenance: Callable[[], Mapping[str, Any]] = dict,
     opened: Callable[[ScoreStore], None] = lambda store: None,
 ) -> ScoreStore:
     """Score sequences or variants into the store at `path`; go on where an earlier call stopped.
 
     path, method : folder of the store, created if it does not exist; a key of `METHODS`
-    model, tasks, args, output_fn, batch_size, device : as in `tism.ism`
+    model, tasks, args, output_fn, batch_size, device : as in `tism.ism`; several models, such as the
+        folds of a cross-validation, give the mean of their scores and the array "spread"
     sequences : (n, 4, length); those of `tism.score.genome` are read chunk by chunk
     mutate : score the middle positions only, as many as this, or those from start to stop
     chunk_size : sequences written at once; a kill or a full disk loses at most these
     shard : (part, parts) with 1 <= part <= parts; this call writes every parts-th chunk
+    average : "strand", "shift:K" or both, see `checked_average`: scores of the mean prediction
     progress : show a progress bar (needs tqdm)
     allow_nondeterministic : score even a model whose predictions depend on chance or their batch
     notes : what to keep beside the identity, as JSON
+    provenance : called when the store is made; returns more of that, such as the input's checksums
     opened : called with the store before anything is computed
 
     Returns the store. Its scores are (n, n_tasks, 4, positions), or (n, n_tasks) for variants,
-    whose predictions at the reference are the array "predictions"; NaN where other shards have not
-    written yet. `ScoreStore.not_finite` lists the sequences with scores that are not finite.
+    whose predictions at the reference are the array "predictions"; "spread" is the standard
+    deviation of the scores of several models. NaN where other shards have not written yet. `ScoreStore.not_finite` lists the sequences with scores that are not finite.
     Raises StoreError, which names what differs, for a store of another model, task list, method,
     version or set of sequences, and leaves that as it is; OSError where the disk is full.
     """
     options = {"output_fn": output_fn, "device": device, "batch_size": batch_size}
-    asked = _Asked(model, sequences, method, args, options, allow_nondeterministic)
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    asked = _Asked(models, sequences, method, args, options, average, allow_nondeterministic)
     with _unstable_refused(allow_nondeterministic):
-        store = asked.store(path, tasks, mutate, chunk_size, dict(notes or {}))
+        probe = asked.probe()
+        identity, layout = asked.identity(tasks, mutate, probe)
+        layout |= {"chunk_size": chunk_size, "shard": check_shard(shard)}
+        store = asked.store(path, identity, layout, probe, dict(notes or {}), provenance)
         opened(store)
         store.fill(asked.computation(store), shard=shard, progress=progress)
     return store
@@ -184,11 +197,12 @@ def _unstable_refused(allowed: bool) -> Iterator[None]:
 class _Asked:
     """What `score_to_store` was asked for."""
 
-    model: nn.Module
+    models: list[nn.Module]
     sequences: Sequences
     method: str
     args: tuple[Any, ...]
     options: dict[str, Any]
+    average: str | Sequence[str]
     allow_nondeterministic: bool
 
     @property
@@ -201,37 +215,46 @@ class _Asked:
         return self.method in ("tism", "gradient")
 
     def store(
-        self, path: str | Path, tasks: Tasks, mutate: Any, chunk_size: int | None, notes: dict
-    ) -> ScoreStore:
+        self, path: str | Path, identity: dict, layout: dict, probe: Tensor, notes: dict,
+        provenance: Callable[[], Mapping[str, Any]],
+    ) -> ScoreStore:  # fmt: skip
         """Open the store of exactly these scores, or create it."""
-        probe = self.probe()
-        identity, layout = self.identity(tasks, mutate, probe)
-        code = source_checksums(self.model, self.options["output_fn"])
-        kept = {**getattr(self.sequences, "notes", {}), **notes}
+        code = source_checksums(self.models, self.options["output_fn"])
+
+        def kept() -> dict[str, Any]:
+            about = {**getattr(self.sequences, "notes", {}), **notes, **provenance()}
+            return {**about, "probe": _as_json(probe), "code": code, "versions": _versions()}
+
+        columns = getattr(self.sequences, "columns", None)
         store = create_store(
-            path, identity, self.sequences, **layout, chunk_size=chunk_size,
-            columns=getattr(self.sequences, "columns", None),
-            notes={**kept, "probe": _as_json(probe), "code": code},
-        )  # fmt: skip
+            path, identity, self.sequences, **layout, columns=columns, notes=kept
+        )
         _check_probe(store, probe, {**code, **notes}, self.allow_nondeterministic)
         return store
 
     def probe(self) -> Tensor:
-        """Return the predictions for a few sequences from all parts of the set, (probes, tasks).
+        """Return each model's predictions for a few sequences of all parts, (probes, tasks).
 
         They show that the model takes the sequences, how many tasks it has, and that a prediction
         depends neither on chance nor on the rest of its batch. A store keeps them to tell apart
         models of the same weights but of another architecture or output_fn.
         """
         _checked_method(self.method, self.kind)
-        n, (output_fn, device, batch_size) = len(self.sequences), self.options.values()
-        if not n:
+        if not len(self.sequences):
             raise ValueError("sequences is empty: give at least one")
+        found = [self._probe_of(model) for model in self.models]
+        if len({probe.shape for probe in found}) != 1:
+            counts = ", ".join(str(probe.shape[1]) for probe in found)
+            raise ValueError(f"all models must have the same tasks, got {counts or 'no model'}")
+        return torch.cat(found)
+
+    def _probe_of(self, model: nn.Module) -> Tensor:
+        n, (output_fn, device, batch_size) = len(self.sequences), self.options.values()
         chosen = np.unique(np.linspace(0, n - 1, _PROBES).astype(int)).tolist()
         one_hot = torch.cat([self.sequences[row : row + 1] for row in chosen])
         lent = {"args": _rows_of(self.args, chosen, n), "n": len(one_hot)}
         output_fn = output_fn and _named(output_fn)
-        with evaluating(self.model, output_fn, device, **lent) as predictor, torch.no_grad():
+        with evaluating(model, output_fn, device, **lent) as predictor, torch.no_grad():
             size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
             together = _predicted(predictor, one_hot, size)
             if not self.allow_nondeterministic:
@@ -252,9 +275,13 @@ class _Asked:
             "kind": self.kind,
             "method": self.method,
             "tasks": select_tasks(tasks, probe.shape[1]),
-            "model": model_checksum(self.model),
+            "model": self._checksum(),
             "scoring": versions.SCORING,
         }
+        length = self.sequences[:1].shape[2]
+        if average := checked_average(self.average, length):
+            _check_no_tracks(self.args, length)
+            identity["average"] = average
         if self.args:
             identity["args"] = _checksum_of(self.args)
         if self.method == "budgeted":
@@ -265,12 +292,21 @@ class _Asked:
             if mutate is not None:
                 raise ValueError("mutate is for maps; a variant has its own positions")
             layout |= {"further": {PREDICTIONS: shape}, "alternates": self.sequences.alternates}
-            return identity, layout
-        if self.by_gradient:
-            layout["most_maps"] = _GRADIENTS
-        start, stop = mutated_positions(mutate, self.sequences[:1].shape[2])
-        identity["positions"] = [start, stop]
-        return identity, layout | {"row_shape": (*shape, 4, stop - start)}
+        else:
+            identity["positions"] = [*mutated_positions(mutate, length)]
+            shape = (*shape, 4, int(np.diff(identity["positions"])[0]))
+            layout |= {"further": {}, "row_shape": shape}
+            if self.by_gradient:
+                layout["most_maps"] = _GRADIENTS
+        if len(self.models) > 1:
+            layout["further"][SPREAD] = shape
+        return identity, layout
+
+    def _checksum(self) -> str | list[str]:
+        sums = [model_checksum(model) for model in self.models]
+        if len(set(sums)) < len(sums) and self.models[0].state_dict():
+            raise ValueError("two of the models have the same weights; give each fold once")
+        return sums if len(sums) > 1 else sums[0]
 
     def computation(self, store: ScoreStore) -> Callable[[slice], Any]:
         """Return the function from a range of sequences to what the store keeps of them.
@@ -281,40 +317,80 @@ class _Asked:
         tasks = tasks[0] if len(tasks) == 1 else tasks  # one pass takes larger batches
         if hasattr(sequences, "indices"):
             sequences = StoredWindows(store)
-        options = {**self.options, "batch_size": self._batch_size(tasks, store.length)}
+        models, options = self.models, dict(self.options)
+        if self.average:
+            models = [Averaged(each, options["output_fn"], self.average) for each in models]
+            options["output_fn"] = None
+        options["batch_size"] = self._batch_size(models[0], tasks, store.length)
         if self.kind == VARIANTS:
             alternates = StoredWindows(store, ALTERNATES)
-            return partial(self._effects, tasks, options, sequences, alternates)
+            effects = partial(self._effects, tasks, options, sequences, alternates)
+            return partial(_of_folds, models, effects)
         options["start"], options["stop"] = store.positions
         method = METHODS[self.method].scores
 
-        def maps(rows: slice) -> Tensor:
-            return method(self.model, sequences[rows], tasks, args=self._args(rows), **options)
+        def maps(model: nn.Module, rows: slice) -> dict[str, Tensor]:
+            found = method(model, sequences[rows], tasks, args=self._args(rows), **options)
+            return {SCORES: found}
 
-        return maps
+        return partial(_of_folds, models, maps)
 
-    def _batch_size(self, tasks: Tasks, length: int) -> int | None:
-        """Return the batch size asked for, else what suits one pass a sequence on a CPU."""
-        home = [parameter.device for parameter in self.model.parameters()]
+    def _batch_size(self, model: nn.Module, tasks: Tasks, length: int) -> int | None:
+        """Return the batch size asked for, else what suits one pass a sequence on a CPU.
+
+        A gradient of an average keeps the activations of all its views.
+        """
+        home = [parameter.device for parameter in model.parameters()]
+        device, size = resolve_device(self.options["device"], home), self.options["batch_size"]
         single = isinstance(tasks, int) if self.by_gradient else self.kind == VARIANTS
-        asked = self.options["batch_size"]
-        if asked is None and single and resolve_device(self.options["device"], home).type == "cpu":
-            return max(1, _BASES // length)
-        return asked
+        if size is not None:
+            return size
+        if single and device.type == "cpu":
+            size = max(1, _BASES // length)
+        if isinstance(model, Averaged) and self.method != "ism":
+            size = max(1, (size or choose_batch_size(None, length, device)) // model.n_views)
+        return size
 
     def _effects(
-        self, tasks: Tasks, options: dict, references: Sequences, alternates: Sequences, rows: slice
-    ) -> dict[str, Tensor]:
+        self, tasks: Tasks, options: dict, references: Sequences, alternates: Sequences,
+        model: nn.Module, rows: slice,
+    ) -> dict[str, Tensor]:  # fmt: skip
         parts, effects = [], METHODS[self.method].effects
         for start in range(rows.start, rows.stop, _VARIANTS):  # gradients of more fill the memory
             part = slice(start, min(start + _VARIANTS, rows.stop))
             pair = references[part], alternates[part]
-            parts.append(effects(self.model, *pair, tasks, args=self._args(part), **options))
+            parts.append(effects(model, *pair, tasks, args=self._args(part), **options))
         found = (torch.cat(each) for each in zip(*parts, strict=True))
         return dict(zip((SCORES, PREDICTIONS), found, strict=True))
 
     def _args(self, rows: slice) -> tuple[Any, ...]:
         return _rows_of(self.args, rows, len(self.sequences))
+
+
+def _of_folds(
+    models: list[nn.Module], compute: Callable[..., dict[str, Tensor]], rows: slice
+) -> dict[str, Tensor]:
+    """Return the mean over models of what is computed with each, and the spread of the scores."""
+    found = [compute(model, rows) for model in models]
+    if len(found) == 1:
+        return found[0]
+    folded = {name: over_folds([each[name] for each in found]) for name in found[0]}
+    return {name: mean for name, (mean, _) in folded.items()} | {SPREAD: folded[SCORES][1]}
+
+
+def _check_no_tracks(args: tuple[Any, ...], length: int) -> None:
+    """Raise ValueError where an argument has a position axis, which an average would not turn."""
+    for number, value in enumerate(args):
+        if length in getattr(value, "shape", ())[1:]:
+            raise ValueError(
+                f"args[{number}] has shape {tuple(value.shape)}, a value a position, which an "
+                "average over strands or shifts cannot turn with the window; leave average out"
+            )
+
+
+def _versions() -> dict[str, str]:
+    names = {name: version(name) for name in ("torch", "numpy", "zarr")}
+    return {"tism": __version__, "python": platform.python_version(), **names}
 
 
 def _predicted(predictor: Predictor, one_hot: Tensor, size: int) -> Tensor:
@@ -377,7 +453,8 @@ def variant_table(
     drop : leave variants out whose effects are not finite, instead of refusing them
 
     Columns: those of the store; effect_<task>, the alternate minus the reference;
-    reference_<task> and alternate_<task>, the predictions (by "tism" the alternate's is estimated).
+    reference_<task> and alternate_<task>, the predictions (by "tism" the alternate's is estimated);
+    with several models also spread_<task>, the standard deviation of their effects.
     """
     if store.identity["kind"] != VARIANTS:
         raise StoreError(f"{store.path}: holds maps of sequences, not effects of variants")
@@ -385,12 +462,15 @@ def variant_table(
         raise ValueError(f"effect must be one of {', '.join(EFFECTS)}; got {effect!r}")
     store.check()
     effects, reference = (store.read(name=name).numpy() for name in (SCORES, PREDICTIONS))
+    spread = store.read(name=SPREAD).numpy() if SPREAD in store.arrays else None
     kept = store.finite_rows(np.isfinite(effects).all(1) & np.isfinite(reference).all(1), drop)
     columns = {}
     for place, name in enumerate(named_tasks(store, task_names)):
         before, change = reference[kept, place], effects[kept, place]
         columns |= {f"effect_{name}": change, f"reference_{name}": before}
         columns[f"alternate_{name}"] = before + change
+        if SPREAD in store.arrays:
+            columns[f"spread_{name}"] = spread[kept, place]
         if effect == "log2fc":
             columns[f"log2fc_{name}"] = _log2_fold_change(before, before + change, name)
     return store.regions.iloc[kept].reset_index(drop=True).assign(**columns)
@@ -455,12 +535,12 @@ def _rows_of(args: tuple[Any, ...], rows: Any, n: int) -> tuple[Any, ...]:
     )
 
 
-def source_checksums(model: nn.Module, output_fn: OutputFn | None) -> dict[str, str]:
-    """Return the sha256 of the files that define the model's layers, and of that of output_fn.
+def source_checksums(models: list[nn.Module], output_fn: OutputFn | None) -> dict[str, str]:
+    """Return the sha256 of the files that define the models' layers, and of that of output_fn.
 
     Layers of torch itself are left out. Code without a file counts by its bytes.
     """
-    layers = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    layers = {type(m) for model in models for m in model.modules() if not type(m).__module__.startswith("torch.")}
     found = {}
     for name, parts in (("model", layers), ("output_fn", {output_fn} - {None})):
         sources = sorted({_source(part) for part in parts})

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tism.running import progress_bar
-from tism.score.files import full_disk_named, write_text
+from tism.score.files import full_disk_named, one_at_a_time, write_text
 from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ FORMAT = 2
 SCORES, SEQUENCES, ALTERNATES = "scores", "sequences", "alternates"
 _DIMENSIONS = ("sequence", "task", "base", "scored_position")  # of the scores
 _WINDOW = ("sequence", "window_position")  # of the sequences, whose scores may be a part
-_RESERVED = (SCORES, SEQUENCES, ALTERNATES, "predictions", "zarr.json", *_DIMENSIONS[1:])
+_RESERVED = (SCORES, SEQUENCES, ALTERNATES, "predictions", "spread", "zarr.json", *_DIMENSIONS[1:])
 _CHUNK_BYTES = 2**23
 _CHUNK_MAPS = 64
 _CHUNK_ROWS = 2**16  # of scores that are no maps; they are computed fast, and files are few
@@ -294,6 +294,10 @@ class StoredWindows:
         return len(self._store)
 
     def __getitem__(self, rows: slice) -> Tensor:
+        return one_hot_from_indices(self.indices(rows))
+
+    def indices(self, rows: slice) -> np.ndarray:
+        """Return the base indices, (rows, length) uint8; 4 is N."""
         size, parts = self._size, []
         for number in range(rows.start // size, -(-rows.stop // size)):
             first = number * size
@@ -301,7 +305,7 @@ class StoredWindows:
                 numbers = np.arange(first, min(first + size, len(self)))
                 self._number, self._chunk = number, self._store._values(self._name, numbers)
             parts.append(self._chunk[max(rows.start - first, 0) : rows.stop - first])
-        return one_hot_from_indices(np.concatenate(parts))
+        return np.concatenate(parts)
 
 
 def row_numbers(rows: Rows, n: int) -> np.ndarray:
@@ -421,9 +425,10 @@ def create_store(
     chunk_size: int | None = None,
     most_maps: int = _CHUNK_MAPS,
     columns: Mapping[str, Any] | None = None,
-    notes: Mapping[str, Any] | None = None,
+    notes: Callable[[], Mapping[str, Any]] = dict,
     alternates: Sequences | None = None,
     further: Mapping[str, tuple[int, ...]] | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> ScoreStore:
     """Open the matching store at `path`, or create an empty one.
 
@@ -431,24 +436,28 @@ def create_store(
     row_shape : shape of the scores of one sequence, such as (n_tasks, 4, length)
     chunk_size : sequences in a chunk; None takes about 8 MB of scores, at most `most_maps`
     columns : what to keep of every sequence (names, coordinates): n values each
-    notes : what to keep beside the identity
+    notes : called when the store is made; returns what to keep beside the identity
     alternates : other windows of the same rows, kept beside the sequences
     further : arrays that are written with the scores: name and shape of a row
+    shard : of a store that is there, only the sequences of this shard are read and compared
 
     Raises StoreError for a store of another identity or chunk size, naming what differs.
     """
     path = Path(path)
     columns = {_checked_column(name): _plain(array) for name, array in (columns or {}).items()}
     windows = {SEQUENCES: sequences} | ({ALTERNATES: alternates} if alternates else {})
-    content = {"identity": {"format": FORMAT, **identity}, "notes": dict(notes or {})}
-    if (path / "zarr.json").exists():
-        checksum = sequences_checksum(sequences, columns, alternates)
-    else:
+    identity, made = {"format": FORMAT, **identity}, False
+    if not (path / "zarr.json").exists():
         size = _chunk_size(chunk_size, sequences, row_shape, dtype, most_maps)
         shapes = {SCORES: row_shape, **(further or {})}
-        checksum = _create(path, content, windows, columns, shapes, dtype, size)
+        with one_at_a_time(path):
+            if not (path / "zarr.json").exists():  # another process may have made it meanwhile
+                content = {"identity": identity, "notes": dict(notes())}
+                made = _create(path, content, windows, columns, shapes, dtype, size)
     store = open_store(path)
-    _check_identity(store, json.loads(json.dumps({**content["identity"], "sequences": checksum})))
+    if made or _holds(store, windows, columns, shard):
+        identity["sequences"] = store.identity["sequences"]
+    _check_identity(store, json.loads(json.dumps(identity)))
     if chunk_size is not None and min(chunk_size, len(store)) != store.chunk_size:
         raise StoreError(
             f"{path}: has chunks of {store.chunk_size} sequences, asked for {chunk_size}; "
@@ -492,10 +501,10 @@ def _create(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     chunk_size: int,
-) -> str:
+) -> bool:
     """Write everything but the scores beside `path`, then move it there in one step.
 
-    Returns the checksum of the sequences, each of which is read once.
+    Returns False if another process, which could not be waited for, was faster.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: exists and is no store of scores; name another")
@@ -519,10 +528,9 @@ def _create(
             content["notes"] |= {key: list(named) for key, named in names}
             content = json.loads(json.dumps(content))
             group.attrs["tism"] = {**content, "layout": _layout(draft, content)}
-            _move(draft, path)
+            return _move(draft, path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return checksum
 
 
 def _new_array(
@@ -545,12 +553,37 @@ def _layout(path: Path, content: dict[str, Any]) -> str:
     return state.hexdigest()
 
 
-def _move(draft: Path, path: Path) -> None:
+def _move(draft: Path, path: Path) -> bool:
     try:
         os.rename(draft, path)
     except OSError:
-        if not (path / "zarr.json").exists():  # another process that creates the store was faster
+        if not (path / "zarr.json").exists():
             raise
+        return False
+    return True
+
+
+def _holds(
+    store: ScoreStore,
+    windows: Mapping[str, Sequences],
+    columns: Mapping[str, np.ndarray],
+    shard: tuple[int, int],
+) -> bool:
+    """True if a store has these columns and, in the chunks of the shard, these sequences."""
+    n, (part, parts) = len(windows[SEQUENCES]), shard
+    names = [*windows], [*columns]
+    if n != len(store) or names != (store.notes["sequences"], store.notes["columns"]):
+        return False
+    if not all(np.array_equal(store._values(name), columns[name]) for name in columns):
+        return False
+    for name, sequences in windows.items():
+        stored = StoredWindows(store, name)
+        size = store.chunk_size if parts > 1 else _block_size(sequences)
+        for start in range((part - 1) * size, n, parts * size):
+            rows = slice(start, min(start + size, n))
+            if not np.array_equal(base_indices(sequences, rows), stored.indices(rows)):
+                return False
+    return True
 
 
 def _written(group: zarr.Group | None, name: str, sequences: Sequences) -> Iterator[np.ndarray]:
@@ -580,22 +613,28 @@ def _plain(values: Any) -> np.ndarray:
     return values if values.dtype.kind in "iuf" else values.astype(np.dtypes.StringDType())
 
 
-def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the base indices block by block, (rows, length) uint8, 4 for N, and the row after each.
+def base_indices(sequences: Any, rows: slice) -> np.ndarray:
+    """Return the base indices of these rows, (rows, length) uint8, 4 for N.
 
     sequences : `Sequences`, or indices; windows of a genome have a method that gives theirs
     """
-    read = None if isinstance(sequences, Tensor) else getattr(sequences, "indices", None)
     if isinstance(sequences, np.ndarray) and sequences.ndim == 2:
-        read = sequences.__getitem__
-    n, size = len(sequences), max(1, min(_BLOCK, _BLOCK_BASES // sequences[:1].shape[-1]))
+        return sequences[rows]
+    if not isinstance(sequences, Tensor) and hasattr(sequences, "indices"):
+        return sequences.indices(rows)
+    return indices_from_one_hot(validate_one_hot(sequences[rows])).cpu().numpy()
+
+
+def _block_size(sequences: Any) -> int:
+    return max(1, min(_BLOCK, _BLOCK_BASES // sequences[:1].shape[-1]))
+
+
+def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the base indices block by block, and the row after each block."""
+    n, size = len(sequences), _block_size(sequences)
     for start in range(0, n, size):
-        rows = slice(start, min(start + size, n))
-        if read is None:
-            indices = indices_from_one_hot(validate_one_hot(sequences[rows])).cpu().numpy()
-        else:
-            indices = read(rows)
-        yield rows.stop, indices
+        stop = min(start + size, n)
+        yield stop, base_indices(sequences, slice(start, stop))
 
 
 def sequences_checksum(
