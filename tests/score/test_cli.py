@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 import tism
 from tism import outputs
+from tism.score.averages import Averaged
 from tism.score.cli import load_function, load_model, main, parse_tasks
 from tism.score.genome import Genome, read_variants, read_windows
 from tism.score.loading import load_output_fn
@@ -273,6 +275,50 @@ def test_shards_and_status(files, capsys):
     assert names["chrom"] == ["sequence"]  # which is what xarray opens
     run("status s.zarr")
     assert "complete\nkind: maps\nmethod: tism\ntasks: [0, 1, 2]" in capsys.readouterr().out
+
+
+def test_folds_and_averages_reach_the_store_and_the_table(files, capsys):
+    load, total = load_function("my_model.py:load"), load_function("my_model.py:total")
+    for seed in range(3):
+        save_file({k: t + seed / 10 for k, t in load().state_dict().items()}, f"{seed}.safetensors")
+    command = f"{SCORE} --average shift:1 --average strand --weights 0.safetensors 1.safetensors"
+    command += " --weights 2.safetensors --method ism"
+    folds = [load_model("my_model.py:load", None, Path(f"{k}.safetensors")) for k in range(3)]
+    views = [Averaged(fold, total, ["strand", "shift:1"]) for fold in folds]
+    run(f"{command} --bed peaks.bed --out s")
+    store = open_store("s")
+    maps = torch.stack([tism.ism(view, store.one_hot()) for view in views])
+    torch.testing.assert_close(store.read(), maps.mean(0))
+    torch.testing.assert_close(store.read(name="spread"), maps.std(0))
+    run(f"{command} --vcf variants.vcf --length 11 --out v")
+    run("export v --table t.tsv")
+    assert list(pd.read_csv("t.tsv", sep="\t"))[7:11] == [
+        f"{column}_0" for column in ("effect", "reference", "alternate", "spread")
+    ]
+    assert "'shift:K' with K from 1, got 'both'" in error_of(
+        f"{SCORE} --bed peaks.bed --out t --average both", capsys
+    )
+
+
+def test_a_store_says_where_it_comes_from(files, capsys):
+    save_file(load_function("my_model.py:load")().state_dict(), "w.safetensors")
+    run(f"{SCORE} --bed peaks.bed --out s --weights w.safetensors --device cpu")
+    run("status s --json")
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert (
+        notes["command"]
+        == f"tism {SCORE} --bed peaks.bed --out s --weights w.safetensors --device cpu"
+    )
+    assert {file["option"]: file["name"] for file in notes["files"]} == {
+        "--bed": "peaks.bed", "--fasta": "genome.fa", "--weights": "w.safetensors",
+        "--model": "my_model.py", "--output-fn": "my_model.py",
+    }  # fmt: skip
+    for file in notes["files"]:
+        content = Path(file["name"]).read_bytes()
+        assert file["size"] == len(content)
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
+    assert notes["versions"]["tism"] == tism.__version__
+    assert notes["chromosomes"] == {"chr1": 300}
 
 
 def test_module_on_the_path(files, monkeypatch):

@@ -275,6 +275,31 @@ def test_what_is_no_store_is_refused_and_left(tmp_path, model, one_hot):
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "all of it"
 
 
+def test_xarray_opens_a_store(tmp_path, model, one_hot):
+    import xarray
+
+    columns = {"name": [f"p\u00e9ak {k}" for k in range(N)], "start": range(N)}
+    store = create_store(tmp_path / "s", {}, one_hot, row_shape=(2, 4, LENGTH), columns=columns)
+    store.fill(lambda rows: torch.ones(rows.stop - rows.start, 2, 4, LENGTH))
+    with xarray.open_zarr(store.path, consolidated=False) as opened:
+        assert opened["scores"].dims == ("sequence", "task", "base", "scored_position")
+        assert opened["name"].dtype == "<U7"
+        chosen = opened.isel(sequence=opened["name"].values == "p\u00e9ak 7")
+        assert chosen["scores"].sum() == 8 * LENGTH
+        shown = np.eye(5)[chosen["sequences"].values[0]][:, :4].T
+        np.testing.assert_array_equal(shown, one_hot[7])
+
+
+def test_one_long_text_does_not_widen_all(tmp_path, one_hot, monkeypatch):
+    monkeypatch.setattr("tism.score.store._FIXED_BYTES", 4000)
+    for name, text in (("short", "a" * 9), ("long", "a" * 999)):
+        columns = {"name": [text, *"b" * (N - 1)]}
+        store = create_store(tmp_path / name, {}, one_hot, row_shape=(1,), columns=columns)
+        assert store._array("name").dtype.kind == {"short": "U", "long": "T"}[name]
+        store.check()
+        assert store.regions["name"][0] == text
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("mutate", "start", "stop"),

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 from tism.running import is_out_of_memory
 from tism.score import tracks
-from tism.score.files import write_table
+from tism.score.files import described, write_table
 from tism.score.loading import load_args, load_function, load_model, load_output_fn
 from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
 from tism.score.modisco import modisco_window, write_modisco_pair
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         try:
             options = _parser().parse_args(arguments)
+            options.typed = sys.argv[1:] if arguments is None else arguments
             options.run(options)
         finally:
             if sys.stdout:  # it may be closed
@@ -188,7 +190,8 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, **where, help="function that returns the module; its file is run")
     add("--model-args", type=_keywords, default={}, metavar="JSON",
         help="keyword arguments of that function, such as '{\"n_tasks\": 12}'")
-    add("--weights", type=Path, metavar="FILE", help="state dict of the module, safetensors")
+    add("--weights", type=Path, nargs="+", action="extend", metavar="FILE",
+        help="state dict of the module, safetensors; several: the mean over these folds")
     add("--output-fn", **where,
         help="function from what the module returns to (n, tasks), or tism:counts and others")
     add("--args", type=Path, metavar="FILE",
@@ -211,6 +214,8 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--method", choices=METHODS, default="tism",
         help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()))
     add("--tasks", type=parse_tasks, help="tasks to score, such as 0,3,5-8 (default: all)")
+    add("--average", action="append", default=[], metavar="strand|shift:K",
+        help="score the mean over both strands, over shifts by -K to K bases, or (twice) both")
     add("--mutate", type=_positions, metavar="N|START:STOP",
         help="score the middle N bases of each window only, or these, counted from 0")
     add = parser.add_argument_group("run").add_argument
@@ -229,15 +234,15 @@ def _score(options: argparse.Namespace) -> None:
     from tism.score.genome import Genome
 
     _check_options(options)
-    model, output_fn = load_model(options.model, options.model_args, options.weights), None
-    if options.output_fn:
-        output_fn = load_output_fn(options.output_fn)
+    folds = options.weights or [None]
+    models = [load_model(options.model, options.model_args, weights) for weights in folds]
+    output_fn = load_output_fn(options.output_fn) if options.output_fn else None
     with Genome(options.fasta) as genome:
         sequences = _read(options, genome)
         _check_refused(sequences, options)
         store = score_to_store(
-            options.out, model, sequences, options.tasks,
-            method=options.method, mutate=options.mutate, output_fn=output_fn,
+            options.out, models, sequences, options.tasks, method=options.method,
+            mutate=options.mutate, average=options.average, output_fn=output_fn,
             args=load_args(options.args) if options.args else (),
             chunk_size=options.chunk_size, shard=options.shard, batch_size=options.batch_size,
             device=options.device, progress=not options.quiet,
@@ -246,6 +251,7 @@ def _score(options: argparse.Namespace) -> None:
                 "--model": options.model, "--model-args": options.model_args,
                 "--output-fn": options.output_fn,
             },
+            provenance=lambda: _provenance(options),
             opened=lambda store: _list_refused(sequences.refused, options.out),
         )  # fmt: skip
         if sequences.n_ambiguous:
@@ -256,6 +262,17 @@ def _score(options: argparse.Namespace) -> None:
     _say(_state(store))
     if store.not_finite():
         sys.exit(_NOT_FINITE)
+
+
+def _provenance(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the command and its files, each with its size and checksum."""
+    files = [(name, getattr(options, name)) for name in ("bed", "vcf", "fasta", "args")]
+    files += [("weights", path) for path in options.weights or ()]
+    for name, where in (("model", options.model), ("output-fn", options.output_fn or "")):
+        code = where.rpartition(":")[0]
+        files.append((name, Path(code) if code.endswith(".py") else None))
+    listed = [{"option": f"--{name}", **described(path)} for name, path in files if path]
+    return {"command": shlex.join(["tism", *options.typed]), "files": listed}
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -146,8 +146,8 @@ def score_to_store(
     """Score sequences or variants into the store at `path`; go on where an earlier call stopped.
 
     path, method : folder of the store, created if it does not exist; a key of `METHODS`
-    model, tasks, args, output_fn, batch_size, device : as in `tism.ism`; several models, such as the
-        folds of a cross-validation, give the mean of their scores and the array "spread"
+    model, tasks, args, output_fn, batch_size, device : as in `tism.ism`; several models (the folds
+        of a cross-validation) give the mean of their scores and the array "spread"
     sequences : (n, 4, length); those of `tism.score.genome` are read chunk by chunk
     mutate : score the middle positions only, as many as this, or those from start to stop
     chunk_size : sequences written at once; a kill or a full disk loses at most these
@@ -161,7 +161,8 @@ def score_to_store(
 
     Returns the store. Its scores are (n, n_tasks, 4, positions), or (n, n_tasks) for variants,
     whose predictions at the reference are the array "predictions"; "spread" is the standard
-    deviation of the scores of several models. NaN where other shards have not written yet. `ScoreStore.not_finite` lists the sequences with scores that are not finite.
+    deviation of the scores of several models. NaN where other shards have not written yet.
+    `ScoreStore.not_finite` lists the sequences with scores that are not finite.
     Raises StoreError, which names what differs, for a store of another model, task list, method,
     version or set of sequences, and leaves that as it is; OSError where the disk is full.
     """
@@ -226,9 +227,7 @@ class _Asked:
             return {**about, "probe": _as_json(probe), "code": code, "versions": _versions()}
 
         columns = getattr(self.sequences, "columns", None)
-        store = create_store(
-            path, identity, self.sequences, **layout, columns=columns, notes=kept
-        )
+        store = create_store(path, identity, self.sequences, **layout, columns=columns, notes=kept)
         _check_probe(store, probe, {**code, **notes}, self.allow_nondeterministic)
         return store
 
@@ -540,7 +539,12 @@ def source_checksums(models: list[nn.Module], output_fn: OutputFn | None) -> dic
 
     Layers of torch itself are left out. Code without a file counts by its bytes.
     """
-    layers = {type(m) for model in models for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    layers = {
+        type(m)
+        for model in models
+        for m in model.modules()
+        if not type(m).__module__.startswith("torch.")
+    }
     found = {}
     for name, parts in (("model", layers), ("output_fn", {output_fn} - {None})):
         sources = sorted({_source(part) for part in parts})

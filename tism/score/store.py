@@ -5,6 +5,22 @@ final name, and moved there in one step. The scores follow in chunks of sequence
 under a temporary name and then renamed, so that a chunk is either whole or missing. A process that
 is killed therefore loses the chunk it was computing, and nothing else; and several processes can
 fill one store, each its own chunks.
+
+The arrays, in the order of the input, with the names of their dimensions as xarray reads them:
+
+=========== ======================================================================================
+scores      (sequence, task, base, scored_position), rows A C G T; of variants (sequence, task)
+spread      of several models: the standard deviation of their scores, in the shape of the scores
+predictions of variants, (sequence, task): the predictions at the reference
+sequences   (sequence, window_position), uint8: 0 1 2 3 are A C G T, 4 is N
+alternates  of variants: the windows of the alternates, like the sequences
+others      (sequence,): one column of the input each (chrom, start, end, name, ...)
+=========== ======================================================================================
+
+The attribute "tism" of the group says what the scores depend on ("identity": method, model, tasks,
+positions, checksum of the sequences and columns) and where they come from ("notes": command, files
+with sizes and checksums, versions, code). Sequences whose scores are not finite are numbered in
+scores/not_finite, a file for each chunk. ``xarray.open_zarr(store, consolidated=False)`` opens it.
 """
 
 from __future__ import annotations
@@ -17,6 +33,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +63,7 @@ _CHUNK_ROWS = 2**16  # of scores that are no maps; they are computed fast, and f
 _CHUNK_BASES = 2**25  # of their sequences; those of long windows take long to score
 _BLOCK, _BLOCK_BASES = 2**14, 2**22  # sequences and bases read at once, at most
 _BLOCKS = 4  # in one chunk of the sequences
+_FIXED_BYTES = 2**28  # of text of a fixed width in a column
 _FAST, _SMALL = -1, 1  # compression of scores, which hardly shrink, and of all else
 _WRITTEN = {"write_empty_chunks": True}  # so that a chunk that is not there is missing
 
@@ -114,7 +132,8 @@ class ScoreStore:
         """The columns that the store was made with, one row for each sequence."""
         import pandas as pd
 
-        return pd.DataFrame({name: self._values(name) for name in self.notes["columns"]})
+        values = {name: self._values(name) for name in self.notes["columns"]}
+        return pd.DataFrame(values, index=range(len(self)))
 
     def one_hot(self, rows: Rows = slice(None)) -> Tensor:
         """Return the sequences, one-hot, as (rows, 4, length) float32; rows as in `read`."""
@@ -445,7 +464,7 @@ def create_store(
     """
     path = Path(path)
     columns = {_checked_column(name): _plain(array) for name, array in (columns or {}).items()}
-    windows = {SEQUENCES: sequences} | ({ALTERNATES: alternates} if alternates else {})
+    windows = {SEQUENCES: sequences} | ({} if alternates is None else {ALTERNATES: alternates})
     identity, made = {"format": FORMAT, **identity}, False
     if not (path / "zarr.json").exists():
         size = _chunk_size(chunk_size, sequences, row_shape, dtype, most_maps)
@@ -521,8 +540,10 @@ def _create(
                 whole, kind = (len(windows[SEQUENCES]), *shape), str(dtype).removeprefix("torch.")
                 _new_array(group, name, whole, (chunk_size, *shape), kind, fill_value=float("nan"))
             for name, values in columns.items():
-                kind = values.dtype if values.dtype.kind in "iuf" else "str"
-                _new_array(group, name, values.shape, values.shape, kind)[:] = values
+                kind = values.dtype if values.dtype.kind in "iufU" else "str"
+                with warnings.catch_warnings():  # that readers other than zarr and xarray may vary
+                    warnings.simplefilter("ignore")
+                    _new_array(group, name, values.shape, values.shape, kind)[:] = values
             content["identity"]["sequences"] = checksum
             names = zip(("columns", "sequences", "arrays"), (columns, windows, shapes), strict=True)
             content["notes"] |= {key: list(named) for key, named in names}
@@ -608,9 +629,18 @@ def _written(group: zarr.Group | None, name: str, sequences: Sequences) -> Itera
 
 
 def _plain(values: Any) -> np.ndarray:
-    """Return a column as a store keeps it: numbers as they are, all else as text."""
+    """Return a column as a store keeps it: numbers as they are, all else as text.
+
+    Text has a fixed width, which other readers of zarr understand, unless a long one among many
+    would fill the memory.
+    """
     values = np.asarray(values)
-    return values if values.dtype.kind in "iuf" else values.astype(np.dtypes.StringDType())
+    if values.dtype.kind in "iuf":
+        return values
+    texts = values.astype(np.dtypes.StringDType())
+    width = max(1, int(np.strings.str_len(texts).max(initial=0)))
+    fixed = np.dtype(f"U{width}")
+    return texts.astype(fixed) if fixed.itemsize * texts.size <= _FIXED_BYTES else texts
 
 
 def base_indices(sequences: Any, rows: slice) -> np.ndarray:
