@@ -42,7 +42,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tism
 from tism.score import cli, store
@@ -54,6 +54,7 @@ from tism.study.profiles import load_dataset, load_profile
 
 TABLE = Path(__file__).parents[1] / "data" / "results" / "faults.csv"
 SEED = 0
+FOLDS = ("fold_0.safetensors", "fold_1.safetensors")
 PROFILE = replace(
     load_profile("smoke"),
     data={"simulated": {"n_regions": 60, "n_tasks": 3, "seed": 0, "length": 64}},
@@ -93,7 +94,7 @@ class Work:
 
 @cache
 def inputs() -> Path:
-    """A genome, its index, peaks, a model and a file to download, in a temporary folder."""
+    """A genome, its index, peaks, a model, its folds and a file to download, in a folder."""
     folder, dice = Path(tempfile.mkdtemp(prefix="tism_faults_")), Random(SEED)
     letters = "".join(dice.choices("ACGT", k=600))
     (folder / "genome.fa").write_text(f">chr1\n{letters}\n")
@@ -107,6 +108,9 @@ def inputs() -> Path:
     (folder / "variants.vcf").write_text("".join(rows))
     code = "import tism\ndef load(**k):\n    return tism.build_model('baseline', **k)\n"
     (folder / "my_model.py").write_text(code)
+    for seed, name in enumerate(FOLDS):
+        model = tism.build_model("baseline", length=30, n_tasks=2, width=4, seed=seed)
+        save_file(model.state_dict(), folder / name)
     (folder / "file.bin").write_bytes(dice.randbytes(100_000))
     return folder
 
@@ -124,15 +128,17 @@ def finished_epochs(folder: Path) -> int:
 
 
 def score(folder: Path) -> None:
-    """Score peaks on their strands, in part of the window, and variants of any length."""
+    """Score peaks on their strands, in part, by folds, and variants of any length, by shifts."""
     options = ["--quiet", "--chunk-size", "3", "--fasta", f"{inputs() / 'genome.fa'}"]
     options += ["--model", f"{inputs() / 'my_model.py'}:load"]
     options += ["--model-args", '{"length": 30, "n_tasks": 2, "width": 4, "seed": 0}']
     peaks = ["--bed", f"{inputs() / 'peaks.bed'}", "--strand", "--mutate", "20"]
+    peaks += ["--average", "strand", "--weights", *(f"{inputs() / fold}" for fold in FOLDS)]
     variants = ["--vcf", f"{inputs() / 'variants.vcf'}", "--length", "30", "--pad"]
-    variants += ["--max-refused", "90", "--method", "ism"]
-    cli.main(["score", *options, *peaks, "--out", f"{folder / 's.zarr'}"])
-    cli.main(["score", *options, *variants, "--out", f"{folder / 'v.zarr'}"])
+    variants += ["--max-refused", "90", "--method", "ism", "--average", "shift:1"]
+    with patch.object(cli.shlex, "join", "".format):  # of the command that a store keeps
+        cli.main(["score", *options, *peaks, "--out", f"{folder / 's.zarr'}"])
+        cli.main(["score", *options, *variants, "--out", f"{folder / 'v.zarr'}"])
 
 
 def read_store(folder: Path) -> object:

@@ -156,16 +156,17 @@ def test_shards_that_do_not_exist_are_refused(shard):
 
 
 class Recorded:
-    """Sequences that note how many rows are read at once."""
+    """Sequences that note which rows are read, and how many at once."""
 
     def __init__(self, one_hot: torch.Tensor) -> None:
-        self.one_hot, self.most = one_hot, 0
+        self.one_hot, self.most, self.rows = one_hot, 0, []
 
     def __len__(self) -> int:
         return len(self.one_hot)
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
         self.most = max(self.most, len(self.one_hot[rows]))
+        self.rows += range(*rows.indices(N))
         return self.one_hot[rows]
 
 
@@ -176,6 +177,20 @@ def test_sequences_are_read_in_blocks(tmp_path, model, one_hot, monkeypatch):
     assert sequences.most == 4
     torch.testing.assert_close(store.one_hot(), one_hot)
     torch.testing.assert_close(store.read(), tism.tism(model, one_hot))
+
+
+def test_a_shard_reads_and_compares_its_own_sequences_only(tmp_path, one_hot):
+    asked = {"path": tmp_path / "s", "identity": {}, "row_shape": (1,), "chunk_size": 2}
+    create_store(sequences=one_hot, **asked)
+    read = Recorded(one_hot)
+    create_store(sequences=read, shard=(3, 4), **asked)  # chunks 2, 6 and 10
+    assert read.rows == [4, 5, 12, 13, 20, 21]
+    other = one_hot.clone()
+    other[13] = other[13].flip(0)
+    create_store(sequences=other, shard=(2, 4), **asked)
+    for shard in ((3, 4), (1, 1)):
+        with pytest.raises(StoreError, match="other sequences or regions"):
+            create_store(sequences=other, shard=shard, **asked)
 
 
 def test_checksum_knows_bases_columns_and_their_order(one_hot):

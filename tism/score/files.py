@@ -110,7 +110,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     safe = table.rename(columns=_as_text)
     for name, column in safe.items():
         if column.dtype.kind not in "iuf":
-            safe[name] = column.map(_as_text)
+            texts = column.astype(str)
+            first = texts.str[:1].isin(list("=+@\t\r-"))
+            safe[name] = texts.where(~first, texts[first].map(_as_text))
     with replacing(path) as temporary:
         safe.to_csv(temporary, sep="\t", index=False)
 
