@@ -1,5 +1,7 @@
 """Sphinx extension that removes from a page what it does not use, so that it opens quickly.
 
+It also removes roles and labels of the theme that mislead a screen reader.
+
 Figures become lossless WebP, a third of the size of PNG. Scripts, styles and icons that the theme
 and its extensions load on every page are kept only where a page uses them.
 """
@@ -29,6 +31,11 @@ THEBE = re.compile(
 )
 TAG = (
     r'<(?:script|link)\b[^>]*\b(?:src|href)="(?:[^"]*/)?{name}(?:\?[^"]*)?"[^>]*>(?:</script>)?\s*'
+)
+MISLEADING = re.compile(  # these have a text; entries of a bibliography are no items of a list
+    r'(?<=search-button-field)(?P<rest>[^>]*) aria-label="Search"'
+    r'|(?<=<summary) aria-label="Toggle hidden content"'
+    r'| role="list"(?= class="citation-list")| role="doc-biblioentry"'
 )
 ICON = re.compile(r"((?:\.fa-[\w-]+:before,?)+)\{content:\"\\[0-9a-f]+\"\}")
 LETTER = re.compile(r"\\([0-9a-f]{4})\b|([\ue000-\uf8ff])")
@@ -61,7 +68,7 @@ def strip(page: str) -> str:
     for name, mark in USED_WITH.items():
         if mark is None or mark not in page:
             page = re.sub(TAG.format(name=re.escape(name)), "", page)
-    return THEBE.sub("", page)
+    return MISLEADING.sub(lambda found: found["rest"] or "", THEBE.sub("", page))
 
 
 def strip_icons(static: Path, icons: set[str]) -> None:

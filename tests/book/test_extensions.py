@@ -63,6 +63,21 @@ def test_pages_keep_only_what_they_use(tag: str, user: str | None):
 
 
 @pytest.mark.parametrize(
+    ("tag", "mended"),
+    [
+        ('<button class="search-button-field" title="a" aria-label="Search" id="b">',
+         '<button class="search-button-field" title="a" id="b">'),
+        ('<button class="search-button" aria-label="Search">',) * 2,  # an icon without text
+        ('<summary aria-label="Toggle hidden content">', "<summary>"),
+        ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+        ('<div class="citation" role="doc-biblioentry">', '<div class="citation">'),
+    ],
+)  # fmt: skip
+def test_a_screen_reader_is_not_misled(tag: str, mended: str):
+    assert strip(tag) == mended
+
+
+@pytest.mark.parametrize(
     ("caption", "first"),
     [
         ("Regions of each chromosome. Whole ones are held out.", "Regions of each chromosome"),
