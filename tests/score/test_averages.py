@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tism
+from tism.engine import choice
 from tism.score.averages import Averaged, checked_average
 from tism.score.methods import METHODS, score_to_store, variant_table
 from tism.score.modisco import contributions
@@ -193,3 +195,22 @@ def test_arguments_are_given_to_all_views_unless_they_have_positions(tmp_path):
     tracked, args = Controlled(tracks=True), (torch.rand(N, 1, LENGTH),)
     with pytest.raises(ValueError, match=r"args\[0\] has shape \(6, 1, 12\), a value a position"):
         score_to_store(tmp_path / "t", tracked, one_hot(), **kwargs, args=args)
+
+
+@dataclass
+class Unhashable:
+    factor: int = 2
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return self.factor * output
+
+
+@pytest.mark.parametrize("average", [(), "strand"])
+@pytest.mark.parametrize("output_fn", [None, torch.exp, Unhashable()])
+def test_the_engine_is_tried_once_a_store(tmp_path, monkeypatch, average, output_fn):
+    tried, trial = [], choice._try_windows
+    monkeypatch.setattr(choice, "_try_windows", lambda *job: tried.append(job) or trial(*job))
+    kwargs = {"method": "ism", "average": average, "output_fn": output_fn, "chunk_size": 2}
+    model = nn.Sequential(nn.Conv1d(4, 3, 5), nn.GELU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    score_to_store(tmp_path / "s", model, one_hot().repeat(1, 1, 12), **kwargs)
+    assert len(tried) == 1

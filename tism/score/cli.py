@@ -35,43 +35,39 @@ expansion (TISM).
   tism export   writes tracks, TF-MoDISco's input, arrays or a table of variants from a store
 
 `tism COMMAND --help` explains each command with examples."""
+_SCORE_USAGE = (
+    "tism score --model WHERE:FUNCTION (--bed | --vcf) FILE --fasta FILE --out STORE [options]"
+)
 _SCORE = """\
 Score peaks (--bed) or variants (--vcf) of a genome (--fasta) with your model.
 
 --model names a Python function that returns a torch.nn.Module, as package.module:function or
 path/to/file.py:function. The file is code and runs with your rights: use files that you trust.
-The module maps one-hot sequences (n, 4, length), with rows A C G T, to predictions (n, tasks). If
-yours returns something else (a profile, a dict, a tuple), let --output-fn name a function that
-turns it into (n, tasks). For example, my_model.py for a model that returns {"profile": (n, tasks,
-length)}:
-
-    def load():
+The module maps one-hot sequences (n, 4, length), with rows A C G T, to predictions (n, tasks).
+If it returns something else, --output-fn names a function that makes (n, tasks) of it:
+    def load():                               # in my_model.py
         return MyNetwork()                    # --weights loads the weights
-
-    def total(output):
-        return output["profile"].sum(-1)      # one number for each task
-
-Ready functions are tism:counts (log counts of BPNet and ChromBPNet), tism:profile (their profile),
-tism:total (sum over positions) and the classes of tism.outputs with settings, as in
-'tism:Total(447, 449, axis=1, head="human")'.
+    def total(output):                        # {"profile": (n, tasks, length)} to (n, tasks)
+        return output["profile"].sum(-1)
+Ready functions are tism:counts and tism:profile (of BPNet and ChromBPNet), tism:total (sum over
+positions) and the classes of tism.outputs, as in 'tism:Total(447, 449, axis=1, head="human")'.
 
 The scores go into --out, a folder (zarr). After an interruption of any kind run the same command
-again: it goes on where it stopped. On a cluster, all processes write into one store, each with its
-own --shard."""
+again: it goes on where it stopped. On a cluster each process writes a --shard of one store."""
 _SCORE_EXAMPLES = """\
 examples:
-  peaks of one length, all tasks, TISM:
+  TISM of peaks; exact ISM of the middle 50 bp around summits, mean of both strands and two folds:
     tism score --model my_model.py:load --weights my.safetensors --output-fn my_model.py:total \\
         --bed peaks.bed --fasta genome.fa --out peaks.zarr
-  exact ISM of the middle 50 bp of windows of 2114 bp around summits, the second of four processes:
-    tism score --model my_model.py:load --bed x.narrowPeak --fasta genome.fa --length 2114 \\
-        --method ism --tasks 0,3 --mutate 50 --out ism.zarr --shard 2/4
+    tism score --model my_model.py:load --weights a.safetensors b.safetensors --average strand \\
+        --bed x.narrowPeak --fasta genome.fa --length 2114 --method ism --tasks 0,3 --mutate 50 \\
+        --out ism.zarr --shard 2/4
   variants, each with its first base in the middle of a window of 251 bp:
-    tism score --model my_model.py:load --vcf variants.vcf.gz --fasta genome.fa --length 251 \\
-        --method ism --out variants.zarr
+    tism score --model m.py:load --vcf v.vcf.gz --fasta g.fa --length 251 --method ism --out v.zarr
 
 A variant may be a substitution, an insertion or a deletion; each alternate is one row. The windows
-of both alleles begin at the same base; an indel moves what stands behind it.
+of both alleles begin at the same base; an indel moves what stands behind it. A mean over strands
+takes it that a task means the same on both; what a shift moves out of a window is replaced by N.
 Rows that cannot be scored are counted by reason and listed in <out>.refused.tsv. N is encoded as
 four zeros, and so are IUPAC letters for several bases, which are counted.
 exit status: 0; 2 for an error; 3 if some scores are not finite; 130 after an interruption"""
@@ -95,7 +91,8 @@ gradient give the same. PREFIX.bed has the rows in the order of the arrays.
 The table has the columns chrom, start, end (of the window, from 0), position, id, reference and
 alternate (as in the VCF), then for each task effect_<task>, the prediction for the alternate minus
 that for the reference, and both as reference_<task> and alternate_<task>; with --effect log2fc also
-log2fc_<task>, log2(alternate / reference). Text that a spreadsheet would run gets a ' before it."""  # noqa: E501
+log2fc_<task>, log2(alternate / reference); with several --weights also spread_<task>, the standard
+deviation of the effect between folds. Text that a spreadsheet would run gets a ' before it."""  # noqa: E501
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,19 +131,18 @@ def _fail(error: BaseException) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
+    raw = partial(argparse.RawDescriptionHelpFormatter, width=100, max_help_position=30)
     parser = argparse.ArgumentParser(prog="tism", description=_DESCRIPTION, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[Any], None], **texts: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[Any], None], **texts: Any) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, formatter_class=raw, **texts)
         sub.add_argument("--debug", action="store_true", help="show where an error was raised")
         sub.set_defaults(run=run)
         return sub
 
-    _add_score_options(
-        command("score", _score, description=_SCORE, epilog=_SCORE_EXAMPLES, help="write scores")
-    )
+    about = {"description": _SCORE, "epilog": _SCORE_EXAMPLES, "help": "write scores"}
+    _add_score_options(command("score", _score, usage=_SCORE_USAGE, **about))
     about = {"description": "Show how much of a store is written.", "help": "show progress"}
     status = command("status", _status, **about)
     add = status.add_argument
@@ -186,46 +182,48 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    where = {"metavar": "WHERE:FUNCTION"}
+    where = {"metavar": "WHERE:NAME"}
     add("--model", required=True, **where, help="function that returns the module; its file is run")
     add("--model-args", type=_keywords, default={}, metavar="JSON",
         help="keyword arguments of that function, such as '{\"n_tasks\": 12}'")
     add("--weights", type=Path, nargs="+", action="extend", metavar="FILE",
-        help="state dict of the module, safetensors; several: the mean over these folds")
+        help="state dict, safetensors; several are folds: mean and spread are kept")
     add("--output-fn", **where,
-        help="function from what the module returns to (n, tasks), or tism:counts and others")
+        help="from what the module returns to (n, tasks); tism:counts and others")
     add("--args", type=Path, metavar="FILE",
-        help="what else forward takes (control tracks): .npz, one row a window or one for all")
+        help="what else forward takes: .npz, one row a window or one for all")
     data = parser.add_argument_group("sequences")
     rows = data.add_mutually_exclusive_group(required=True)
     rows.add_argument("--bed", type=Path, metavar="FILE", help="peaks, BED or narrowPeak")
     rows.add_argument("--vcf", type=Path, metavar="FILE", help="variants")
     add = data.add_argument
     add("--fasta", type=Path, required=True, metavar="FILE", help="genome; all may be gzipped")
-    add("--length", type=int, help="bases in each window; required with --vcf")
+    add("--length", type=int, metavar="BP", help="bases in each window; required with --vcf")
     add("--summit", action=argparse.BooleanOptionalAction,
-        help="centre windows on start + column 10 (default for .narrowPeak) or on the middle")
+        help="centre on start + column 10 (default for .narrowPeak) or on the middle")
     add("--strand", action="store_true", help="reverse-complement rows with - in column 6")
     add("--pad", action="store_true", help="fill windows beyond a chromosome's end with N")
     add("--max-refused", type=_percent, default=10, metavar="PERCENT",
         help="fail if more of the rows cannot be scored (default: 10)")
     add = parser.add_argument_group("scores").add_argument
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write into")
-    add("--method", choices=METHODS, default="tism",
+    add("--method", choices=METHODS, default="tism", metavar="NAME",
         help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()))
-    add("--tasks", type=parse_tasks, help="tasks to score, such as 0,3,5-8 (default: all)")
+    add("--tasks", type=parse_tasks, metavar="LIST",
+        help="tasks to score, such as 0,3,5-8 (default: all)")
     add("--average", action="append", default=[], metavar="strand|shift:K",
-        help="score the mean over both strands, over shifts by -K to K bases, or (twice) both")
+        help="mean over both strands, or over shifts by -K to K bases; also both")
     add("--mutate", type=_positions, metavar="N|START:STOP",
-        help="score the middle N bases of each window only, or these, counted from 0")
+        help="score only the middle N bases of a window, or these, from 0")
     add = parser.add_argument_group("run").add_argument
     add("--shard", type=_shard, default=(1, 1), metavar="I/K",
         help="write part I of K, from 1 to K (default: 1/1)")
     add("--device", help="where to compute, such as cuda (default: cpu)")
-    add("--batch-size", type=int, help="sequences in a batch (default: by length and device)")
-    add("--chunk-size", type=int, help="sequences in a chunk (default: by their size)")
+    add("--batch-size", type=int, metavar="N",
+        help="sequences in a batch (default: by length and device)")
+    add("--chunk-size", type=int, metavar="N", help="sequences in a chunk (default: by their size)")
     add("--allow-nondeterministic", action="store_true",
-        help="score a model whose predictions depend on chance or on the rest of the batch")
+        help="score a model of chance or of batch-mates as it comes")
     add("--quiet", action="store_true", help="show no progress bar")
 # fmt: on
 

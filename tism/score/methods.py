@@ -108,17 +108,15 @@ METHODS = {
     "tism": Method(
         tism,
         _first_order_effects,
-        "first-order Taylor approximation of ISM, one gradient for each task",
+        "first-order Taylor approximation of ISM, by gradients",
     ),
-    "ism": Method(
-        ism, _exact_effects, "exact in silico saturation mutagenesis, every substitution"
-    ),
+    "ism": Method(ism, _exact_effects, "exact, every substitution"),
     "budgeted": Method(
         _budgeted,
         None,  # a variant is a single substitution, which "ism" computes
-        "estimate of ISM, exact for a fifth of the substitutions, those of large effect",
+        "a fifth of the substitutions exact, the others estimated",
     ),
-    "gradient": Method(input_gradient, None, "gradient of the prediction, not corrected"),
+    "gradient": Method(input_gradient, None, "the gradient, not corrected"),
 }
 
 
@@ -317,6 +315,8 @@ class _Asked:
         if hasattr(sequences, "indices"):
             sequences = StoredWindows(store)
         models, options = self.models, dict(self.options)
+        if getattr(options["output_fn"], "__hash__", True) is None:
+            options["output_fn"] = partial(options["output_fn"])  # so that the engine is kept
         if self.average:
             models = [Averaged(each, options["output_fn"], self.average) for each in models]
             options["output_fn"] = None
@@ -546,7 +546,10 @@ def source_checksums(models: list[nn.Module], output_fn: OutputFn | None) -> dic
         if not type(m).__module__.startswith("torch.")
     }
     found = {}
-    for name, parts in (("model", layers), ("output_fn", {output_fn} - {None})):
+    for name, parts in (
+        ("model", layers),
+        ("output_fn", [output_fn] if output_fn is not None else []),
+    ):
         sources = sorted({_source(part) for part in parts})
         found[f"the code of {name}"] = hashlib.sha256(b"".join(sources)).hexdigest()
     return found
