@@ -25,7 +25,7 @@ from tism.score.genome import Genome, read_windows
 from tism.score.methods import score_to_store, variant_table
 from tism.score.modisco import contributions
 from tism.score.readers import InputFileError, read_bed
-from tism.score.store import StoreError, open_store
+from tism.score.store import StoreError, create_store, open_store
 from tism.sequence import decode
 
 MODEL = """
@@ -276,6 +276,14 @@ def test_a_chunk_of_nan_is_complete(files):
     store = score_to_store("s", root(), one_hot, chunk_size=1)
     assert store.missing() == []
     assert store.not_finite() == [0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_a_chunk_of_one_value_is_written(tmp_path, value):
+    store = create_store(tmp_path / "s", {}, torch.eye(4)[None].repeat(3, 1, 1), row_shape=(2,))
+    store.fill(lambda rows: torch.full((3, 2), value))
+    assert not open_store(store.path).missing()
+    assert open_store(store.path).not_finite() == ([0, 1, 2] if np.isnan(value) else [])
 
 
 # --- what is no text, what is no window -------------------------------------------------------

@@ -65,7 +65,7 @@ _BLOCK, _BLOCK_BASES = 2**14, 2**22  # sequences and bases read at once, at most
 _BLOCKS = 4  # in one chunk of the sequences
 _FIXED_BYTES = 2**28  # of text of a fixed width in a column
 _FAST, _SMALL = -1, 1  # compression of scores, which hardly shrink, and of all else
-_WRITTEN = {"write_empty_chunks": True}  # so that a chunk that is not there is missing
+_WRITTEN = {"array.write_empty_chunks": True}  # so that a chunk that is not there is missing
 
 
 # Rows as numpy takes them: a slice, an int, a list or array of ints, or a mask of one bool a row.
@@ -414,7 +414,8 @@ def open_store(path: str | Path) -> ScoreStore:
         raise StoreError(_damaged(path, "a zarr.json in it was changed or is not there"))
     names = (*notes["arrays"], *notes["sequences"], *columns)
     try:
-        arrays = {k: _zarr().open_array(path / k, mode="r+", config=_WRITTEN) for k in names}
+        with _zarr().config.set(_WRITTEN):
+            arrays = {name: _zarr().open_array(path / name, mode="r+") for name in names}
     except Exception as error:
         raise StoreError(_damaged(path, error)) from error
     _check_whole(path, arrays, notes["arrays"])
@@ -558,11 +559,12 @@ def _new_array(
     group: zarr.Group, name: str, shape: tuple, chunks: tuple, dtype: Any, **settings: Any
 ) -> zarr.Array:
     dimensions = _WINDOW if name in (SEQUENCES, ALTERNATES) else _DIMENSIONS[: len(shape)]
-    return group.create_array(
-        name, shape=shape, chunks=chunks, dtype=dtype, config=_WRITTEN,
-        compressors=_zstd(_FAST if settings else _SMALL),
-        dimension_names=dimensions if len(dimensions) == len(shape) else None, **settings,
-    )  # fmt: skip
+    with _zarr().config.set(_WRITTEN):
+        return group.create_array(
+            name, shape=shape, chunks=chunks, dtype=dtype,
+            compressors=_zstd(_FAST if settings else _SMALL),
+            dimension_names=dimensions if len(dimensions) == len(shape) else None, **settings,
+        )  # fmt: skip
 
 
 def _layout(path: Path, content: dict[str, Any]) -> str:
