@@ -344,6 +344,7 @@ BAD = {
     "no such task": ("--tasks 3", "tasks has 3, but the model has 3 tasks (0 to 2)"),
     "output not two-dimensional": ("--output-fn builtins:list", "output_fn must return a tensor"),
     "no weights file": ("--weights none.safetensors", "none.safetensors"),
+    "a folder of weights": ("--weights .", ".: a folder or a pipe; name a safetensors file"),
     "no safetensors": ("--weights my_model.py", "my_model.py: no safetensors file"),
     "other arguments": ('--model-args {"depth":3}', "unexpected keyword argument 'depth'"),
     "JSON": ("--model-args width=3", "is no JSON"),

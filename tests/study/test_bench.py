@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 
@@ -59,10 +62,27 @@ def test_cases_fit_the_zoo():
 
 
 def test_names_choose_cases_by_their_beginning():
-    assert bench.chosen_cases([]) == [*bench.CASES, bench.GRADIENTS, bench.SCORING]
+    assert bench.chosen_cases([]) == [
+        *bench.CASES, bench.GRADIENTS, bench.SCORING, bench.COMMANDS
+    ]  # fmt: skip
     assert bench.chosen_cases(["SpliceAI"]) == ["SpliceAI", "SpliceAI, one variant"]
     with pytest.raises(ValueError, match=r"begins with 'Spl1ce'; there are DeepSTARR; DeepSEA"):
         bench.chosen_cases(["SpliceAI", "Spl1ce"])
+
+
+def test_commands_are_timed_and_their_files_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "_N_PEAKS", 30)
+    monkeypatch.setattr(bench, "_N_VARIANTS", 20)
+    monkeypatch.setenv("PYTHONPATH", str(Path(bench.__file__).parents[2]))
+    rows = bench.time_commands(tmp_path)
+    files = [
+        sum(path.is_file() for path in (tmp_path / n).rglob("*")) for n in ("peaks", "variants")
+    ]
+    assert [row["files"] for row in rows] == [0, files[0], files[0], files[1], 0]
+    assert all(row["processor_seconds"] > 0 and row["gb"] > 0 for row in rows)
+    assert len(pd.read_csv(tmp_path / "table.tsv", sep="\t")) == len(
+        open_store(tmp_path / "variants")
+    )
 
 
 def test_a_store_and_the_plain_loop_score_the_same(tmp_path, monkeypatch):

@@ -327,8 +327,10 @@ def _status(options: argparse.Namespace) -> None:
         print(json.dumps(state, indent=2))
     else:
         print(_state(store))
-        for key in ("kind", "method", "tasks", "windows"):
-            print(f"{key}: {({**store.notes, **store.identity}).get(key, 'unknown')}")
+        known = {"windows": "unknown", **store.notes, **store.identity}
+        for key in ("kind", "method", "tasks", "average", "windows"):
+            if key in known:
+                print(f"{key}: {known[key]}")
     if options.check:
         store.check()
         sys.exit(_INCOMPLETE if missing else _NOT_FINITE if bad else 0)

@@ -54,6 +54,8 @@ def _load_weights(model: nn.Module, weights: Path) -> None:
         from safetensors.torch import load_file
     except ImportError:
         raise ImportError("--weights needs safetensors: pip install 'tism[score]'") from None
+    if weights.exists() and not weights.is_file():
+        raise ValueError(f"{weights}: a folder or a pipe; name a safetensors file on disk")
     try:
         state = load_file(weights)
     except SafetensorError as error:

@@ -1,5 +1,5 @@
-"""Times of the engines at the real lengths of published networks, of TISM in forward passes, and of
-`score_to_store` against plain loops.
+"""Times of the engines at the real lengths of published networks, of TISM in forward passes, of
+`score_to_store` against plain loops, and what the command takes for large files.
 
     python -m tism.study.bench              # every case; writes results/bench/*.csv
     python -m tism.study.bench SpliceAI     # the cases whose names begin so
@@ -11,6 +11,9 @@ ratio is taken within each round; its median and quartiles are shown.
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +73,8 @@ CASES = {
 }
 GRADIENTS = "TISM"  # the name of the case that times gradients
 SCORING = "score"  # and of the one that times stores
+COMMANDS = "command"  # and of the one that times the command on large files
+_N_PEAKS, _N_VARIANTS = 100_000, 200_000
 _GENOME, _WINDOW, _BATCH = 200_000, 500, 64  # bp, bp, windows
 _ROWS = {"tiny": 5000, "BPNet-like": 2000}
 
@@ -197,9 +202,51 @@ def time_scoring(folder: Path, rounds: int = 5) -> list[dict[str, Any]]:
     return rows
 
 
+def time_commands(folder: Path) -> list[dict[str, Any]]:
+    """Seconds, memory and files of the command on many peaks and variants with a tiny network.
+
+    folder : for the genome, the rows and the stores
+    """
+    bases = decode(random_sequences(1, _N_VARIANTS + 2 * _WINDOW))[0]
+    starts = np.linspace(0, len(bases) - _WINDOW, _N_PEAKS).astype(int)
+    places = range(_WINDOW, _WINDOW + _N_VARIANTS)
+    changed = bases.translate(str.maketrans("ACGT", "CGTA"))
+    for name, lines in {
+        "genome.fa": [">chr", bases],
+        "peaks.bed": [f"chr\t{start}\t{start + _WINDOW}" for start in starts],
+        "variants.vcf": [f"chr\t{at + 1}\t.\t{bases[at]}\t{changed[at]}" for at in places],
+        "model.py": [f"import {__spec__.name} as b", "def load(): return b.small_network('tiny')"],
+    }.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    score = "score --fasta genome.fa --model model.py:load --quiet"
+    peaks = f"{score} --bed peaks.bed --out peaks"
+    commands = {
+        "start": "--help",
+        "peaks": peaks,
+        "peaks, again": peaks,
+        "variants": f"{score} --vcf variants.vcf --length {_WINDOW} --method ism --out variants",
+        "table": "export variants --table table.tsv",
+    }
+    return [{"command": name, **_cost(words.split(), folder)} for name, words in commands.items()]
+
+
+def _cost(words: list[str], folder: Path) -> dict[str, Any]:
+    """Seconds, processor seconds and memory of one run of the command, and the files of a store."""
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "tism.score.cli", *words]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if status:
+        raise RuntimeError(f"tism {' '.join(words)} failed")
+    files = sum(path.is_file() for path in (folder / words[-1]).rglob("*"))
+    used = {"processor_seconds": used.ru_utime + used.ru_stime, "gb": used.ru_maxrss / 2**20}
+    return {"seconds": time.monotonic() - begin, **used, "files": files}
+
+
 def chosen_cases(names: Sequence[str]) -> list[str]:
     """The cases whose names begin with one of `names`; all if there is none."""
-    known = [*CASES, GRADIENTS, SCORING]
+    known = [*CASES, GRADIENTS, SCORING, COMMANDS]
     for name in names:
         if not any(case.startswith(name) for case in known):
             raise ValueError(f"no case begins with {name!r}; there are {'; '.join(known)}")
@@ -233,6 +280,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows = time_scoring(Path(folder))
         _write("scoring", rows)
+        print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
+    if COMMANDS in names:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = time_commands(Path(folder))
+        _write("commands", rows)
         print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
 
 
