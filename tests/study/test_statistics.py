@@ -18,6 +18,7 @@ from tism.study.statistics import (
     correlation_interval,
     detectable,
     equivalence,
+    fit_line,
     jackknife_pairs,
     mean_correlation,
     mean_of,
@@ -398,3 +399,21 @@ def test_the_interval_over_loci_covers_the_truth_where_the_naive_one_does_not():
 
     assert covered["loci"] >= 0.85 * repeats
     assert covered["regions"] <= 0.65 * repeats
+
+
+GIRLS = """21 20 21.5 23, 21 21.5 24 25.5, 20.5 24 24.5 26, 23.5 24.5 25 26.5, 21.5 23 22.5 23.5,
+20 21 21 22.5, 21.5 22.5 23 25, 23 23 23.5 24, 20 21 22 21.5, 16.5 19 19 19.5, 24.5 25 28 28"""
+
+
+def test_a_line_is_that_of_a_mixed_model():
+    """Growth of 11 girls at 8, 10, 12 and 14 years, Pinheiro and Bates (2000), section 1.4.1."""
+    distance = np.array([[float(x) for x in girl.split()] for girl in GIRLS.split(",")])
+    ages = np.tile([8.0, 10, 12, 14], 11)
+
+    found = fit_line(ages, distance.ravel(), np.repeat(np.arange(11), 4))
+
+    assert found[:2] == pytest.approx((17.372727, 0.479545), abs=1e-5)
+    assert (found.between, found.within) == pytest.approx((2.06847, 0.7800331), rel=1e-4)
+    assert found.high - found.slope == pytest.approx(stats.t.ppf(0.975, 32) * 0.0525898, rel=1e-4)
+    with pytest.raises(ValueError, match="a line wants several readings of two networks, got 4"):
+        fit_line(ages[:4], distance[0], [0] * 4)

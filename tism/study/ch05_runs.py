@@ -386,9 +386,13 @@ def make_tables(profile: Profile, *, progress: bool = True) -> None:
         write_initialisations(profile, progress=progress)
 
 
-def of_experiment(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """The rows of models.csv that belong to an experiment: snapshots or the best weights."""
-    belongs = np.array([experiment in names.split(";") for names in table["experiment"]], bool)
+def of_experiment(table: pd.DataFrame, *experiments: str) -> pd.DataFrame:
+    """The rows of models.csv that belong to any of these experiments.
+
+    They are the snapshots of the experiment "epoch" and the best weights of all others.
+    """
+    belongs = table["experiment"].map(lambda names: not {*experiments}.isdisjoint(names.split(";")))
+    belongs = belongs.astype(bool)
     if "reading" in table:
-        belongs &= table["reading"] == ("epoch" if experiment == "epoch" else "best")
+        belongs &= table["reading"] == ("epoch" if "epoch" in experiments else "best")
     return table[belongs].reset_index(drop=True)

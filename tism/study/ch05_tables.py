@@ -12,11 +12,14 @@ from torch import Tensor
 from tism.correlations import profile_correlation
 from tism.exact import ism
 from tism.first_order import tism
+from tism.sequence import decode, one_hot_encode
+from tism.study.cache import read_csv, write_csv
 from tism.study.ch04_agreement import example_region
 from tism.study.ch05_runs import of_experiment
-from tism.study.networks import find_run
-from tism.study.profiles import Profile, default_device
-from tism.study.scores import Scores
+from tism.study.networks import Experiment, find_run, tables_key
+from tism.study.profiles import Profile, default_device, load_dataset, results_folder
+from tism.study.records import EXAMPLES, ROBUSTNESS, find_table, note_provenance
+from tism.study.scores import Scores, score_regions, scored_rows
 from tism.study.statistics import compare_with, jackknife_pairs, mean_of
 from tism.taylor import mean_effect
 
@@ -42,6 +45,12 @@ VARIANT_NAMES = {
     "no_shift": "no shift",
     "cnn0": "CNN0",
     "relu_max": "ReLU and max pooling",
+}
+CONTROL_NAMES = {
+    "": "",
+    "warmup14": "warm-up of 14 epochs",
+    "no_weight_decay": "no weight decay",
+    "patience15": "patience of 15 epochs",
 }
 
 
@@ -70,10 +79,15 @@ def initialisation_means(pairs: pd.DataFrame, paper: Mapping[str, float]) -> pd.
 
 
 def variants(models: pd.DataFrame) -> pd.DataFrame:
-    """The networks of the ablations, with `kind`, the name that figures show."""
-    rows = of_experiment(models, "ablation")
-    control = rows["control"].str.replace("_", " ").radd(", ").where(rows["control"] != "", "")
-    return rows.assign(kind=rows["variant"].map(VARIANT_NAMES) + control)
+    """The networks of the ablations and all baselines, with `kind`, the name that figures show."""
+    rows = of_experiment(models, "ablation", "initialisation")
+    return rows.assign(kind=kinds(rows))
+
+
+def kinds(rows: pd.DataFrame) -> pd.Series:
+    """The name of each network's kind, for readers."""
+    control = rows["control"].map(CONTROL_NAMES)
+    return rows["variant"].map(VARIANT_NAMES) + control.radd(", ").where(control != "", "")
 
 
 def ablation_table(
@@ -112,16 +126,44 @@ def example_runs(models: pd.DataFrame) -> dict[str, str]:
     return runs | {row.kind: row.run for row in variants(models).query(chosen).itertuples()}
 
 
-def example_maps(
-    profile: Profile, runs: Mapping[str, str], one_hot: Tensor, task: int
-) -> tuple[Tensor, Tensor]:
-    """Mean effects of ISM and of TISM of one (1, 4, length) sequence: (networks, 4, length)."""
-    device, exact, taylor = default_device(), [], []
-    for name in runs.values():
-        model, _ = find_run(profile, name).network.trained(progress=False)
-        exact.append(mean_effect(ism(model, one_hot, task, device=device), one_hot)[0, 0])
-        taylor.append(mean_effect(tism(model, one_hot, task, device=device), one_hot)[0, 0])
-    return torch.stack(exact), torch.stack(taylor)
+def example_maps(profile: Profile, models: pd.DataFrame) -> pd.DataFrame:
+    """Maps of one region by the networks of Fig S4: the table that there is, or one made now.
+
+    Columns: network, position, base (of the reference), ism, tism (its mean effects).
+    """
+    path = find_table(profile.name, EXAMPLES)
+    if path is None:
+        path = results_folder(profile.name) / EXAMPLES
+        write_csv(path, _measure_examples(profile, models))
+        note_provenance(path.parent, EXAMPLES, ROBUSTNESS, tables_key(profile), profile)
+    return read_csv(path)
+
+
+def _measure_examples(profile: Profile, models: pd.DataFrame) -> pd.DataFrame:
+    data = load_dataset(profile)
+    model, _ = Experiment(profile, profile.datasets[0]).trained(progress=False)
+    scores = score_regions(model, data, scored_rows(data, profile.regions_a_model))
+    region, task, window = example(scores)
+    one_hot = scores.one_hot[[region]]
+    start, stop, _ = window.indices(data.length)
+    place = {"position": np.arange(start, stop), "base": [*decode(one_hot)[0][window]]}
+    tables, device = [], default_device()
+    for kind, run in example_runs(models).items():
+        network, _ = find_run(profile, run).network.trained(progress=False)
+        maps = {
+            name: mean_effect(method(network, one_hot, task, device=device), one_hot)[0, 0].sum(0)
+            for name, method in (("ism", ism), ("tism", tism))
+        }
+        shown = {name: effect[window].numpy() for name, effect in maps.items()}
+        tables.append(pd.DataFrame({"network": kind, **place, **shown}))
+    return pd.concat(tables)
+
+
+def example_logos(table: pd.DataFrame, column: str) -> Tensor:
+    """(networks, 4, length): a column of `example_maps` at the rows of the bases."""
+    bases = table.groupby("network", sort=False)["base"].agg("".join)
+    effects = torch.tensor(table[column].to_numpy()).reshape(len(bases), 1, -1)
+    return one_hot_encode([*bases]) * effects
 
 
 def conventions_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -143,19 +185,18 @@ def conventions_table(rows: pd.DataFrame) -> pd.DataFrame:
 def ages(models: pd.DataFrame) -> pd.DataFrame:
     """The networks by epoch, with `kind`, the name of the training that they come from."""
     rows = of_experiment(models, "epoch")
-    names = {"": "baseline", "warmup14": "warm-up of 14 epochs"}
-    names["no_weight_decay"] = "AdamW, no weight decay"
-    return rows.assign(kind=rows["control"].replace(names))
+    return rows.assign(kind=kinds(rows))
 
 
 def origins(models: pd.DataFrame) -> pd.DataFrame:
-    """`models` with `origin`: what sets a network apart from the baseline."""
+    """`models` with `origin`, a category: what sets a network apart from the baseline."""
     differs = {
         "another age": models["experiment"].str.contains("epoch"),
         "another part": models["variant"] != "baseline",
         "less data": models["fraction"] < 1,
     }
-    return models.assign(origin=np.select(list(differs.values()), list(differs), "baseline"))
+    origin = np.select(list(differs.values()), list(differs), "baseline")
+    return models.assign(origin=pd.Categorical(origin, ["baseline", *differs]))
 
 
 def warm_ups(rows: pd.DataFrame) -> dict[str, float]:

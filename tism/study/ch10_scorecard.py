@@ -27,12 +27,14 @@ import pandas as pd
 from tism.model import VARIANTS
 from tism.study.ch05_runs import of_experiment, read_table
 from tism.study.ch06_tables import paper_networks, ratios
+from tism.study.plots import with_intervals
 from tism.study.profiles import Profile, repository
 from tism.study.records import INITIALISATIONS, MODELS, paper_numbers
 from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_of, summarise
 
 VERDICTS = ("holds", "holds not", "undecided", "not measured")
 _UNTRAINED = "random sequences"
+DATA_NAMES = {"calderon": "Calderon", "deepstarr": "DeepSTARR", "mpra_dragonn": "MPRA-DragoNN"}
 _EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn")
 _OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
 
@@ -138,7 +140,7 @@ def _difference(
     evidence: Evidence, experiment: str, measure: str, column: str, name: Any, reference: Any
 ) -> Estimate:
     """How much higher networks of one kind are than those of another, as one of all the kinds."""
-    rows = of_experiment(evidence.rows(MODELS), experiment).query("control == ''")
+    rows = of_experiment(evidence.rows(MODELS), experiment, "initialisation").query("control == ''")
     groups = {key: group[measure].to_numpy() for key, group in rows.groupby(column, sort=False)}
     if name not in groups or reference not in groups:
         raise NotMeasured(f"{experiment}: {column} {name}, {reference}")
@@ -387,10 +389,10 @@ def _measure_of(claim_id: str, profile: Profile) -> tuple[Measure, Sequence[str]
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a scorecard that a reader needs; what was not measured is left out."""
     table = table[table["verdict"] != "not measured"]
-    names = {"paper_value": "paper", "value": "here"}
-    return table.rename(columns=names)[
-        ["statement", "dataset", "paper", "here", "low", "high", "verdict"]
-    ]
+    names = {"paper_value": "paper", "value": "here", "dataset": "data"}
+    columns = ["statement", "data", "paper", "here", "low", "high", "verdict"]
+    table = table.replace({"dataset": DATA_NAMES}).rename(columns=names)[columns]
+    return with_intervals(table, {"interval": ("low", "high")})
 
 
 def count_verdicts(table: pd.DataFrame) -> pd.DataFrame:

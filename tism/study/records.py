@@ -38,8 +38,10 @@ TRAINING_CHAPTER = "03_train_model"
 SCORING_CHAPTER = "04_ism_vs_tism"  # writes the scores of the baselines into the cache
 ROBUSTNESS_CHAPTER = "05_robustness"  # counts the runs of the profile
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
+EXAMPLES = "example_maps.csv"
+DESIGN = "evidence/models.csv"  # the networks of book/design.md
 READS = {  # tables that a chapter reads and other chapters write
-    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS),
+    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN),
     "10_scorecard": (
         MODELS, INITIALISATIONS, "concordance.csv", "regions.csv", "associations.csv",
         "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",

@@ -201,6 +201,62 @@ def at_equal(
     return moved.groupby([table[kind], table[network]], sort=False).mean()
 
 
+class Line(NamedTuple):
+    """A line through the readings of networks, each of which lies above or below it as a whole.
+
+    low, high : 95 % interval of the slope
+    between, within : standard deviations of the networks about the line, and of readings about
+        the line of their network
+    """
+
+    intercept: float
+    slope: float
+    low: float
+    high: float
+    between: float
+    within: float
+    n_networks: int
+    n: int
+
+
+def fit_line(x: Any, y: Any, networks: Any) -> Line:
+    """The line through readings (n,) with a random intercept for each network, by REML.
+
+    The model is that of Laird and Ware (1982, https://doi.org/10.2307/2529876). The interval of the
+    slope is that of t with n - n_networks - 1 degrees of freedom. Raises ValueError for fewer than
+    two networks or readings that leave no such degree.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    network, names = pd.factorize(np.asarray(networks))
+    freedom = len(x) - len(names) - 1
+    if len(names) < 2 or freedom < 1:
+        raise ValueError(f"a line wants several readings of two networks, got {len(x)} readings")
+    sizes = np.bincount(network)
+    columns = np.stack([np.ones_like(x), x, y], axis=1)
+    means = np.stack([np.bincount(network, weights=c) / sizes for c in columns.T], axis=1)
+
+    def solve(ratio: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """Coefficients, inverse of X'X and sum of squares, for this ratio of the variances."""
+        shrunk = columns - ((1 - (1 + sizes * ratio) ** -0.5)[:, None] * means)[network]
+        design, target = shrunk[:, :2], shrunk[:, 2]
+        inverse = np.linalg.inv(design.T @ design)
+        found = inverse @ design.T @ target
+        return found, inverse, float(((target - design @ found) ** 2).sum())
+
+    def criterion(log_ratio: float) -> float:
+        ratio = np.exp(log_ratio)
+        _, inverse, squares = solve(ratio)
+        determinants = np.log1p(sizes * ratio).sum() - np.linalg.slogdet(inverse)[1]
+        return (len(x) - 2) * np.log(squares) + determinants
+
+    ratio = np.exp(optimize.minimize_scalar(criterion, bounds=(-15, 15), method="bounded").x)
+    (intercept, slope), inverse, squares = solve(ratio)
+    variance = squares / (len(x) - 2)
+    reach = stats.t.ppf((1 + _CONFIDENCE) / 2, freedom) * np.sqrt(variance * inverse[1, 1])
+    found = (intercept, slope, slope - reach, slope + reach, (variance * ratio) ** 0.5)
+    return Line(*map(float, (*found, variance**0.5)), n_networks=len(names), n=len(x))
+
+
 def jackknife_pairs(values: Mapping[tuple[Any, Any], float]) -> Estimate:
     """Mean over pairs of networks, with a 95 % interval over the networks.
 

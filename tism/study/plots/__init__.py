@@ -16,6 +16,7 @@ from tism.study.plots.logos import plot_conventions, plot_logo, plot_logo_pair_g
 from tism.study.plots.series import (
     plot_curves,
     plot_depths,
+    plot_lines,
     plot_replicates,
     plot_scatter_by,
     plot_secant,
@@ -37,4 +38,5 @@ from tism.study.plots.summaries import (
     plot_ranked,
     plot_verdicts,
     show_table,
+    with_intervals,
 )

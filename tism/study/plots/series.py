@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from tism.study.plots.style import CYCLE, GREY, WIDE, as_array, legend_outside, new_axes
 from tism.study.statistics import means
@@ -104,17 +105,24 @@ def plot_replicates(
 ) -> Axes:
     """A measure of networks against a setting: dots, and lines through the means with t intervals.
 
-    series : column whose values each have a line
+    series : column whose values each have a line; lines stand side by side, some points apart
     scale : of the x axis; "symlog" shows zero too
     paper : x to published y, hollow diamonds
     marks : name to x of vertical lines
     """
     ax = ax or new_axes(height=3.4)
-    for (name, rows), colour in zip(table.groupby(series, sort=False), CYCLE, strict=False):
+    points = 4 * (np.arange(table[series].nunique()) - (table[series].nunique() - 1) / 2)
+    groups = table.groupby(series, sort=False)
+    for (name, rows), colour, aside in zip(groups, CYCLE, points, strict=False):
         mean = means(rows, y, [x]).sort_values(x)
         reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).T
-        ax.plot(rows[x], rows[y], ".", color=colour, alpha=0.45, markersize=6)
-        ax.errorbar(mean[x], mean["value"], reach, color=colour, label=name, capsize=2, lw=1.6)
+        dots = ax.plot(rows[x], rows[y], ".", color=colour, alpha=0.45, markersize=6)
+        bars = ax.errorbar(
+            mean[x], mean["value"], reach, color=colour, label=name, capsize=2, lw=1.6
+        )
+        move = ScaledTranslation(aside / 72, 0, ax.figure.dpi_scale_trans)
+        for artist in (*dots, *bars.get_children()):
+            artist.set_transform(ax.transData + move)
     if paper:
         ax.plot([*paper], [*paper.values()], "D", color="black", mfc="white", ms=7, label="paper")
     ax.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
@@ -198,11 +206,20 @@ def plot_scatter_by(
     ylabel: str,
     ax: Axes,
 ) -> Axes:
-    """Two columns against each other, with a colour and a marker for each value of a third."""
+    """Two columns against each other, with a colour and a marker for each value of a third.
+
+    by : a column, its first value on top; the looks of a categorical one are the same in all panels
+    """
     looks = zip(CYCLE, "osD^vP*X", strict=True)
-    for (name, rows), (colour, marker) in zip(table.groupby(by, sort=False), cycle(looks)):
-        ax.plot(
-            rows[x], rows[y], marker, color=colour, markersize=5, alpha=0.7, lw=0, label=str(name)
-        )
+    groups = table.groupby(by, sort=table[by].dtype == "category", observed=False)
+    for place, ((name, rows), (colour, marker)) in enumerate(zip(groups, cycle(looks))):
+        look = {"color": colour, "ms": 5, "alpha": 0.7, "lw": 0, "zorder": 3 - place / 100}
+        ax.plot(rows[x], rows[y], marker, label=str(name), **look)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
+
+
+def plot_lines(ax: Axes, lines: pd.DataFrame) -> None:
+    """Draw straight lines through the panel, from columns intercept and slope."""
+    for line in lines.itertuples():
+        ax.axline((0, line.intercept), slope=line.slope, color="black", lw=1, zorder=0)

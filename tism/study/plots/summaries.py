@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from tism.study.plots.style import (
 
 if TYPE_CHECKING:
     from IPython.display import HTML
+
+LONG = 15  # rows of a table that is shown whole
 
 
 def plot_points_with_intervals(
@@ -144,6 +146,8 @@ def plot_interactions(interactions: Any, *, title: str, ax: Axes) -> Axes:
 def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:
     """A table as HTML without row numbers, its numbers aligned; the same bytes at every run.
 
+    A table of more than `LONG` rows is folded, and opens where it is clicked.
+
     formats : column to format, such as "{:.1%}"; other numbers have separators and two decimals
     """
     from IPython.display import HTML
@@ -155,7 +159,26 @@ def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) ->
     cells = [{"selector": "td, th", "props": "padding: 0.2em 0.6em; text-align: left;"}]
     numbers = [{"selector": cell, "props": "text-align: right;"} for cell in ("td", "th")]
     columns = dict.fromkeys(table.select_dtypes("number"), numbers)
-    return HTML(style.set_table_styles(cells).set_table_styles(columns, overwrite=False).to_html())
+    html = style.set_table_styles(cells).set_table_styles(columns, overwrite=False).to_html()
+    if len(table) > LONG:
+        html = f"<details><summary>Table of {len(table)} rows</summary>\n{html}</details>"
+    return HTML(html)
+
+
+def with_intervals(
+    table: pd.DataFrame, columns: Mapping[str, Sequence[str]], digits: int = 2
+) -> pd.DataFrame:
+    """The table with the two columns of each interval as one text, such as "0.61 to 0.79".
+
+    columns : name of the new column to its two bounds; it stands where the lower one stood
+    """
+    shown = table.copy()
+    for name, (low, high) in columns.items():
+        both = zip(table[low], table[high], strict=True)
+        known = ((np.isfinite(a) and np.isfinite(b), a, b) for a, b in both)
+        shown[low] = [f"{a:,.{digits}f} to {b:,.{digits}f}" if k else "" for k, a, b in known]
+        shown = shown.rename(columns={low: name}).drop(columns=high)
+    return shown
 
 
 def long_form(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
