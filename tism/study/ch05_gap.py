@@ -151,7 +151,7 @@ def covariates(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*columns, "error_high"])
 
 
-def series(rows: pd.DataFrame) -> pd.DataFrame:
+def shown_readings(rows: pd.DataFrame) -> pd.DataFrame:
     """The readings that a figure shows, with the category `series`; epoch 0 is left out.
 
     Networks of a share of the regions have the gap of the regions that they were trained on.
