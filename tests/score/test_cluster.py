@@ -8,6 +8,8 @@ import random
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 
 import tism
 from tism.score.averages import Averaged
+from tism.score.files import one_at_a_time
 from tism.score.loading import load_model
 from tism.score.store import open_store
 
@@ -44,6 +47,26 @@ def load():
     layers = torch.nn.Conv1d(4, 3, 5), torch.nn.GELU(), torch.nn.Flatten()
     return torch.nn.Sequential(*layers, torch.nn.Linear(3 * 247, 2))
 """
+
+
+def test_others_wait_for_what_one_makes(tmp_path, caplog):
+    path, found = tmp_path / "new" / "genome.fa", []
+
+    def make() -> None:
+        with one_at_a_time(path):
+            found.append(path.exists())
+            time.sleep(0.5)
+            path.touch()
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    with caplog.at_level("INFO"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [False, True, True]
+    assert f"waiting for another process, which makes {path}" in caplog.text
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_jobs_of_the_page_fill_one_store(tmp_path, monkeypatch):
