@@ -1,12 +1,16 @@
 """Records are keyed by what produces them."""
 
+import base64
 import copy
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tism.study import compendium, explorer, records
 from tism.study.compendium import (
@@ -15,6 +19,7 @@ from tism.study.compendium import (
     record_key,
     stage_book,
     stale_records,
+    with_palette,
 )
 from tism.study.networks import find_run
 from tism.study.profiles import load_profile
@@ -35,6 +40,20 @@ def test_key_follows_the_code(notebook):
     edited = copy.deepcopy(notebook)
     next(c for c in edited["cells"] if c["cell_type"] == "code")["source"] += ["\nx = 1"]
     assert chapter_key(CHAPTER, profile, edited) != key
+
+
+def test_images_get_a_palette_once():
+    wave = np.linspace(0, 240, 200).astype(np.uint8)
+    pixels = np.dstack(np.broadcast_arrays(wave, wave[:, None], wave, np.uint8(255)))
+    pixels[..., :3] += np.random.default_rng(0).integers(0, 8, (200, 200, 3), dtype=np.uint8)
+    whole = BytesIO()
+    Image.fromarray(pixels, "RGBA").save(whole, "PNG")
+    small = with_palette(base64.b64encode(whole.getvalue()).decode())
+    image = Image.open(BytesIO(base64.b64decode(small)))
+    assert image.mode == "P"
+    assert len(base64.b64decode(small)) < whole.tell() / 2
+    assert np.abs(np.asarray(image.convert("RGB")) - pixels[..., :3].astype(int)).max() <= 24
+    assert with_palette(small) == small
 
 
 def test_key_ignores_prose_outputs_and_other_chapters(notebook):
