@@ -60,11 +60,10 @@ class Record:
         counted = self.table("runtime_costs").set_index("method")["counted"]
         return int(counted["TISM, all tasks"].iloc[0]) - 1
 
-    @property
-    def measured_effects(self) -> pd.DataFrame:
+    def measured_effects(self, statistic: str = "pearson") -> pd.DataFrame:
         """Correlations with the measured effects over all elements, by network and method."""
         table = self.table("external/mpra_summary")
-        table = table.query("match == 'any' and statistic == 'pearson'")
+        table = table[(table["match"] == "any") & (table["statistic"] == statistic)]
         return table.set_index(["model", "method"])
 
 
@@ -194,7 +193,8 @@ def elsewhere(record: Record) -> dict[str, str]:
     """The networks of other labs, by chapter 8."""
     table = record.table("external/concordance")
     rows = table.query("method == 'TISM' and convention == 'all entries'")
-    measured = record.measured_effects
+    measured = record.measured_effects()
+    ranked = record.measured_effects("spearman")
     motifs = record.table("external/mpra_motifs").groupby(["model", "method"])["recovered"].sum()
     return {
         **{
@@ -205,6 +205,8 @@ def elsewhere(record: Record) -> dict[str, str]:
         "elsewhere_r": span(rows["mean_r"]),
         "elsewhere_measured_ism": span(measured.xs("ISM", level="method")["mean"]),
         "elsewhere_measured_tism": span(measured.xs("TISM", level="method")["mean"]),
+        "elsewhere_rank_ism": span(ranked.xs("ISM", level="method")["mean"]),
+        "elsewhere_rank_tism": span(ranked.xs("TISM", level="method")["mean"]),
         "elsewhere_elements": str(measured["n_elements"].max()),
     }
 
@@ -266,7 +268,7 @@ def time_table(record: Record) -> str:
 
 def elsewhere_table(record: Record) -> str:
     """Networks of other labs: estimates against ISM, and ISM and TISM against the measurement."""
-    measured = record.measured_effects
+    measured = record.measured_effects()
     concordance = record.table("external/concordance")
     concordance = concordance.query("method == 'TISM' and convention == 'all entries'")
     with_ism = record.table("external/mpra_methods").query("first == 'ISM'")

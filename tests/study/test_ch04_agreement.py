@@ -13,17 +13,18 @@ from tism.study.ch04_agreement import (
     CONVENTIONS,
     association_table,
     auroc,
-    call_motifs,
     compare_motifs,
     concordance_table,
     correlations_with_ism,
     example_region,
+    over_networks,
     planted_base_table,
     region_table,
-    smooth_profile,
+    uncut_window,
 )
 from tism.study.data.dataset import Dataset
 from tism.study.scores import Scores
+from tism.study.statistics import mean_correlation, mean_of
 from tism.taylor import tism_from_gradient
 
 N, TASKS, LENGTH = 6, 3, 40
@@ -140,26 +141,51 @@ def test_planted_bases_are_found_by_the_map_that_knows_them(scores, dataset):
     assert table.loc["TISM", "value"] == table.loc["corrected gradient", "value"]
 
 
-def test_motifs_that_agree_differ_in_sign_or_are_missing():
+def test_motifs_of_each_profile_and_whether_the_other_has_them():
     exact, taylor = torch.zeros(100), torch.zeros(100)
-    exact[10:20], taylor[12:22] = 1, 2  # agrees: each profile has its own scale
+    exact[10:20], taylor[12:22] = 1, 2  # in both: each profile has its own scale
     exact[40:50], taylor[40:50] = 1, -2  # opposite signs
-    taylor[70:80] = 2  # only one calls it
-    assert call_motifs(smooth_profile(exact))[:, 2].tolist() == [1, 1]
-    frames = compare_motifs(exact, taylor)
-    assert [agree for _, _, agree in frames] == [True, False, False, False]
-    assert frames[0][0] <= 11
-    assert frames[0][1] >= 20
+    taylor[70:80] = 2  # only one has it
+    of_exact, of_taylor = compare_motifs(exact, taylor)
+    assert [shared for _, _, shared in of_exact] == [True, False]
+    assert [shared for _, _, shared in of_taylor] == [True, False, False]
+    assert of_exact[0][0] <= 11
+    assert of_taylor[0][1] >= 21
+    assert compare_motifs(torch.zeros(50), torch.zeros(50)) == ([], [])
 
 
-def test_motif_half_as_high_is_the_last_that_agrees():
-    assert compare_motifs(torch.zeros(50), torch.zeros(50)) == []
+def test_a_motif_just_below_the_mark_is_shared():
     exact, taylor = torch.zeros(100), torch.zeros(100)
     exact[10:30], taylor[10:30] = 1, 1
-    exact[60:80], taylor[60:80] = 1, 0.55
-    assert [agree for *_, agree in compare_motifs(exact, taylor)] == [True, True]
-    taylor[60:80] = 0.45
-    assert [agree for *_, agree in compare_motifs(exact, taylor)] == [True, False]
+    exact[60:80], taylor[60:80] = 0.5, 0.3
+    assert [shared for *_, shared in compare_motifs(exact, taylor)[0]] == [True, True]
+    assert len(compare_motifs(exact, taylor)[1]) == 1
+    taylor[60:80] = 0.15
+    assert [shared for *_, shared in compare_motifs(exact, taylor)[0]] == [True, False]
+
+
+def test_window_is_the_strongest_that_cuts_no_motif():
+    effects = torch.zeros(2, 4, 60)
+    effects[0, 0, 25:35] = 5
+    assert uncut_window(effects, [], 20) == slice(15, 35)
+    assert uncut_window(effects, [([(12, 18, True)], [])], 20) == slice(18, 38)
+    everywhere = [([(-9, 99, True)], [(20, 40, False)])]  # one is cut anyhow
+    assert uncut_window(effects, everywhere, 20) == slice(20, 40)
+
+
+def test_networks_are_the_unit_where_there_are_several():
+    rows = [("a", seed, "median", value, 0.0, 1.0, 9) for seed, value in enumerate((0.7, 0.8, 0.9))]
+    rows += [("a", seed, "variation", value, -1.0, 1.0, 9) for seed, value in enumerate((0.1, 0.9))]
+    rows += [("b", 0, "median", 0.5, 0.4, 0.6, 9)]
+    columns = ["dataset", "seed", "measure", "value", "low", "high", "n_loci"]
+    found = over_networks(pd.DataFrame(rows, columns=columns)).set_index(["dataset", "measure"])
+    columns = ["value", "low", "high", "n"]
+    expected = mean_of([0.7, 0.8, 0.9])
+    assert found.loc[("a", "median"), columns].tolist() == pytest.approx(expected)
+    expected = mean_correlation([0.1, 0.9])
+    assert found.loc[("a", "variation"), columns].tolist() == pytest.approx(expected)
+    assert found.loc[("b", "median"), columns].tolist() == [0.5, 0.4, 0.6, 9]
+    assert found["unit"].tolist() == ["networks", "networks", "loci"]
 
 
 def test_example_region_is_typical_and_strong(scores):

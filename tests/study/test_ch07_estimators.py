@@ -19,7 +19,6 @@ from tism.study.ch07_estimators import (
     estimators,
     fit_calibration,
     midpoints,
-    recall,
     reliability_errors,
     reliability_table,
 )
@@ -154,8 +153,6 @@ def test_measures():
     r = correlation_where(exact, scores, kept)
     assert r[0, 0] == pytest.approx(1)
     assert r[1, 0].isnan()
-    assert recall(exact, exact).eq(1).all()
-    assert recall(exact, exact.flip(-1))[0] < 0.6
 
 
 def test_midpoints_are_exact_for_second_order_in_single_positions(bases):

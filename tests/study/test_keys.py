@@ -139,6 +139,15 @@ def test_a_chapter_depends_on_the_tables_that_it_reads(name, profile, monkeypatc
             assert of_chapter(name)(profile) != key
 
 
+def test_a_chapter_depends_on_the_networks_that_it_takes_from_another_profile(monkeypatch):
+    recorded, key = load_profile("yeast"), of_chapter("04_ism_vs_tism")
+    before, other = key(recorded), load_profile("evidence")
+    for change in ({"regions_a_model": 7}, {"machine": {}}):
+        changed = dataclasses.replace(other, **change)
+        monkeypatch.setattr(records, "load_profile", lambda name, p=changed: p)
+        assert key(recorded) != before
+
+
 @pytest.fixture
 def own_files(tmp_path):
     """A profile with peaks of the user's own, and their file."""

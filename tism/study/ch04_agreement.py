@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +20,11 @@ from tism.correlations import (
     task_difference_correlation,
 )
 from tism.study.data.dataset import Dataset
-from tism.study.scores import Scores
-from tism.study.statistics import Summary, summarise
+from tism.study.networks import Experiment
+from tism.study.profiles import load_dataset, load_profile
+from tism.study.records import Chapter
+from tism.study.scores import Scores, score_regions, scored_rows
+from tism.study.statistics import Estimate, Summary, mean_correlation, mean_of, summarise
 from tism.taylor import centre, gradient_times_input, mean_effect
 
 CONVENTIONS = {
@@ -121,6 +124,68 @@ def association_table(table: pd.DataFrame, y: str, columns: list[str]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+ASSOCIATED = {
+    "mean_log": "mean log2 signal",
+    "variation": "coefficient of variation",
+    "performance": "performance (Pearson r)",
+}
+
+
+def baselines(chapter: Chapter) -> list[Experiment]:
+    """The baseline networks that differ in their seed: those that the chapter's settings name.
+
+    Without settings, the first network of each data set.
+    """
+    settings = chapter.settings.get("initialisations", {})
+    profile = load_profile(settings.get("profile", chapter.profile.name))
+    seeds = settings.get("seeds", {})
+    return [
+        Experiment(profile, name, seed=seed)
+        for name in chapter.profile.datasets
+        for seed in range(seeds.get(name, 1))
+    ]
+
+
+def figure_1_table(networks: Sequence[Experiment]) -> pd.DataFrame:
+    """Figure 1 of several networks, one row a network and measure.
+
+    Columns: dataset, seed, measure (one of `STATISTICS`, or of `ASSOCIATED` for the correlation
+    over regions of agreement with it), value, low and high (over loci), n_loci.
+    """
+    tables = []
+    for network in networks:
+        data = load_dataset(network.profile, network.dataset)
+        rows = scored_rows(data, network.profile.regions_a_model)
+        scores = score_regions(network.trained()[0], data, rows)
+        r = {("TISM", "all entries"): profile_correlation(scores.ism, scores.tism)}
+        statistics = concordance_table(r, data.regions["locus"].to_numpy()[rows], data.name)
+        regions = region_table(scores, data, r)
+        related = association_table(regions, "r TISM, all entries", list(ASSOCIATED))
+        names = {"statistic": "measure", "x": "measure"}
+        both = pd.concat([statistics.rename(columns=names), related.rename(columns=names)])
+        own = {"dataset": network.dataset, "seed": network.seed}
+        tables.append(both.assign(**own)[[*own, "measure", "value", "low", "high", "n_loci"]])
+    return pd.concat(tables, ignore_index=True)
+
+
+def over_networks(table: pd.DataFrame) -> pd.DataFrame:
+    """`figure_1_table` with the network as the unit: dataset, measure, value, low, high, n, unit.
+
+    The interval is that of t over networks, by Fisher's z for `ASSOCIATED`. A single network keeps
+    its interval over loci, and n is their number.
+    """
+    rows = []
+    for (dataset, measure), group in table.groupby(["dataset", "measure"], sort=False):
+        label = {"dataset": dataset, "measure": measure}
+        if len(group) == 1:
+            value, low, high, n = group[["value", "low", "high", "n_loci"]].iloc[0]
+            rows.append(label | Estimate(value, low, high, int(n))._asdict() | {"unit": "loci"})
+            continue
+        mean = mean_correlation if measure in ASSOCIATED else mean_of
+        rows.append(label | mean(group["value"])._asdict() | {"unit": "networks"})
+    return pd.DataFrame(rows)
+
+
 def summarise_pairs(
     statistic: Callable[[np.ndarray, np.ndarray], float], a: np.ndarray, b: np.ndarray, loci: Any
 ) -> Summary:
@@ -197,24 +262,37 @@ def call_motifs(height: np.ndarray) -> np.ndarray:
     return np.array(runs, dtype=int).reshape(-1, 3)
 
 
-def compare_motifs(exact: Tensor, taylor: Tensor) -> list[tuple[int, int, bool]]:
-    """Motifs called in one or both mean-effect profiles, (length,) each, as (begin, end, agree).
+Motif = tuple[int, int, bool]
 
-    Calls of one sign that overlap are one motif. The profiles agree on a motif if the mean height
-    over it has this sign in both and the lower of the two is at least half of the higher.
+
+def compare_motifs(exact: Tensor, taylor: Tensor) -> tuple[list[Motif], list[Motif]]:
+    """Motifs of each of two mean-effect profiles, (length,) each, as (begin, end, shared).
+
+    A motif is shared if over its stretch the other profile has the same sign and a mean height of
+    at least 0.2, half of what a call needs: what is just below the mark is no disagreement.
     """
     heights = smooth_profile(exact), smooth_profile(taylor)
-    calls = np.concatenate([call_motifs(height) for height in heights])
-    motifs = []
-    for sign in (1, -1):
-        called = np.zeros(len(exact), int)
-        for begin, end, _ in calls[calls[:, 2] == sign]:
-            called[begin:end] = 1
-        edges = np.flatnonzero(np.diff(called, prepend=0, append=0))
-        for begin, end in edges.reshape(-1, 2):
-            low, high = sorted(sign * height[begin:end].mean() for height in heights)
-            motifs.append((int(begin), int(end), bool(low >= 0.5 * high)))
-    return sorted(motifs)
+    motifs: tuple[list[Motif], list[Motif]] = ([], [])
+    for found, own, other in zip(motifs, heights, heights[::-1], strict=True):
+        for begin, end, sign in call_motifs(own).tolist():
+            found.append((begin, end, bool(sign * other[begin:end].mean() >= 0.2)))
+    return motifs
+
+
+def uncut_window(effects: Tensor, frames: Sequence[tuple[list[Motif], ...]], width: int) -> slice:
+    """The `width` positions with the largest effects that cut no motif, or as few as possible.
+
+    effects : (tasks, 4, length)
+    frames : of `compare_motifs`, for each task
+    """
+    strength = effects.abs().sum((0, 1)).unfold(0, width, 1).sum(1).numpy()
+    starts = np.arange(len(strength))
+    cut = np.zeros(len(starts), int)
+    for begin, end, _ in (motif for own in frames for motifs in own for motif in motifs):
+        for edge in (starts, starts + width):
+            cut += (begin < edge) & (edge < end)
+    start = int(np.where(cut == cut.min(), strength, -np.inf).argmax())
+    return slice(start, start + width)
 
 
 def example_region(scores: Scores, r: Tensor) -> int:

@@ -20,12 +20,12 @@ from tism.first_order import gradient_anywhere, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.predictor import Job, evaluating
 from tism.running import choose_batch_size
+from tism.study.ch04_anatomy import recall
 from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.ch07_networks import JudgedNetwork
 from tism.study.statistics import interval
 
 BUDGETS = (25, 50, 100)
-_TOP = 20  # effects that an estimate should find
 _SLACK = 1e-6  # correlations that differ by rounding are equal
 _STRIDE = 8  # of positions that move together in `midpoints`
 
@@ -123,7 +123,7 @@ def _quality(network: JudgedNetwork, estimator: Estimator, budget: int | None) -
         r=profile_correlation(exact, scores),
         of_tism=profile_correlation(exact, taylor),
         r_not_exact=correlation_where(exact, scores, ~is_exact),
-        recall20=recall(exact, scores),
+        recall20=recall(exact, scores, 20),
     )
     medians = {"seconds": np.median(seconds), "cost_measured": np.median(costs)}
     return table.assign(n_tasks=exact.shape[1], **medians)
@@ -173,12 +173,6 @@ def correlation_where(exact: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
             for a, b, chosen in zip(exact, scores, mask, strict=True)
         ]
     )
-
-
-def recall(exact: Tensor, scores: Tensor) -> Tensor:
-    """(n, tasks): share of the 20 largest effects that are among the 20 largest estimates."""
-    true, found = (s.abs().flatten(2).topk(_TOP).indices for s in (exact, scores))
-    return (true[..., None] == found[..., None, :]).any(-1).double().mean(-1)
 
 
 def depth_profiles(network: JudgedNetwork) -> pd.DataFrame:

@@ -9,8 +9,8 @@ which what `MEASURES` computes has to lie. With its 95 % interval it
 - is undecided, where it has some, or where there is no interval;
 - was not measured, where the tables do not have it.
 
-Intervals are over loci where one network is judged, over networks (t, Holm, jackknife; see
-`tism.study.statistics`) where kinds of network are, and quartiles of repeats for run times.
+Intervals are over networks (t, Holm, jackknife; see `tism.study.statistics`), over loci where there
+is one network only, and quartiles of repeats for run times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tism.study.ch06_tables import paper_networks, ratios
 from tism.study.plots import with_intervals
 from tism.study.profiles import Profile, repository
 from tism.study.records import INITIALISATIONS, MODELS, paper_numbers
-from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_of, summarise
+from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_of
 
 VERDICTS = ("holds", "holds not", "undecided", "not measured")
 _UNTRAINED = "random sequences"
@@ -93,23 +93,17 @@ def _row(file: str, columns: str, *, lowest: bool = False, **wanted: Any) -> Mea
     return measure
 
 
-def _concordance(statistic: str = "mean", convention: str = "all entries") -> Measure:
-    wanted = {"method": "TISM", "convention": convention, "statistic": statistic}
-    return _row("concordance.csv", "value low high n_loci", **wanted)
+def _baselines(measure: str, less: str | None = None) -> Measure:
+    """A measure of models.csv, or how much higher it is than another, over all initialisations."""
+
+    def evaluate(evidence: Evidence) -> Estimate:
+        rows = evidence.rows(MODELS, variant="baseline", control="", fraction=1, reading="best")
+        return mean_of(rows[measure] - (rows[less] if less else 0))
+
+    return evaluate
 
 
-def _closer(near: str, far: str) -> Measure:
-    """Mean over regions of how much higher the one correlation with ISM is."""
-
-    def measure(evidence: Evidence) -> Estimate:
-        rows = evidence.rows("regions.csv")
-        found = summarise(rows[f"r {near}"] - rows[f"r {far}"], rows["locus"])
-        return Estimate(found.value, found.low, found.high, found.n_loci)
-
-    return measure
-
-
-_association = partial(_row, "associations.csv", "value low high n_loci")
+_figure_1 = partial(_row, "figure_1.csv", "value low high n")
 
 
 def _pairs(evidence: Evidence, relation: str) -> dict[tuple[str, str], float]:
@@ -246,20 +240,20 @@ def _not_here(evidence: Evidence) -> Estimate:
 
 
 MEASURES: dict[str, Measure] = {
-    "fig1a_high": _concordance(),
-    "fig1a_mean": _concordance(),
-    "fig1a_median": _concordance("median"),
-    "fig1a_share_0_6": _concordance("share >= 0.6"),
-    "fig1a_share_0_58": _concordance("share > 0.58"),
-    "text_tasks": _concordance(convention="task differences"),
+    "fig1a_high": _baselines("tism_all"),
+    "fig1a_mean": _baselines("tism_all"),
+    "fig1a_median": _figure_1(measure="median"),
+    "fig1a_share_0_6": _figure_1(measure="share >= 0.6"),
+    "fig1a_share_0_58": _figure_1(measure="share > 0.58"),
+    "text_tasks": _baselines("tism_task_differences"),
     "fig1b_region": _not_here,
-    "fig1c_gradient": _closer("TISM, all entries", "gradient, all entries"),
-    "fig1c_substitutions": _closer("TISM, substitutions", "gradient, substitutions"),
-    "figs1_tism": _closer("TISM, mean effect", "gradient x input, mean effect"),
-    "figs1_input": _closer("gradient x input, mean effect", "gradient, all entries"),
-    "fig1d_signal": _association(x="mean_log"),
-    "figs2a_variation": _association(x="variation"),
-    "figs2b_performance": _association(x="performance"),
+    "fig1c_gradient": _baselines("tism_all", "gradient_all"),
+    "fig1c_substitutions": _baselines("tism_substitutions", "gradient_substitutions"),
+    "figs1_tism": _baselines("tism_mean_effect", "gradient_x_input_mean_effect"),
+    "figs1_input": _baselines("gradient_x_input_mean_effect", "gradient_all"),
+    "fig1d_signal": _figure_1(measure="mean_log"),
+    "figs2a_variation": _figure_1(measure="variation"),
+    "figs2b_performance": _figure_1(measure="performance"),
     "fig3a_ism": _between(_BETWEEN),
     "fig3a_tism": _between("TISM-TISM"),
     "fig3a_own": _between(_OWN, _BETWEEN),

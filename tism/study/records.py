@@ -43,7 +43,7 @@ DESIGN = "evidence/models.csv"  # the networks of book/design.md
 READS = {  # tables that a chapter reads and other chapters write
     ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN),
     "10_scorecard": (
-        MODELS, INITIALISATIONS, "concordance.csv", "regions.csv", "associations.csv",
+        MODELS, INITIALISATIONS, "figure_1.csv",
         "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",
         "epistasis.csv",
     ),
@@ -105,8 +105,18 @@ def chapter_key(
             **({"estimation": versions.ESTIMATION} if name in ESTIMATING else {}),
             **({"runs": tables_key(profile)} if name == ROBUSTNESS_CHAPTER else {}),
             **_tables_read(name, profile, tables),
+            **_other_networks(own),
         }
     )
+
+
+def _other_networks(settings: dict[str, Any]) -> dict[str, Any]:
+    """Identity of the networks of another profile that a chapter's settings name."""
+    name = settings.get("initialisations", {}).get("profile")
+    if name is None:
+        return {}
+    other = load_profile(name)
+    return {"others": [networks_identity(other), other.regions_a_model]}
 
 
 def networks_identity(profile: Profile) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Every function draws on the axes that it is given, or on a new figure, and retur
 are imported from here: `from tism.study.plots import plot_logo`.
 """
 
+from tism.study.plots.anatomy import plot_anatomy
 from tism.study.plots.datasets import (
     plot_base_frequencies,
     plot_chromosomes,
@@ -11,7 +12,12 @@ from tism.study.plots.datasets import (
     plot_sites,
     plot_task_clusters,
 )
-from tism.study.plots.distributions import plot_density, plot_histogram, plot_histogram_with_share
+from tism.study.plots.distributions import (
+    plot_densities,
+    plot_density,
+    plot_histogram,
+    plot_histogram_with_share,
+)
 from tism.study.plots.logos import plot_conventions, plot_logo, plot_logo_pair_grid, plot_motifs
 from tism.study.plots.series import (
     plot_curves,

@@ -66,13 +66,15 @@ def plot_task_clusters(correlation: pd.DataFrame, clusters: pd.DataFrame) -> Axe
     """Correlations of tasks as a heat map, with the clusters framed and named.
 
     correlation : (tasks, tasks), ordered by cluster
-    clusters : size of each cluster in that order, its name as the index. Up to 40 tasks, all
-        clusters and tasks are named; beyond, only clusters of at least three tasks
+    clusters : size of each cluster in that order, its name as the index. Of more than 40 tasks,
+        only clusters of at least three are named
     """
     few = len(correlation) <= 40
-    ax = new_axes(height=6.0, width=WIDE)
-    image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
-    ax.figure.colorbar(image, ax=ax, label="Pearson r over training regions", shrink=0.6)
+    ax = new_axes(height=max(6.0, 0.112 * len(correlation) + 0.6), width=WIDE)
+    image = ax.imshow(
+        correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none", aspect="auto"
+    )
+    ax.figure.colorbar(image, ax=ax, label="Pearson r over training regions", shrink=0.4)
     ends = np.cumsum(clusters["size"].to_numpy())
     middles = ends - clusters["size"].to_numpy() / 2 - 0.5
     for end, size in zip(ends, clusters["size"], strict=True):
@@ -83,10 +85,7 @@ def plot_task_clusters(correlation: pd.DataFrame, clusters: pd.DataFrame) -> Axe
     ax.set_xticks(middles[named], letters, fontweight="bold")
     ax.xaxis.tick_top()
     ax.tick_params(axis="both", length=0)
-    if few:
-        ax.set_yticks(np.arange(len(correlation)), correlation.index, fontsize=9)
-    else:
-        ax.set_yticks(middles[named], letters, fontweight="bold")
+    ax.set_yticks(np.arange(len(correlation)), correlation.index, fontsize=9 if few else 7)
     ax.spines[:].set_visible(False)
     return ax
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from tism.study.plots.style import BLUE, SKY, VERMILLION, as_array, new_axes
+from tism.study.plots.style import BLUE, SKY, VERMILLION, as_array, new_axes, panels
 
 _FEW = 100
 
@@ -47,22 +49,26 @@ def plot_histogram_with_share(
     *,
     reference: Mapping[str, float] | None = None,
     label: str = "profiles",
-    bins: int = 80,
+    bins: int = 50,
 ) -> Axes:
     """Histogram of correlations, with the share at least as high on the right axis (Fig 1A).
 
     r : any shape; NaN is left out and counted in the legend
     reference : label to published value, drawn as dotted lines
     label : what one r belongs to
+
+    The axis begins at the tenth below which one value in 1,000 lies; these are counted there.
     """
     r = as_array(r).ravel()
     exists = r[np.isfinite(r)]
     ax = new_axes()
     constant = f", {r.size - exists.size:,} constant" if exists.size < r.size else ""
     counted = f"n = {exists.size:,} {label}{constant}"
-    ax.hist(exists, bins=np.linspace(-1, 1, bins + 1), color=SKY, lw=0, label=counted)
-    ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 9), xlabel="Pearson r", ylabel=label)
-    ax.xaxis.set_major_formatter("{x:g}")
+    begin = float(np.floor(10 * np.quantile(exists, 0.001)) / 10)
+    ax.hist(exists, bins=np.linspace(begin, 1, bins + 1), color=SKY, lw=0, label=counted)
+    ax.set(xlim=(begin, 1), xlabel="Pearson r", ylabel=label)
+    if lower := (exists < begin).sum():
+        ax.text(begin, 0, f" {lower:,} lower", rotation=90, va="bottom", ha="left", fontsize=9)
     for name, value, style in (("mean", exists.mean(), "-"), ("median", np.median(exists), "--")):
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.2f}")
     for (name, value), style in zip((reference or {}).items(), cycle((":", "-."))):
@@ -88,14 +94,12 @@ def plot_density(
     ax: Axes | None = None,
     diagonal: bool = False,
     r: float | None = None,
-    limits: tuple[float, float] | None = None,
     label: str = "",
 ) -> Axes:
     """Points as a density of hexagons, with their number and, if given, Pearson r.
 
     x, y : same shape; points with a NaN are left out
     diagonal : draw the line of equality, with both axes on one scale
-    limits : of both axes, with `diagonal`
     label : what a point is, such as "regions"
     """
     x, y = as_array(x).ravel(), as_array(y).ravel()
@@ -103,31 +107,69 @@ def plot_density(
     x, y = x[exists], y[exists]
     ax = ax or new_axes(height=4.8)
     if diagonal:
-        low, high = limits or _padded(np.concatenate([x, y]))
+        low, high = _padded(np.concatenate([x, y]))
         extent = (low, high, low, high)
         ax.plot([low, high], [low, high], color="black", linewidth=1, linestyle="--", zorder=3)
         ax.set_aspect("equal")
     else:
         extent = (*_padded(x), *_padded(y))
-    _draw_cells(ax, x, y, extent, label or "points")
+    if (cells := _draw_cells(ax, x, y, extent)) is not None:
+        _count_cells(ax.figure, [cells], label or "points", ax=ax)
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=extent[:2], ylim=extent[2:])
     lines = [f"n = {len(x):,} {label}".strip()] + ([] if r is None else [f"Pearson r = {r:.2f}"])
     ax.set_title("\n".join(lines), fontsize=10, fontweight="normal")
     return ax
 
 
-def _draw_cells(ax: Axes, x: np.ndarray, y: np.ndarray, extent: tuple, label: str) -> None:
-    """Hexagons coloured by their number of points, or dots if there are few points."""
+def plot_densities(
+    pairs: Mapping[str, tuple[Any, Any, str]], *, ylabel: str, diagonal: bool = False
+) -> list[Axes]:
+    """Densities of regions beside each other, with common limits and one scale of colours.
+
+    pairs : title to x, y and the label of the x axis
+    diagonal : draw the line of equality, with one pair of limits for all axes
+    """
+    axes = panels(len(pairs), height=2.9, columns=3)
+    pooled = [
+        as_array(p[k]).ravel() for p in pairs.values() for k in ((0, 1) if diagonal else (1,))
+    ]
+    y_limits = _padded(np.concatenate([values[np.isfinite(values)] for values in pooled]))
+    drawn = []
+    for ax, (title, (x, y, xlabel)) in zip(axes, pairs.items(), strict=True):
+        x, y = as_array(x).ravel(), as_array(y).ravel()
+        exists = np.isfinite(x) & np.isfinite(y)
+        x_limits = y_limits if diagonal else _padded(x[exists])
+        drawn.append(_draw_cells(ax, x[exists], y[exists], (*x_limits, *y_limits)))
+        if diagonal:
+            ax.plot(y_limits, y_limits, color="black", linewidth=1, linestyle="--", zorder=3)
+        ax.set(xlabel=xlabel, xlim=x_limits, ylim=y_limits)
+        ax.set_title(f"{title}\nn = {exists.sum():,}", fontsize=10, fontweight="normal")
+    axes[0].set_ylabel(ylabel)
+    for ax in axes[1:]:
+        ax.tick_params(labelleft=False)
+    if cells := [collection for collection in drawn if collection is not None]:
+        _count_cells(axes[0].figure, cells, "regions", ax=axes, location="bottom", aspect=40)
+    return axes
+
+
+def _draw_cells(ax: Axes, x: np.ndarray, y: np.ndarray, extent: tuple) -> PolyCollection | None:
+    """Hexagons coloured by their number of points, or dots and None if there are few points."""
     if len(x) < _FEW:
         ax.plot(x, y, "o", color=BLUE, alpha=0.6, markersize=5)
-        return
-    cells = ax.hexbin(
-        x, y, gridsize=45, extent=extent, mincnt=1, bins="log", linewidths=0.1, rasterized=True
-    )
-    bar = ax.figure.colorbar(cells, ax=ax, label=f"{label} a hexagon", shrink=0.8)
-    bar.locator, bar.formatter = LogLocator(subs=(1, 2, 5)), StrMethodFormatter("{x:g}")
-    bar.minorlocator = NullLocator()
-    bar.update_ticks()
+        return None
+    return ax.hexbin(x, y, gridsize=45, extent=extent, mincnt=1, linewidths=0.1, rasterized=True)
+
+
+def _count_cells(figure: Any, cells: list[PolyCollection], label: str, **place: Any) -> None:
+    """One logarithmic scale of colours for all hexagons, and its bar."""
+    scale = LogNorm(1, max(2, *(collection.get_array().max() for collection in cells)))
+    for collection in cells:
+        collection.set_norm(scale)
+    bar = figure.colorbar(cells[0], label=f"{label} a hexagon", shrink=0.8, **place)
+    long_axis = bar.ax.xaxis if place.get("location") == "bottom" else bar.ax.yaxis
+    long_axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    long_axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    long_axis.set_minor_locator(NullLocator())
 
 
 def _padded(values: np.ndarray) -> tuple[float, float]:

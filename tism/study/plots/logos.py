@@ -26,6 +26,8 @@ from tism.study.plots.style import (
     panels,
 )
 
+Frame = tuple[int, int, bool]
+
 
 def plot_logo(
     scores: Any,
@@ -88,24 +90,25 @@ def plot_logo_pair_grid(
     labels: Sequence[str],
     *,
     start: int,
-    frames: Sequence[Sequence[tuple[int, int, bool]]] | None = None,
+    frames: Sequence[tuple[Sequence[Frame], Sequence[Frame]]] | None = None,
 ) -> Figure:
     """Logos of ISM and TISM of every task, one above the other, over 60 to 100 bp.
 
     exact, taylor : (tasks, 4, length), ISM and TISM
     labels : name of each task
     start : position of the first column in the region, in bp
-    frames : for each task (begin, end, agrees), half-open positions on the x axis: a solid blue
-        frame where the maps agree, a dashed vermillion one where they do not
+    frames : for each task the frames of ISM and those of TISM, each (begin, end, shared) with
+        half-open positions on the x axis: solid blue if shared, else dashed vermillion
     """
     figure, axes = plt.subplots(
         2 * len(labels), 1, figsize=(WIDE, 1.75 * len(labels) + 0.7), sharex=True, squeeze=False
     )
+    frames = [((), ())] * len(labels) if frames is None else frames
     for task, (label, *maps) in enumerate(zip(labels, exact, taylor, strict=True)):
         pair = axes[2 * task : 2 * task + 2, 0]
-        for ax, scores, name in zip(pair, maps, ("ISM", "TISM"), strict=True):
+        for ax, scores, name, own in zip(pair, maps, ("ISM", "TISM"), frames[task], strict=True):
             plot_logo(scores, ax, start=start, ylabel=name)
-            for frame in frames[task] if frames is not None else ():
+            for frame in own:
                 _draw_frame(ax, *frame)
         pair[0].set_title(label)
     _label_last(figure, axes[:, 0])
@@ -121,10 +124,13 @@ def _label_last(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.align_ylabels(axes)
 
 
-def _draw_frame(ax: Axes, begin: int, end: int, agrees: bool) -> None:
-    colour, style = (BLUE, "-") if agrees else (VERMILLION, "--")
+def _draw_frame(ax: Axes, begin: int, end: int, shared: bool) -> None:
+    left, right = ax.get_xlim()
+    if begin - 0.5 < left or right < end - 0.5:
+        return
+    colour, style = (BLUE, "-") if shared else (VERMILLION, "--")
     look = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": 1.6, "zorder": 3}
-    place = {"transform": ax.get_xaxis_transform(), "label": "agrees" if agrees else "disagrees"}
+    place = {"transform": ax.get_xaxis_transform(), "label": "in both" if shared else "in one only"}
     ax.add_patch(Rectangle((begin - 0.5, 0.02), end - begin, 0.96, **look, **place))
 
 

@@ -136,13 +136,17 @@ def plot_replicates(
 
 
 def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
-    """Draw vertical lines; the name stands above the first, in the given row of names."""
-    for position in positions:
+    """Draw vertical lines; the name stands above the first, in the given row of names.
+
+    Of several lines the first is number 1, and the others have their numbers above them.
+    """
+    for number, position in enumerate(positions, 1):
+        text = str(number) if number > 1 else f"{name} 1" if len(positions) > 1 else name
         ax.axvline(position, color=GREY, linewidth=1, linestyle=(0, (4, 2 + row)), zorder=0)
-    if positions.size:
         ax.annotate(
-            name, (positions[0], 1), xycoords=("data", "axes fraction"), xytext=(0, 2 + 13 * row),
-            textcoords="offset points", ha="center", va="bottom", fontsize=9,
+            text, (position, 1), xycoords=("data", "axes fraction"), xytext=(0, 2 + 13 * row),
+            textcoords="offset points", ha="right" if text != name and number == 1 else "center",
+            va="bottom", fontsize=9,
         )  # fmt: skip
 
 

@@ -130,15 +130,16 @@ def plot_verdicts(counts: pd.DataFrame) -> Axes:
 def plot_interactions(interactions: Any, *, title: str, ax: Axes) -> Axes:
     """Interactions of all pairs of positions as a heat map; red is more than the sum of effects.
 
-    interactions : (length, length)
+    interactions : (length, length), in units of the prediction. One pair in 200 lies beyond the
+        ends of the scale, which a few large ones would make faint
     """
     values = as_array(interactions)
-    limit = np.abs(values).max() or 1.0
+    limit = np.quantile(np.abs(values), 0.995, method="higher") or np.abs(values).max() or 1.0
     image = ax.imshow(
         values, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest"
     )
-    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="interaction")
-    ax.set(xlabel="position", ylabel="position")
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, extend="both", label="interaction (prediction)")
+    ax.set(xlabel="position (bp)", ylabel="position (bp)")
     ax.set_title(title, fontsize=10)
     return ax
 
