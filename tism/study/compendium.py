@@ -155,7 +155,9 @@ def with_palette(png: str) -> str:
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     small = BytesIO()
-    few = white.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few = white.convert("RGB").quantize(
+        256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+    )
     few.save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode() + "\n"
 
