@@ -122,7 +122,7 @@ def example_runs(models: pd.DataFrame) -> dict[str, str]:
     shares = of_experiment(models, "fraction").query("seed == 0 and control == ''")
     shares = shares[shares["fraction"].isin([0.01, 0.05, 0.1, 1.0])].sort_values("fraction")
     runs = {f"{100 * row.fraction:g} % of the regions": row.run for row in shares.itertuples()}
-    chosen = "variant == 'adamw' and seed == 0 and dataset in @shares.dataset"
+    chosen = "kind == 'AdamW' and seed == 0 and dataset in @shares.dataset"
     return runs | {row.kind: row.run for row in variants(models).query(chosen).itertuples()}
 
 

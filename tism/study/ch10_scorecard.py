@@ -35,7 +35,7 @@ from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_
 VERDICTS = ("holds", "holds not", "undecided", "not measured")
 _UNTRAINED = "random sequences"
 DATA_NAMES = {"calderon": "Calderon", "deepstarr": "DeepSTARR", "mpra_dragonn": "MPRA-DragoNN"}
-_EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn")
+EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn")
 _OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
 
 
@@ -119,15 +119,17 @@ def _pairs(evidence: Evidence, relation: str) -> dict[tuple[str, str], float]:
     return {(i, j): (own[i] + own[j]) / 2 for i in seeds for j in seeds if i < j}
 
 
+def between(
+    evidence: Evidence, relation: str, less: str | None = None
+) -> dict[tuple[str, str], float]:
+    """r of two maps by pair of initialisations, or by how much it exceeds another relation's."""
+    values = _pairs(evidence, relation)
+    other = _pairs(evidence, less) if less else dict.fromkeys(values, 0.0)
+    return {pair: value - other[pair] for pair, value in values.items()}
+
+
 def _between(relation: str, less: str | None = None) -> Measure:
-    """Mean over the pairs of initialisations, or how much higher it is than another relation's."""
-
-    def measure(evidence: Evidence) -> Estimate:
-        values = _pairs(evidence, relation)
-        other = _pairs(evidence, less) if less else dict.fromkeys(values, 0.0)
-        return jackknife_pairs({pair: value - other[pair] for pair, value in values.items()})
-
-    return measure
+    return lambda evidence: jackknife_pairs(between(evidence, relation, less))
 
 
 def _difference(
@@ -311,12 +313,12 @@ RUN_TIMES: dict[str, Measure] = {
 EXTERNAL: dict[str, Measure] = {"text_any_high": _external, "text_any_mean": _external}
 
 
-def read_claims() -> pd.DataFrame:
-    """data/claims.csv, with the paper's number where it has one, as `paper_value`.
+def read_claims(file: str = "claims.csv") -> pd.DataFrame:
+    """A table of claims in `data`, with the paper's number where it has one, as `paper_value`.
 
     A number is an id of data/paper_numbers.csv, or two of them with " - " or " / " between.
     """
-    claims = pd.read_csv(repository() / "data" / "claims.csv", dtype={"paper_number": str})
+    claims = pd.read_csv(repository() / "data" / file, dtype={"paper_number": str})
     numbers = paper_numbers()
     claims["paper_value"] = [_paper_value(text, numbers) for text in claims["paper_number"]]
     claims["at_least"] = claims["at_least"].fillna(-np.inf)
@@ -376,7 +378,7 @@ def _measure_of(claim_id: str, profile: Profile) -> tuple[Measure, Sequence[str]
     if claim_id in RUN_TIMES:
         return RUN_TIMES[claim_id], [_UNTRAINED]
     if claim_id in EXTERNAL:
-        return EXTERNAL[claim_id], _EXTERNAL_MODELS
+        return EXTERNAL[claim_id], EXTERNAL_MODELS
     return MEASURES[claim_id], profile.datasets
 
 

@@ -40,12 +40,13 @@ ROBUSTNESS_CHAPTER = "05_robustness"  # counts the runs of the profile
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
 EXAMPLES = "example_maps.csv"
 DESIGN = "evidence/models.csv"  # the networks of book/design.md
+BY_NETWORK = "evidence/by_network.csv"  # what chapters measure of them one by one
 READS = {  # tables that a chapter reads and other chapters write
     ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN),
     "10_scorecard": (
         MODELS, INITIALISATIONS, "figure_1.csv",
         "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",
-        "epistasis.csv",
+        "epistasis.csv", DESIGN, BY_NETWORK, "evidence/initialisations.csv",
     ),
 }  # fmt: skip
 
@@ -59,7 +60,7 @@ FILES = {  # tables in `data` that a chapter reads beside its data sets
     ),
     "08_measured_mutagenesis": ("kircher_tasks.csv", "paper_numbers.csv"),
     "09_your_own_model": ("motifs.csv", "motifs_yeast.csv"),
-    "10_scorecard": ("claims.csv", "paper_numbers.csv"),
+    "10_scorecard": ("claims.csv", "claims_evidence.csv", "paper_numbers.csv"),
 }  # fmt: skip
 
 

@@ -32,14 +32,14 @@ class Estimate(NamedTuple):
     n: int
 
 
-def mean_of(values: Any) -> Estimate:
-    """Mean of independent networks with its 95 % t interval, which a single one does not have."""
+def mean_of(values: Any, confidence: float = _CONFIDENCE) -> Estimate:
+    """Mean of independent networks with its t interval, which a single one does not have."""
     values = np.asarray(values, dtype=float)
     if not values.size:
         raise ValueError("values is empty; at least one network is wanted")
     low = high = float("nan")
     if len(values) > 1:
-        reach = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+        reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
         low, high = values.mean() - reach, values.mean() + reach
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 
@@ -99,8 +99,9 @@ def compare_all_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame
     95 % all of them have their true difference (Dunnett 1955,
     https://doi.org/10.1080/01621459.1955.10501294; `scipy.stats.dunnett`).
 
-    Columns: name, value, low, high, p (corrected), n.
+    Columns: name, value, low, high, p (corrected), n. Raises ValueError if no group has two.
     """
+    _pooled([reference, *groups.values()])
     test = stats.dunnett(*groups.values(), control=reference, rng=np.random.default_rng(0))
     interval = test.confidence_interval(_CONFIDENCE)
     return pd.DataFrame(
@@ -115,42 +116,47 @@ def compare_all_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame
     )
 
 
-def equivalence(reference: Sequence[float], groups: Groups, margin: float) -> pd.DataFrame:
+def equivalence(reference: Sequence[float], groups: Groups, margin: float = np.inf) -> pd.DataFrame:
     """Whether each group of networks has the mean of the reference, give or take a margin.
 
     Two one-sided t tests (Schuirmann 1987, https://doi.org/10.1007/BF01068419) with the variance
     pooled over all groups. Each group is a claim of its own, so that p is not corrected.
 
     Columns: name, value (the difference), low, high (its 90 % interval, which lies within the
-    margin exactly where p < 0.05), p (the larger of the two), n.
+    margin exactly where p < 0.05), outer_low, outer_high (its 95 % interval), p (the larger of the
+    two), n.
     """
     variance, freedom = _pooled([reference, *groups.values()])
     rows = []
     for name, values in groups.items():
         value = float(np.mean(values) - np.mean(reference))
         error = np.sqrt(variance * (1 / len(values) + 1 / len(reference)))
-        reach = float(stats.t.ppf(0.95, freedom) * error)
+        reach, outer = (float(stats.t.ppf(q, freedom) * error) for q in (0.95, 0.975))
         p = float(stats.t.sf((margin - abs(value)) / error, freedom))
         row = {"name": name, "value": value, "low": value - reach, "high": value + reach}
+        row |= {"outer_low": value - outer, "outer_high": value + outer}
         rows.append(row | {"p": p, "n": len(values)})
     return pd.DataFrame(rows)
 
 
-def p_lowest(groups: Groups, name: str) -> float:
-    """p of the claim that a group of networks has a lower mean than every other group.
+def below_all_others(groups: Groups, name: str) -> Estimate:
+    """How far the mean of a group of networks lies below that of every other group.
 
-    The largest of the one-sided p against each other group, with the variance pooled over all: the
-    claim is that all of the differences exist, so that nothing is to be corrected (Berger 1982,
-    https://doi.org/10.1080/00401706.1982.10487790).
+    The difference from the group that is nearest in standard errors, with its 90 % interval. It
+    lies above zero exactly where all of the one-sided tests reject at 5 %: the claim is that all
+    differences exist, so that nothing is to be corrected (Berger 1982,
+    https://doi.org/10.1080/00401706.1982.10487790). The variance is pooled over all groups.
     """
     variance, freedom = _pooled([*groups.values()])
-    least = np.mean(groups[name])
-    distances = [
-        (np.mean(values) - least) / np.sqrt(variance * (1 / len(groups[name]) + 1 / len(values)))
+    least = groups[name]
+    found = [
+        (np.mean(values) - np.mean(least), np.sqrt(variance * (1 / len(least) + 1 / len(values))))
         for other, values in groups.items()
         if other != name
     ]
-    return float(stats.t.sf(min(distances), freedom))
+    value, error = min(found, key=lambda pair: pair[0] / pair[1])
+    reach = stats.t.ppf(0.95, freedom) * error
+    return Estimate(float(value), float(value - reach), float(value + reach), len(least))
 
 
 def bounds_of_lowest(groups: Groups, *, alpha: float = 0.05) -> tuple[float, float]:
@@ -168,19 +174,10 @@ def bounds_of_lowest(groups: Groups, *, alpha: float = 0.05) -> tuple[float, flo
     return float(low), float(high)
 
 
-def mean_correlation(correlations: Any) -> Estimate:
+def mean_correlation(correlations: Any, confidence: float = _CONFIDENCE) -> Estimate:
     """Mean of the correlations of independent networks with its t interval, by Fisher's z."""
-    mean = mean_of(np.arctanh(np.asarray(correlations, dtype=float)))
+    mean = mean_of(np.arctanh(np.asarray(correlations, dtype=float)), confidence)
     return Estimate(*(float(np.tanh(z)) for z in mean[:3]), n=mean.n)
-
-
-def correlation_interval(r: float, n: int) -> Estimate:
-    """A correlation over n independent units with the 95 % interval of Fisher's z."""
-    if n < 4:
-        return Estimate(r, float("nan"), float("nan"), n)
-    reach = stats.norm.ppf((1 + _CONFIDENCE) / 2) / np.sqrt(n - 3)
-    low, high = np.tanh(np.arctanh(r) + np.array([-reach, reach]))
-    return Estimate(r, float(low), float(high), n)
 
 
 def at_equal(
@@ -257,8 +254,10 @@ def fit_line(x: Any, y: Any, networks: Any) -> Line:
     return Line(*map(float, (*found, variance**0.5)), n_networks=len(names), n=len(x))
 
 
-def jackknife_pairs(values: Mapping[tuple[Any, Any], float]) -> Estimate:
-    """Mean over pairs of networks, with a 95 % interval over the networks.
+def jackknife_pairs(
+    values: Mapping[tuple[Any, Any], float], confidence: float = _CONFIDENCE
+) -> Estimate:
+    """Mean over pairs of networks, with an interval over the networks.
 
     values : one number for every pair; a network is in several pairs, so that pairs are not
         independent. Networks are left out one at a time (Arvesen 1969,
@@ -275,7 +274,7 @@ def jackknife_pairs(values: Mapping[tuple[Any, Any], float]) -> Estimate:
         return Estimate(mean, float("nan"), float("nan"), n)
     without = [np.mean([v for pair, v in values.items() if k not in pair]) for k in networks]
     error = np.sqrt((n - 1) ** 2 / n * np.var(without, ddof=1))
-    reach = stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * error
+    reach = stats.t.ppf((1 + confidence) / 2, n - 1) * error
     return Estimate(mean, mean - float(reach), mean + float(reach), n)
 
 
