@@ -51,6 +51,7 @@ from tism.study.statistics import (
 )
 
 VERDICTS = ("holds", "holds not", "undecided", "pending")
+FIGURE_1 = "figure_1_networks.csv"  # of chapter 04
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 
@@ -301,6 +302,22 @@ def _pairs(relation: str, less: str | None = None) -> Measure:
     return evaluate
 
 
+def _figure_1(measure: str) -> Measure:
+    """A measure of chapter 04 of every baseline."""
+
+    def evaluate(networks: Networks, reading: str) -> Sample:
+        try:
+            found = read_table(RECORDED_PROFILE, FIGURE_1)
+        except FileNotFoundError:
+            return Sample(wants=[FIGURE_1])
+        rows = networks.of("initialisation")
+        rows = rows[rows["at"] == -1]
+        found = found[(found["dataset"] == networks.dataset) & (found["measure"] == measure)]
+        return networks.sample(rows, rows["seed"].map(found.set_index("seed")["value"]), "baseline")
+
+    return evaluate
+
+
 def _elsewhere(claim_id: str, networks: Networks) -> Sample:
     """What `BY_NETWORK` has for a claim: a row for each of the baselines at least."""
     try:
@@ -324,6 +341,11 @@ MEASURES: dict[str, Measure] = {
     "fig1c_substitutions": _baselines("tism_substitutions", "gradient_substitutions"),
     "figs1_tism": _baselines("tism_mean_effect", "gradient_x_input_mean_effect"),
     "figs1_input": _baselines("gradient_x_input_mean_effect", "gradient_all"),
+    "fig1a_median": _figure_1("median"),
+    "fig1a_share_0_6": _figure_1("share >= 0.6"),
+    "fig1d_signal": _figure_1("mean_log"),
+    "figs2a_variation": _figure_1("variation"),
+    "figs2b_performance": _figure_1("performance"),
     "fig3a_ism": _pairs(_BETWEEN),
     "fig3a_tism": _pairs("TISM-TISM"),
     "fig3a_own": _pairs(_OWN, _BETWEEN),

@@ -44,7 +44,7 @@ BY_NETWORK = "evidence/by_network.csv"  # what chapters measure of them one by o
 READS = {  # tables that a chapter reads and other chapters write
     ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN),
     "10_scorecard": (
-        MODELS, INITIALISATIONS, "figure_1.csv",
+        MODELS, INITIALISATIONS, "figure_1.csv", "figure_1_networks.csv",
         "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",
         "epistasis.csv", DESIGN, BY_NETWORK, "evidence/initialisations.csv",
     ),
