@@ -83,6 +83,21 @@ def test_an_ablation_is_set_against_the_baseline_of_all_seeds():
     assert table["paper"].isna().tolist() == [True, True, False]  # a control has no number
 
 
+def test_kinds_that_differ_by_their_gap_only_are_equal_at_equal_gap():
+    gaps = np.array([0.10, 0.12, 0.11, 0.20, 0.21, 0.22, 0.05, 0.06, 0.07])
+    noise = np.array([1, -1, 0, 0, 1, -1, -1, 1, 0]) / 1000
+    rows = models(variant=["baseline"] * 3 + ["relu"] * 3 + ["cnn0"] * 3)
+    lower = 0.1 * (rows["variant"] == "relu")
+    rows = rows.assign(train_region_r=0.3 + gaps, test_region_r=0.3, tism_all=0.9 - gaps + noise)
+    rows["tism_all"] -= lower
+
+    found = comparison.equal_gap_table(comparison.variants(rows)).set_index("name")
+
+    assert found.loc["ReLU", "value"] == pytest.approx(-0.1, abs=0.01)
+    assert found.loc["ReLU", "high"] < -0.05
+    assert found.loc["CNN0", "low"] < 0 < found.loc["CNN0", "high"]
+
+
 def test_an_origin_is_what_sets_a_network_apart():
     rows = models(
         variant=["baseline", "baseline", "relu", "adamw"],

@@ -20,7 +20,13 @@ from tism.study.networks import Experiment, find_run, tables_key
 from tism.study.profiles import Profile, default_device, load_dataset, results_folder
 from tism.study.records import EXAMPLES, ROBUSTNESS, find_table, note_provenance
 from tism.study.scores import Scores, score_regions, scored_rows
-from tism.study.statistics import compare_with, jackknife_pairs, mean_of
+from tism.study.statistics import (
+    at_equal,
+    compare_all_with,
+    compare_with,
+    jackknife_pairs,
+    mean_of,
+)
 from tism.taylor import mean_effect
 
 RELATIONS = {
@@ -115,6 +121,19 @@ def ablation_table(
     columns = ["kind", "variant", "value", "low", "high", "n", *_DIFFERENCE, "performance", "paper"]
     table = pd.DataFrame(table, columns=columns)
     return table.sort_values("value", ascending=False, ignore_index=True)
+
+
+def equal_gap_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Differences of r from the baseline at equal gap between training and test performance.
+
+    r of each network is moved to the mean gap along one slope, that within kinds. Columns: those of
+    `tism.study.statistics.compare_all_with`, the lowest first.
+    """
+    gap = rows["train_region_r"] - rows["test_region_r"]
+    moved = at_equal(rows.assign(gap=gap), "tism_all", "gap", kind="kind", network="run")
+    groups = {kind: part.to_numpy() for kind, part in moved.groupby(level=0, sort=False)}
+    table = compare_all_with(groups.pop("baseline"), groups)
+    return table.sort_values("value", ignore_index=True)
 
 
 def example_runs(models: pd.DataFrame) -> dict[str, str]:
