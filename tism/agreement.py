@@ -26,8 +26,8 @@ class Calibration(NamedTuple):
     """Errors of estimated correlations on the scale of atanh, fitted in chapter 07.
 
     scale, power, decay : the size of an error is scale * `effective_number` ** power *
-        `sampling_factor` ** decay
-    bias : atanh of an estimate is divided by 1 + bias * `sampling_factor`
+        factor ** decay, larger where the share is below 1; see `sampling_factors`
+    bias : atanh of an estimate is divided by 1 + bias * factor * share
     low, high : 5 % and 95 % quantiles of the errors without bias, in units of their size
     """
 
@@ -42,7 +42,8 @@ class Calibration(NamedTuple):
 # fitted by chapter 07 to data/results/yeast/calibration.csv
 CALIBRATION = Calibration(0.764, -0.3945, 0.643, 0.343, -1.701, 2.684)
 _INFERRED = 0.4  # weight, on the scale of atanh, of the correlation with the estimate of ISM
-_DRAWN, _SUBSTITUTIONS = 60, 753  # at which the sampling factor is 1
+_DRAWN, _SUBSTITUTIONS = 60, 753  # at which the sampling factor is 1; the latter are 251 bp
+_LARGEST = 300  # effective numbers of the calibration do not exceed this
 
 
 class Reliability(NamedTuple):
@@ -100,16 +101,14 @@ def reliability(
         base = taylor_scores(replace(job, progress=False))
         exact = ExactEffects(job, plan_of_engine(engine, job, len(base) * m))
         r = _assess_all(exact, base, m, generator)
-        return calibrated(r, effective_number(base), sampling_factor(job.stretch == 0, m))
+        return calibrated(r, effective_number(base), *sampling_factors(job.stretch == 0, m))
 
 
 def _assess_all(exact: ExactEffects, base: Tensor, m: int, generator: torch.Generator) -> Tensor:
     """`assess` of all sequences, as many at a time as fit into memory."""
-    stretch = exact.job.stretch
 
-    def found(first: int, last: int) -> Tensor:
-        effects = exact.of(first, last)
-        return assess(base[first:last], stretch[first:last], effects, m, generator)
+    def found(i: int, j: int) -> Tensor:
+        return assess(base[i:j], exact.job.stretch[i:j], exact.of(i, j), m, generator)
 
     with exact.job.bar("reliability") as report:
         return in_one_tensor(len(base), exact.at_once, found, report)[0]
@@ -144,7 +143,8 @@ def assess(
     found.movedim(1, -1)[drawn] = effects(drawn).to(base.dtype)
     sampled = correlation(base, estimate, found, drawn, probability)
     inferred = profile_correlation(base, found).clamp(-_HIGHEST, _HIGHEST)
-    return ((1 - _INFERRED) * sampled.atanh() + _INFERRED * inferred.atanh()).tanh()
+    weight = _INFERRED * sampling_factors(one_hot == 0, m)[1]
+    return ((1 - weight) * sampled.atanh() + weight * inferred.atanh()).tanh()
 
 
 def draw(
@@ -209,24 +209,26 @@ def effective_number(base: Tensor) -> Tensor:
     return square.sum((2, 3)).square() / square.square().sum((2, 3))
 
 
-def sampling_factor(substituted: Tensor, m: int) -> Tensor:
-    """(n, 1) factor of the sampling error of m drawn substitutions: 1 at 60 of 753, 0 at all.
-
-    substituted : (n, 4, length) bool, what may be drawn
+def sampling_factors(substituted: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Factor of the sampling error of m substitutions drawn among these, 1 at 60 of 753 and 0 at
+    all, and the share of its full weight that the estimate of ISM has: 1 up to 251 bp, less where
+    less of it is known. (n, 1) each.
     """
-    variance = 1 / m - 1 / substituted.sum((1, 2), keepdim=True)[:, :, 0]
-    return (variance.clamp(min=0) / (1 / _DRAWN - 1 / _SUBSTITUTIONS)).sqrt()
+    total = substituted.sum((1, 2))[:, None].double()
+    variance = (1 / m - 1 / total).clamp(min=0) / (1 / _DRAWN - 1 / _SUBSTITUTIONS)
+    return variance.sqrt(), (_SUBSTITUTIONS / total).clamp(max=1)
 
 
 def calibrated(
-    r: Tensor, number: Tensor, factor: Tensor, constants: Calibration = CALIBRATION
+    r: Tensor, number: Tensor, factor: Tensor, share: Tensor, constants: Calibration = CALIBRATION
 ) -> Reliability:
     """The estimate without its bias, with the 90 % interval.
 
-    r, number, factor : (n, tasks) from `assess`, `effective_number` and `sampling_factor`
+    r, number, factor, share : (n, tasks) from `assess`, `effective_number`, `sampling_factors`
     """
-    z = r.atanh() / (1 + constants.bias * factor)
-    size = constants.scale * number**constants.power * factor**constants.decay
+    z = r.atanh() / (1 + constants.bias * factor * share)
+    size = constants.scale * number.clamp(max=_LARGEST) ** constants.power
+    size = size * factor**constants.decay * (1 - _INFERRED * share) / (1 - _INFERRED)
     low, high = ((z - q * size).tanh() for q in (constants.high, constants.low))
     level = ((low >= _RELIABLE).int() + (high >= _RELIABLE)).masked_fill(low.isnan(), -1)
     words = [[_WORDS[each] for each in row] for row in level.tolist()]

@@ -41,11 +41,8 @@ def profile_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 def substitution_correlation(first: Tensor, second: Tensor, one_hot: Tensor) -> Tensor:
     """(n, tasks): Pearson over the substitutions only, 3 * length entries where there is no N."""
-    rows = []
-    for a, b, sequence in zip(first, second, one_hot, strict=True):
-        substituted = sequence == 0
-        rows.append(pearson(a[:, substituted], b[:, substituted]))
-    return torch.stack(rows)
+    triples = zip(first, second, one_hot == 0, strict=True)
+    return torch.stack([pearson(a[:, chosen], b[:, chosen]) for a, b, chosen in triples])
 
 
 def mean_effect_correlation(first: Tensor, second: Tensor, one_hot: Tensor) -> Tensor:

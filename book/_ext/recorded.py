@@ -8,17 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from tism.study.ch08_networks import TITLES
 from tism.study.records import RECORDED_PROFILE
 
 KINDS = {  # of networks, by their name in the tables
     "yeast": "yeast, GELU",
     "gelu": "simulated, GELU",
     "relu_max": "simulated, ReLU and maximum pooling",
-}
-NETWORKS = {
-    "calderon": "Calderon CNN",
-    "deepstarr": "DeepSTARR",
-    "mpra_dragonn": "MPRA-DragoNN",
 }
 SECONDS_A_PASS = 1e-3  # an example for the table of times, not a measurement
 UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
@@ -195,6 +191,7 @@ def elsewhere(record: Record) -> dict[str, str]:
     rows = table.query("method == 'TISM' and convention == 'all entries'")
     measured = record.measured_effects()
     ranked = record.measured_effects("spearman")
+    told = record.table("external/reliability").query("model != 'all'")
     motifs = record.table("external/mpra_motifs").groupby(["model", "method"])["recovered"].sum()
     return {
         **{
@@ -203,6 +200,8 @@ def elsewhere(record: Record) -> dict[str, str]:
             for method in ("ISM", "TISM")
         },
         "elsewhere_r": span(rows["mean_r"]),
+        "elsewhere_coverage": span(told["coverage90"], "{:.0%}"),
+        "elsewhere_wrong": f"{told['wrong'].max():.0%}",
         "elsewhere_measured_ism": span(measured.xs("ISM", level="method")["mean"]),
         "elsewhere_measured_tism": span(measured.xs("TISM", level="method")["mean"]),
         "elsewhere_rank_ism": span(ranked.xs("ISM", level="method")["mean"]),
@@ -271,11 +270,12 @@ def elsewhere_table(record: Record) -> str:
     measured = record.measured_effects()
     concordance = record.table("external/concordance")
     concordance = concordance.query("method == 'TISM' and convention == 'all entries'")
+    concordance = concordance[concordance["model"].isin(measured.index.unique("model"))]
     with_ism = record.table("external/mpra_methods").query("first == 'ISM'")
     with_ism = with_ism.pivot(index="model", columns="second", values="mean_r")
     rows = [
         {
-            "network": NETWORKS[row["model"]],
+            "network": TITLES[row["model"]],
             "TISM": interval(row, "mean_r"),
             "budgeted, 50 passes": f"{with_ism.loc[row['model'], 'budgeted ISM']:.2f}",
             "layer-wise": f"{with_ism.loc[row['model'], 'layer-wise TISM']:.2f}",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import agreement, build_model, ism, one_hot_encode, reliability, tism
-from tism.agreement import Calibration, assess, calibrated, draw, effective_number, sampling_factor
+from tism.agreement import Calibration, assess, calibrated, draw, effective_number, sampling_factors
 from tism.correlations import profile_correlation
 from tism.study.ch07_estimators import fit_calibration
 
@@ -70,7 +70,7 @@ def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(
 
 def test_errors_shrink_with_m_and_vanish():
     base, _, substituted = profiles(3)
-    left = [sampling_factor(substituted, m)[0, 0] for m in (20, 80, 300)]
+    left = [sampling_factors(substituted, m)[0][0, 0] for m in (20, 80, 300)]
     assert left[0] > 1.9 * left[1] > 0
     assert left[2] == 0
     narrow = torch.zeros_like(base)
@@ -79,7 +79,7 @@ def test_errors_shrink_with_m_and_vanish():
     assert torch.equal(few, torch.ones_like(few))
     assert (wide > 3).all()
     r, some = torch.full_like(wide, 0.7).double(), torch.ones_like(wide)
-    of_wide, of_few = (calibrated(r, number, some) for number in (wide, few))
+    of_wide, of_few = (calibrated(r, number, some, some) for number in (wide, few))
     assert (of_few.high - of_few.low > of_wide.high - of_wide.low).all()
 
 
@@ -87,13 +87,33 @@ def test_calibrated_intervals_and_words():
     how = Calibration(1, -0.5, decay=1, bias=0.2, low=-1.6, high=2.4)
     r = torch.tensor([[0.95, 0.3, 0.72, float("nan")]]).double()
     number, left = torch.full((1, 4), 25.0), torch.full((1, 4), 0.5)
-    result = calibrated(r, number, left, how)
+    result = calibrated(r, number, left, torch.ones(1, 4), how)
     assert result.word == [["reliable", "unreliable", "unclear", "undefined"]]
     assert (result.low[:, :3] < result.r[:, :3]).all()
     assert (result.r[:, :3] < result.high[:, :3]).all()
     z = r.atanh() / 1.1
     for found, moved in ((result.r, z), (result.low, z - 0.24), (result.high, z + 0.16)):
         torch.testing.assert_close(found[:, :3], moved.tanh()[:, :3])
+    longer = calibrated(r, 40 * number, left, torch.full((1, 4), 0.5), how)
+    assert (longer.r > result.r)[:, :3].all()  # less of it is inferred, and that is what is biased
+    capped = calibrated(r, torch.full((1, 4), 300.0), left, torch.full((1, 4), 0.5), how)
+    torch.testing.assert_close(longer.low, capped.low, equal_nan=True)
+
+
+def test_a_long_profile_is_not_judged_by_what_tism_infers():
+    """12 times as long as the calibration: without the exact effects TISM would confirm itself."""
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randint(4, (10, 3000), generator=generator)
+    substituted = nn.functional.one_hot(reference, 4).transpose(1, 2) == 0
+    base, error = torch.randn(2, 10, 1, 4, 3000, generator=generator) * substituted[:, None]
+    exact = (base + 1.3 * error).double()
+    truth = profile_correlation(exact, base.double())
+    effects = exact.movedim(1, -1).__getitem__
+    found = assess(base.double(), (~substituted).double(), effects, 60, generator)
+    result = calibrated(found, effective_number(base), *sampling_factors(substituted, 60))
+    assert (result.r - truth).mean().abs() < 0.1
+    assert ((result.low <= truth) & (truth <= result.high)).double().mean() >= 0.8
+    assert all(words != ["reliable"] for words in result.word)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tism import one_hot_encode
+from tism import decode, one_hot_encode
 from tism.score.readers import InputFileError
 from tism.study import ch08_agreement as concordance
 from tism.study.ch08_agreement import (
@@ -71,6 +71,20 @@ def test_tiles_lie_side_by_side_and_short_sequences_in_the_middle(sample):
     assert regions.loci.tolist() == [2, 3, 4, 5]
 
 
+def test_signals_and_starts_stand_in_their_place():
+    xpresso = ExternalModel("xpresso", nn.Identity(), 10_500, ("one",))
+    (group,) = real_sequences(xpresso, [element(70)])
+    assert (group.start, group.stop) == (6965, 7035)
+    assert torch.equal(group.one_hot[..., 6965:7035], element(70).one_hot)
+    assert group.one_hot.sum() == 70
+
+    aparent2 = ExternalModel("aparent2_log_odds", nn.Identity(), 205, ("one",))
+    whole, part = real_sequences(aparent2, [])
+    assert (whole.start, whole.stop, part.start, part.stop) == (0, 205, 20, 184)
+    assert decode(whole.one_hot[..., 70:76]) == ["AATAAA", "AATAAA", "GATAAA"]
+    assert len(np.unique(np.concatenate([whole.loci, part.loci]))) == 16
+
+
 def test_a_linear_model_has_perfect_concordance_over_known_bases():
     one_hot = torch.zeros(2, 4, LENGTH)
     one_hot[..., 5:26] = one_hot_encode(["ACGTTGACCATTGACGTACGA", "TTGACCATTGACGTACGAACG"])
@@ -92,7 +106,9 @@ def test_tables_pool_and_split_the_sources(sample):
     assert labels.tolist() == [0, 0, 1, 2, 3, 4, 5]
     pooled = concordance_rows("tiny", r, labels).set_index(["method", "convention"])
     own = pooled.loc[("TISM", "all entries")]
-    assert own["mean_r"] == pytest.approx(r["TISM", "all entries"].mean())
+    by_locus = pd.Series(r["TISM", "all entries"].mean(1)).groupby(labels).mean()
+    assert own["mean_r"] == pytest.approx(by_locus.mean())
+    assert own["high"] - own["mean_r"] == pytest.approx(2.571 * by_locus.sem(), rel=1e-3)  # 6 loci
     assert own["low"] < own["mean_r"] < own["high"] < 1
     assert own[["n_sequences", "n_tasks"]].tolist() == [7, 2]
     centred = pooled.xs("centred", level="convention")["mean_r"]

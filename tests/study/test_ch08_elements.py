@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -177,6 +178,11 @@ def test_tables_name_their_rows(external, monkeypatch):
     assert agreement.columns[:2].tolist() == ["element", "model"]
     assert len(agreement) == 3 * len(FAST)
     assert set(ahead["method"]) == set(FAST) - {"ISM"}
+    each = [compare_with_measured(scores["tiny"][locus.name], locus)[1] for locus in loci]
+    alone = pd.concat(each).query("method == 'TISM'")["p"]
+    corrected = ahead.loc[ahead["method"] == "TISM", "p"]
+    assert corrected.min() == pytest.approx(min(1, 3 * alone.min()))  # of three elements
+    assert (corrected.to_numpy() >= alone.to_numpy()).all()
 
     summary = summarise_loci(agreement, locus_table(loci), ["pearson"]).set_index(
         ["match", "method"]

@@ -144,9 +144,17 @@ def external(name: str):
         pytest.skip(f"the weights of {name} are not here: {error}")
 
 
-@pytest.mark.parametrize("name", ["deepstarr", "mpra_dragonn"])
+@pytest.mark.parametrize("name", ["deepstarr", "mpra_dragonn", "xpresso", "aparent2_log_odds"])
 def test_published_networks_pass_their_checks(name):
     assert port_checks(external(name))["agrees"].all()
+
+
+def test_log_odds_and_proportion_of_a_signal_are_one_network():
+    odds, proportion = (external(name).model for name in ("aparent2_log_odds", "aparent2"))
+    one_hot = one_hot_encode("ACGTTGACCATTG" * 15 + "AATAAAGTCA")
+    torch.testing.assert_close(predict(odds, one_hot).sigmoid(), predict(proportion, one_hot))
+    total = odds.cleavage(one_hot).softmax(1)[:, 77:127].sum(1)
+    torch.testing.assert_close(total[:, None].detach(), predict(proportion, one_hot))
 
 
 def test_calderon_knows_lineages():

@@ -10,6 +10,7 @@ import pytest
 
 from tism.study.ch08_attribution import EFFECT_PREDICTORS
 from tism.study.ch08_networks import EXTERNAL
+from tism.study.ch08_reliability import LONG, reliability_coverage
 from tism.study.ch08_tables import (
     TABLES,
     letter_maps,
@@ -35,7 +36,8 @@ def test_the_record_has_every_table_without_a_gap(tables):
         "model", "method", "convention", "mean_r", "low", "high", "n_sequences", "n_tasks",
     ]  # fmt: skip
     assert mpra["element"].nunique() == 21
-    assert set(mpra["model"]) == set(concordance["model"]) == set(EXTERNAL)
+    assert set(concordance["model"]) == set(EXTERNAL)
+    assert set(mpra["model"]) == {"calderon", "deepstarr", "mpra_dragonn"}
     assert set(EFFECT_PREDICTORS) <= set(mpra["method"])
     assert not mpra.duplicated(["element", "model", "method"]).any()
     assert (mpra["low"] <= mpra["pearson"]).all()
@@ -47,6 +49,16 @@ def test_the_ports_passed_their_checks(tables):
     checks = tables["port_checks"]
     assert set(checks["model"]) == set(EXTERNAL)
     assert checks["agrees"].all()
+
+
+def test_reliability_is_seldom_wrong_about_networks_it_has_not_seen(tables):
+    told = tables["reliability"].set_index("model")
+    assert set(told.index) == {*EXTERNAL, LONG, "all"}
+    assert told["coverage90"].min() > 0.8
+    assert told["wrong"].max() < 0.1
+    pd.testing.assert_frame_equal(
+        reliability_coverage(tables["reliability_errors"]), tables["reliability"], rtol=1e-3
+    )
 
 
 def test_deep_lift_accounts_for_the_predictions(tables):

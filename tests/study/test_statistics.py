@@ -19,6 +19,7 @@ from tism.study.statistics import (
     detectable,
     equivalence,
     fit_line,
+    holm,
     jackknife_pairs,
     mean_correlation,
     mean_of,
@@ -71,6 +72,7 @@ def test_corrected_p_values_are_those_of_holm():
     for rank, name in enumerate(ranked):
         largest = max(largest, min(1, (6 - rank) * raw[name]))
         assert found.loc[name, "p"] == pytest.approx(largest)
+    assert holm([*raw.values()]) == pytest.approx(found["p"].to_numpy())
 
 
 @pytest.mark.parametrize("seed", range(20))

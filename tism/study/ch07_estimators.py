@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tism.agreement import Calibration, assess, calibrated, effective_number, sampling_factor
+from tism.agreement import Calibration, assess, calibrated, effective_number, sampling_factors
 from tism.correlations import pearson, profile_correlation
 from tism.exact import ism
 from tism.first_order import gradient_anywhere, tism
@@ -220,7 +220,7 @@ def reliability_errors(network: JudgedNetwork, m: int) -> pd.DataFrame:
         columns["true"].append(profile_correlation(effects, scores))
         columns["found"].append(found)
         columns["number"].append(effective_number(scores))
-        columns["left"].append(sampling_factor(network.one_hot == 0, m))
+        columns["left"].append(sampling_factors(network.one_hot == 0, m)[0])
     return network.table(**{name: torch.cat(v, 1) for name, v in columns.items()}).dropna()
 
 
@@ -283,6 +283,7 @@ def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration)
 def judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
     """Of each profile the calibrated r, covered (1 if its interval holds the true r), and width."""
     values = (torch.tensor(table[name].to_numpy())[:, None] for name in ("found", "number", "left"))
-    r, low, high = (v[:, 0].numpy() for v in calibrated(*values, calibration)[:3])
+    found = calibrated(*values, torch.ones(1, 1), calibration)  # no profile here exceeds 251 bp
+    r, low, high = (v[:, 0].numpy() for v in found[:3])
     covered = (low <= table["true"]) & (table["true"] <= high)
     return {"r": r, "covered": covered.astype(float), "width": high - low}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tism import versions
@@ -21,13 +21,13 @@ from tism.sequence import decode, one_hot_encode
 from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import correlations_with_ism
 from tism.study.ch08_networks import ExternalModel
-from tism.study.data.download import fetch
+from tism.study.data.download import data_root, fetch
 from tism.study.data.immgen import load_aitac_sample
 from tism.study.data.kircher import Locus
 from tism.study.data.yeast import number_loci
 from tism.study.profiles import digest
 from tism.study.scores import Scores
-from tism.study.statistics import summarise
+from tism.study.statistics import mean_of
 from tism.taylor import centre
 
 _COMPARED = {  # method to conventions
@@ -36,7 +36,9 @@ _COMPARED = {  # method to conventions
     "gradient x input": ("mean effect",),
     "corrected gradient": ("all entries", "substitutions", "centred"),
 }
-_AT_ONCE = 100
+_AT_ONCE, _ONE_IN = 100, 5  # DeepSTARR's library is scored for every fifth sequence
+_START = 7_000  # where the sequence of Xpresso has the start of transcription
+_HEXAMER, _HEXAMER_IN_LIBRARY = 70, 50  # where APARENT2 and the library have that of the signal
 _STARR_COLUMNS = {
     "seqnames": "chrom",
     "Sequence": "sequence",
@@ -84,15 +86,23 @@ def deepstarr_sequences() -> pd.DataFrame:
 def real_sequences(external: ExternalModel, loci: Sequence[Locus]) -> list[PaddedSequences]:
     """The real sequences that come with the compendium for a model.
 
-    For DeepSTARR these are its sample files. For the human networks they are the saturation
-    mutagenesis elements, cut into tiles that do not overlap, and the 100 mouse immune regions of
-    AI-TAC. A shorter sequence stands in the middle of the model's input.
+    For DeepSTARR these are a fifth of its sample files, for APARENT2 human polyadenylation signals,
+    for Xpresso the saturation mutagenesis elements, each with its middle at the start of
+    transcription. For the other human networks they are these elements, cut into tiles that do not
+    overlap, and the 100 mouse immune regions of AI-TAC. Unknown bases fill up the model's input.
     """
     if external.name == "deepstarr":
-        table = deepstarr_sequences()
+        table = deepstarr_sequences()[::_ONE_IN]
         one_hot, labels = one_hot_encode(table["sequence"]), table["locus"].to_numpy()
         return [centred(one_hot, external.length, labels, "DeepSTARR library")]
+    if external.name.startswith("aparent2"):
+        return _signals(external.length)
     groups = []
+    if external.name == "xpresso":
+        for number, locus in enumerate(loci):
+            place = external.length, _START - locus.one_hot.shape[2] // 2
+            groups.append(placed(locus.one_hot, *place, np.array([number]), "human elements"))
+        return groups
     for number, locus in enumerate(loci):
         tiles = _tiles(locus.one_hot, external.length)
         labels = np.full(len(tiles), number)
@@ -100,6 +110,23 @@ def real_sequences(external: ExternalModel, loci: Sequence[Locus]) -> list[Padde
     one_hot = torch.from_numpy(load_aitac_sample()[0])
     labels = len(loci) + np.arange(len(one_hot))
     return [*groups, centred(one_hot, external.length, labels, "mouse immune regions")]
+
+
+def polyadenylation_signals() -> pd.DataFrame:
+    """Human polyadenylation signals: columns gene, sequence, and of those with a variant that
+    APARENT2's authors score its position, base and change (of the log odds)."""
+    return pd.read_csv(data_root() / "polyadenylation_signals.csv")
+
+
+def _signals(length: int) -> list[PaddedSequences]:
+    """The signals in their place, those of equal length together."""
+    table = polyadenylation_signals()
+    groups = []
+    for size, rows in table.groupby(table["sequence"].str.len(), sort=False):
+        hexamer = _HEXAMER if size == length else _HEXAMER_IN_LIBRARY
+        one_hot, labels = one_hot_encode(rows["sequence"]), rows.index.to_numpy()
+        groups.append(placed(one_hot, length, _HEXAMER - hexamer, labels, "human signals"))
+    return groups
 
 
 def _tiles(one_hot: Tensor, length: int) -> Tensor:
@@ -119,9 +146,16 @@ def centred(
     if surplus >= 0:
         cut = one_hot[:, :, surplus // 2 : surplus // 2 + length]
         return PaddedSequences(cut, 0, length, loci, source)
-    start = -surplus - (-surplus // 2)
-    padded = F.pad(one_hot, (start, -surplus // 2))
-    return PaddedSequences(padded, start, start + one_hot.shape[2], loci, source)
+    return placed(one_hot, length, -surplus - (-surplus // 2), loci, source)
+
+
+def placed(
+    one_hot: Tensor, length: int, start: int, loci: np.ndarray | None = None, source: str = ""
+) -> PaddedSequences:
+    """Sequences that begin at `start` of `length` bases, the others unknown."""
+    stop = start + one_hot.shape[2]
+    padded = F.pad(one_hot, (start, length - stop))
+    return PaddedSequences(padded, start, stop, loci, source)
 
 
 def sequence_correlations(
@@ -140,20 +174,21 @@ def sequence_correlations(
     }
     found = cached_tensors(
         f"concordance/{external.name}_{digest(content)}",
-        lambda: _correlations(external.model, sequences),
+        lambda: _correlations(external, sequences),
     )
     pairs = [(method, convention) for method, each in _COMPARED.items() for convention in each]
     return {pair: found[", ".join(pair)].numpy() for pair in pairs}
 
 
-def _correlations(model: nn.Module, sequences: PaddedSequences) -> dict[str, Tensor]:
-    one_hot, start, stop = sequences.one_hot, sequences.start, sequences.stop
+def _correlations(external: ExternalModel, sequences: PaddedSequences) -> dict[str, Tensor]:
+    one_hot, where = sequences.one_hot, {"start": sequences.start, "stop": sequences.stop}
+    given = external.model, one_hot
     scores = Scores(
         rows=np.arange(len(one_hot)),
-        one_hot=one_hot[..., start:stop],
-        ism=ism(model, one_hot, start=start, stop=stop),
-        gradient=input_gradient(model, one_hot)[..., start:stop],
-        predicted=predict(model, one_hot),
+        one_hot=one_hot[..., sequences.start : sequences.stop],
+        ism=ism(*given, args=external.args, **where),
+        gradient=input_gradient(*given, args=external.args, **where),
+        predicted=predict(*given, args=external.args),
     )
     exact, corrected = scores.ism, centre(scores.gradient)
     found = {", ".join(key): r for key, r in correlations_with_ism(scores).items()}
@@ -191,7 +226,7 @@ def concordance_rows(
     loci: np.ndarray,
     sources: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Mean correlation over sequences and tasks with its 95 % interval over loci.
+    """Mean correlation over loci, of their sequences and all tasks, with its 95 % t interval.
 
     Columns model, method, convention, mean_r, low, high, n_sequences, n_tasks; with `sources`, one
     row a source, in a column `sequences`.
@@ -201,7 +236,8 @@ def concordance_rows(
     for source in dict.fromkeys(labels):
         chosen = labels == source
         for (method, convention), r in correlated.items():
-            mean = summarise(r[chosen], loci[chosen])
+            by_locus = pd.Series(np.nanmean(r[chosen], 1)).groupby(loci[chosen]).mean()
+            mean = mean_of(by_locus)
             row = {"model": model, "method": method, "convention": convention}
             row |= {"mean_r": mean.value, "low": mean.low, "high": mean.high}
             counts = {"n_sequences": int(chosen.sum()), "n_tasks": r.shape[1]}

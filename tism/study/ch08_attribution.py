@@ -72,7 +72,11 @@ def deep_lift_multipliers(model: nn.Module, one_hot: Tensor) -> tuple[Tensor, fl
 
     one_hot = validate_one_hot(one_hot).float()
     shuffled = dinucleotide_shuffle(one_hot, n=N_SHUFFLES, random_state=0, allow_N=True)
-    rules = {SoftmaxPool: integrated_gradients_op(), BothStrandsConv: strand_rule}
+    integrated = integrated_gradients_op()
+    rules = {
+        SoftmaxPool: lambda module, *gradients: integrated(_ViewedPool(module), *gradients),
+        BothStrandsConv: strand_rule,
+    }
     options = {"raw_outputs": True, "only_warn": True, "device": "cpu"}
     with evaluating(model) as predict, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an N, and of deltas, which are returned
@@ -85,6 +89,19 @@ def deep_lift_multipliers(model: nn.Module, one_hot: Tensor) -> tuple[Tensor, fl
     contributed = ((one_hot[:, None] - shuffled) * multipliers).sum((2, 3))
     delta = (contributed - gain).abs().mean() / gain.abs().mean().clamp(min=1e-12)
     return multipliers.mean(1), float(delta)
+
+
+class _ViewedPool:
+    """A `SoftmaxPool` of wide windows, in the order in which they lie in memory: its backward pass
+    takes a tenth of the time."""
+
+    def __init__(self, pool: SoftmaxPool) -> None:
+        self.input, self.size = pool.input, pool.size
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, -x.shape[2] % self.size), value=-1e9)
+        windows = x.unflatten(2, (-1, self.size))
+        return (windows * windows.softmax(3)).sum(3)
 
 
 def strand_rule(

@@ -11,7 +11,7 @@ import torch
 from tism.correlations import pearson, profile_correlation
 from tism.exact import ism, predict
 from tism.sequence import one_hot_encode
-from tism.study.ch08_agreement import centred, deepstarr_sequences
+from tism.study.ch08_agreement import centred, deepstarr_sequences, polyadenylation_signals
 from tism.study.ch08_networks import CalderonCNN, ExternalModel
 from tism.study.data.immgen import load_aitac_sample
 
@@ -48,12 +48,15 @@ def port_checks(external: ExternalModel) -> pd.DataFrame:
         "deepstarr": _deepstarr_checks,
         "mpra_dragonn": _mpra_dragonn_checks,
         "calderon": _calderon_checks,
+        "xpresso": _xpresso_checks,
+        "aparent2": _aparent2_checks,
+        "aparent2_log_odds": _aparent2_checks,
     }
     rows = [
-        (check, expected, f"{r:.{digits}f}", float(r), bool(r > least))
-        for check, expected, r, digits, least in checks[external.name](external)
+        (check, expected, f"{r:,.{digits}f}", float(r), bool(least < r < most))
+        for check, expected, r, digits, (least, most) in checks[external.name](external)
     ]
-    for motif, (consensus, expected, tasks) in MOTIFS[external.name].items():
+    for motif, (consensus, expected, tasks) in MOTIFS.get(external.name, {}).items():
         change = motif_effect(external, consensus).sort_values(ascending=False)
         risen, value = change.index[0], float(change.iloc[0])
         check = f"{motif} ({consensus}) raises most"
@@ -63,7 +66,8 @@ def port_checks(external: ExternalModel) -> pd.DataFrame:
     return table
 
 
-_Check = tuple[str, str, float, int, float]  # check, expected, value, digits shown, lower limit
+# check, expected, value, digits shown, limits
+_Check = tuple[str, str, float, int, tuple[float, float]]
 
 
 def _deepstarr_checks(external: ExternalModel) -> Iterator[_Check]:
@@ -73,7 +77,7 @@ def _deepstarr_checks(external: ExternalModel) -> Iterator[_Check]:
         for number, task in enumerate(external.tasks):
             r = pearson(predicted[rows.index, number], torch.tensor(rows[task].to_numpy()))
             name = f"sample_{file}.txt, {task}: r with measured"
-            yield name, "0.70 to 0.79, as other ports", r, 2, 0.65
+            yield name, "0.70 to 0.79, as other ports", r, 2, (0.65, 1)
 
 
 def _mpra_dragonn_checks(external: ExternalModel) -> Iterator[_Check]:
@@ -81,21 +85,45 @@ def _mpra_dragonn_checks(external: ExternalModel) -> Iterator[_Check]:
     predicted = predict(external.model, sequences).unflatten(1, (4, 3))
     r = pearson(predicted[..., :2].mean(2), predicted[..., 2], 0).min()
     name = "average task: lowest r with the mean of its replicate tasks"
-    yield name, "1: trained on that mean", r, 4, 0.99
+    yield name, "1: trained on that mean", r, 4, (0.99, 1.01)
 
 
 def _calderon_checks(external: ExternalModel) -> Iterator[_Check]:
     one_hot, heights = map(torch.from_numpy, load_aitac_sample()[:2])
     level = predict(external.model, centred(one_hot, external.length).one_hot).mean(1)
     name = "mean prediction of 100 mouse immune regions: r with their mean accessibility"
-    yield name, "clearly positive", pearson(level, heights.mean(1)), 2, 0.3
+    yield name, "clearly positive", pearson(level, heights.mean(1)), 2, (0.3, 1)
     zeros = CalderonCNN(padding=0.0)
     zeros.load_state_dict(external.model.state_dict())
     random = one_hot_encode(_random_sequences(4, external.length))
     maps = [ism(model, random, slice(None, None, 9)) for model in (external.model, zeros)]
     r = profile_correlation(*maps).min()
     name = "ISM with zeros for the padding of activations: lowest r with ours"
-    yield name, "1: the padding does not matter", r, 4, 0.99
+    yield name, "1: the padding does not matter", r, 4, (0.99, 1.01)
+
+
+def _xpresso_checks(external: ExternalModel) -> Iterator[_Check]:
+    backgrounds = one_hot_encode(_random_sequences(16, external.length))
+    island = one_hot_encode(_random_sequences(16, 300, "CG"))
+    level = {}
+    for start in range(0, external.length, 300):
+        planted = backgrounds.clone()
+        planted[:, :, start : start + 300] = island
+        level[start + 150] = float(predict(external.model, planted, args=external.args).mean())
+    name = "position at which 300 bp of C and G raise the prediction most"
+    yield name, "7,000: the start of transcription", max(level, key=level.get), 0, (6500, 7500)
+
+
+def _aparent2_checks(external: ExternalModel) -> Iterator[_Check]:
+    for row in polyadenylation_signals().dropna().itertuples():
+        one_hot = one_hot_encode([row.sequence] * 2)
+        one_hot[1, :, int(row.position)] = one_hot_encode(row.base)[0, :, 0]
+        before, after = predict(external.model, one_hot)[:, 0].double()
+        if external.tasks == ("proportion",):
+            before, after = before.logit(), after.logit()
+        limits = row.change - 1e-4, row.change + 1e-4
+        name = f"change of the log odds by a variant of the signal of {row.gene}"
+        yield name, f"{row.change:.4f}: published with the network", after - before, 4, limits
 
 
 def motif_effect(external: ExternalModel, motif: str) -> pd.Series:
@@ -107,6 +135,6 @@ def motif_effect(external: ExternalModel, motif: str) -> pd.Series:
     return pd.Series((after - before).mean(0).numpy(), index=external.tasks)
 
 
-def _random_sequences(n: int, length: int) -> list[str]:
+def _random_sequences(n: int, length: int, bases: str = "ACGT") -> list[str]:
     rng = np.random.default_rng(0)
-    return ["".join(row) for row in rng.choice(list("ACGT"), (n, length))]
+    return ["".join(row) for row in rng.choice(list(bases), (n, length))]

@@ -28,7 +28,7 @@ from tism.study.ch08_attribution import (
 from tism.study.ch08_networks import ExternalModel
 from tism.study.data.kircher import Locus
 from tism.study.profiles import digest
-from tism.study.statistics import summarise, weighted_pearson
+from tism.study.statistics import holm, mean_of, weighted_pearson
 from tism.taylor import mean_effect
 
 EffectsOfModels = Mapping[str, Mapping[str, Mapping[str, Tensor]]]  # by model, element, method
@@ -108,12 +108,13 @@ def compare_with_measured(
     share of the significant ones whose predicted sign is the measured one. Intervals are of
     Pearson: 95 % percentile bootstrap over blocks of 20 bp, since the three substitutions of a
     position and the positions of a motif are not independent. Differences (ISM minus method) are
-    resampled together.
+    resampled together; their p is that of a normal distribution with the standard error of the
+    resampled ones.
 
     predicted : by method, (4, length) each; "ISM" among them
 
     Returns a table of method, pearson, spearman, sign_agreement, low, high, n_variants, and one of
-    method, difference, low, high.
+    method, difference, low, high, p.
     """
     measured = ~locus.effect.isnan()
     effect = locus.effect[measured].numpy()
@@ -132,9 +133,11 @@ def compare_with_measured(
         row["sign_agreement"] = float(agree.mean()) if agree.size else float("nan")
         rows.append(row | {"low": low, "high": high, "n_variants": len(effect)})
         if number != exact:
-            low, high = np.nanquantile(drawn[:, exact] - drawn[:, number], _TAILS)
-            ahead = {"method": method, "difference": r[exact] - r[number]}
-            differences.append(ahead | {"low": low, "high": high})
+            resampled, difference = drawn[:, exact] - drawn[:, number], r[exact] - r[number]
+            low, high = np.nanquantile(resampled, _TAILS)
+            p = 2 * stats.norm.sf(abs(difference) / max(np.nanstd(resampled), 1e-12))
+            ahead = {"method": method, "difference": difference, "low": low, "high": high}
+            differences.append(ahead | {"p": p})
     return pd.DataFrame(rows), pd.DataFrame(differences)
 
 
@@ -158,7 +161,10 @@ def resampled_correlations(
 def measured_tables(
     scores: EffectsOfModels, loci: Sequence[Locus]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`compare_with_measured` of every model and element, columns element and model in front."""
+    """`compare_with_measured` of every model and element, columns element and model in front.
+
+    In the second table p is corrected for the models and elements that a method is compared in.
+    """
     agreement, ahead = [], []
     for model, by_locus in scores.items():
         for locus in loci:
@@ -167,13 +173,15 @@ def measured_tables(
                 table.insert(0, "element", locus.name)
                 table.insert(1, "model", model)
                 parts.append(table)
-    return pd.concat(agreement, ignore_index=True), pd.concat(ahead, ignore_index=True)
+    differences = pd.concat(ahead, ignore_index=True)
+    differences["p"] = differences.groupby("method")["p"].transform(holm)
+    return pd.concat(agreement, ignore_index=True), differences
 
 
 def summarise_loci(
     agreement: pd.DataFrame, loci: pd.DataFrame, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Means over elements with 95 % intervals over elements, by model, cell match and method.
+    """Means over elements with 95 % t intervals over them, by model, cell match and method.
 
     agreement : of `measured_tables`; loci : of `locus_table`; match "any" takes all elements
 
@@ -185,8 +193,7 @@ def summarise_loci(
     for key, group in table.groupby(["model", "match", "method"], sort=False):
         for column in columns:
             if group[column].notna().any():
-                mean = summarise(group[column].to_numpy(), group["element"].to_numpy())
-                rows.append((*key, column, mean.value, mean.low, mean.high, mean.n_loci))
+                rows.append((*key, column, *mean_of(group[column].dropna())))
     names = ["model", "match", "method", "statistic", "mean", "low", "high", "n_elements"]
     return pd.DataFrame(rows, columns=names)
 
@@ -221,8 +228,8 @@ def method_agreement(scores: EffectsOfModels, loci: Sequence[Locus]) -> pd.DataF
                 changed = locus.one_hot[0] == 0
                 effects = by_locus[locus.name]
                 r.append(float(pearson(effects[first][changed], effects[second][changed])))
-            mean = summarise(r, np.arange(len(r)))
-            rows.append((model, first, second, mean.value, mean.low, mean.high))
+            exists = pd.Series(r).dropna()
+            rows.append((model, first, second, *mean_of(exists)[:3]))
     return pd.DataFrame(rows, columns=["model", "first", "second", "mean_r", "low", "high"])
 
 

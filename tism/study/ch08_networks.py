@@ -10,13 +10,16 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tism.model import BothStrandsConv, SoftmaxPool
 from tism.study.data.download import fetch
@@ -41,6 +44,8 @@ CALDERON_TASKS = (
     "Th17_precursors-S", "Th17_precursors-U", "Th1_precursors-S", "Th1_precursors-U",
     "Th2_precursors-S", "Th2_precursors-U", "pDCs-U",
 )  # fmt: skip
+APARENT2_DILATION = 1, 2, 4, 8, 4, 2, 1  # of the seven groups of four residual blocks
+_LIBRARY = 11  # of APARENT2, that its authors choose for genomic sequences
 DEEPSTARR_TASKS = ("developmental", "housekeeping")
 MPRA_DRAGONN_TASKS = tuple(
     f"{cell} {promoter} {what}"
@@ -61,17 +66,20 @@ class ExternalModel:
     model : maps (n, 4, length) to (n, len(tasks)), in evaluation mode
     length : bases of the input
     tasks : names of the outputs, in order
+    args : what else the network's forward takes, one row for all sequences
     """
 
     name: str
     model: nn.Module
     length: int
     tasks: tuple[str, ...]
+    args: tuple[Tensor, ...] = ()
 
     @property
     def checksum(self) -> str:
         """sha256 of what decides the predictions: layers, weights, length and names of tasks."""
         described = [self.length, self.tasks, _described_layers(self.model)]
+        described += [value.tolist() for value in self.args]
         return weights_sha256(self.model, prefix=json.dumps(described))
 
     def task_numbers(self, names: str) -> list[int]:
@@ -163,6 +171,91 @@ def mpra_dragonn() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), head)
 
 
+class Xpresso(nn.Module):
+    """10,500 bp around a transcription start and six features of the mRNA to its level.
+
+    The sequence begins 7,000 bp before the start. The features say how long the mRNA lives; they
+    and the output, the logarithm of the expression, are z scores over all genes, so that zeros are
+    those of an average mRNA.
+
+    Source: Agarwal and Shendure 2020, Cell Rep 31:107663. Untrained weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.conv1 = nn.ConstantPad1d((2, 3), 0.0), nn.Conv1d(4, 128, 6)
+        self.conv2 = nn.Conv1d(128, 32, 9, padding="same")
+        self.pool1, self.pool2 = nn.MaxPool1d(30), nn.MaxPool1d(10)
+        self.dense1, self.dense2 = nn.Linear(35 * 32 + 6, 64), nn.Linear(64, 2)
+        self.dense3 = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """(n, 4, 10500) and (n, 6) to (n, 1)."""
+        x = self.pool1(self.conv1(self.pad(x)).relu())
+        x = self.pool2(self.conv2(x).relu())  # (n, 32, 35)
+        x = torch.cat([x.transpose(1, 2).flatten(1), features], 1)
+        return self.dense3(self.dense2(self.dense1(x).relu()).relu())
+
+
+class _Residual(nn.Module):
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        for i in range(2):
+            conv = nn.Conv1d(32, 32, 3, padding="same", dilation=dilation)
+            setattr(self, f"conv_{i}", conv)
+            setattr(self, f"batch_norm_{i}", nn.BatchNorm1d(32, eps=KERAS_EPSILON))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 32, length) to the same."""
+        y = self.conv_0(self.batch_norm_0(x).relu())
+        return x + self.conv_1(self.batch_norm_1(y).relu())
+
+
+class Aparent2(nn.Module):
+    """205 bp of a polyadenylation signal, whose hexamer starts at 70, to the use of the signal.
+
+    The network predicts a distribution of cleavage over the 205 positions and, beyond them, none.
+    Its authors take the part that lies from 7 to 57 bp behind the start of the hexamer as the
+    proportion of the isoform, and compare variants by its log odds. Of 13 libraries whose levels
+    the network learnt they use the twelfth for genomic sequences; so do we.
+
+    log_odds : return the log odds instead of the proportion
+
+    Source: Linder et al. 2022, Genome Biol 23:232. Untrained weights.
+    """
+
+    def __init__(self, log_odds: bool = False) -> None:
+        super().__init__()
+        self.log_odds = log_odds
+        self.conv_0, self.final_conv = nn.Conv1d(4, 32, 1), nn.Conv1d(32, 1, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(_Residual(dilation) for _ in range(4)))
+            for dilation in APARENT2_DILATION
+        )
+        self.skips = nn.ModuleList(nn.Conv1d(32, 32, 1) for _ in range(8))
+        self.library = nn.Parameter(torch.zeros(206))
+
+    def cleavage(self, x: Tensor) -> Tensor:
+        """(n, 4, 205) to (n, 206), logits of the distribution; the last is no cleavage."""
+        x = self.conv_0(x)
+        total = self.skips[0](x)
+        for block, skip in zip(self.blocks, self.skips[1:], strict=True):
+            x = block(x)
+            total = total + skip(x)
+        return F.pad(self.final_conv(total)[:, 0], (0, 1)) + self.library
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4, 205) to (n, 1)."""
+        odds = isoform_log_odds(self.cleavage(x))[:, None]
+        return odds if self.log_odds else odds.sigmoid()
+
+
+def isoform_log_odds(cleavage: Tensor, start: int = 77, stop: int = 127) -> Tensor:
+    """(n,) log odds of cleavage within these positions, from (n, 206) logits."""
+    rest = torch.cat([cleavage[:, :start], cleavage[:, stop:]], 1)
+    return cleavage[:, start:stop].logsumexp(1) - rest.logsumexp(1)
+
+
 def read_keras_layers(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """Arrays of a Keras 2 weight file by layer and name, such as ["dense_1"]["kernel"].
 
@@ -176,8 +269,8 @@ def read_keras_layers(path: str | Path) -> dict[str, dict[str, Tensor]]:
 
     def collect(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            layer, array = name.split("/")[0], name.split("/")[-1].split(":")[0]
-            layers.setdefault(layer, {})[array] = torch.from_numpy(item[()])
+            layer, *_, array = name.removeprefix("model_weights/").split("/")
+            layers.setdefault(layer, {})[array.split(":")[0]] = torch.as_tensor(item[()])
 
     try:
         with h5py.File(path, "r") as file:
@@ -206,17 +299,56 @@ def load_keras(model: nn.Sequential, path: str | Path, names: list[list[str]]) -
         if not isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
             continue
         arrays = _joined(layers, next(names_left), path)
-        if isinstance(module, nn.Linear):
-            kernel = arrays["kernel"].unflatten(0, (-1, channels if flattened else 1))
-            kernel = kernel.permute(2, 1, 0).flatten(1)  # from (length, channels, out)
-            arrays, flattened = {"weight": kernel, "bias": arrays["bias"]}, False
+        if isinstance(module, nn.Linear) and flattened:
+            kernel = arrays["kernel"].unflatten(0, (-1, channels))  # (length, channels, out)
+            arrays["kernel"], flattened = kernel.transpose(0, 1).flatten(0, 1), False
         elif isinstance(module, nn.Conv1d):
             channels = module.out_channels
-            arrays = {"weight": arrays["kernel"].permute(2, 1, 0), "bias": arrays["bias"]}
-        else:
-            arrays = {ours: arrays[theirs] for ours, theirs in _KERAS_NORM}
-        state |= {f"{position}.{name}": array for name, array in arrays.items()}
+        state |= _in_torch(str(position), arrays)
     _load(model, state, path)
+
+
+def _in_torch(name: str, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Arrays of a Keras layer as they are kept in torch, by their names in a layer `name`."""
+    if "gamma" in arrays:
+        return {f"{name}.{ours}": arrays[theirs] for ours, theirs in _KERAS_NORM}
+    kernel = arrays["kernel"]
+    kernel = kernel[0] if kernel.ndim == 4 else kernel  # a row of an image of one row
+    weight = kernel.permute(*reversed(range(kernel.ndim)))
+    return {f"{name}.weight": weight, f"{name}.bias": arrays["bias"]}
+
+
+def load_named(
+    model: nn.Module,
+    path: str | Path,
+    names: Mapping[str, str],
+    others: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Fill a network from a Keras weight file, by the name in it of each layer with weights.
+
+    others : parameters that no layer of the file holds as they are
+
+    Raises WeightFileError as `load_keras`.
+    """
+    layers, state = read_keras_layers(path), dict(others or {})
+    for ours, theirs in names.items():
+        state |= _in_torch(ours, _joined(layers, [theirs], path))
+    _load(model, state, path)
+
+
+def load_aparent2(model: Aparent2, path: str | Path) -> None:
+    """Fill the network from its published Keras file.
+
+    Raises WeightFileError as `load_keras`.
+    """
+    names = {name: f"aparent_{name}" for name in ("conv_0", "final_conv")}
+    names |= {f"skips.{i}": f"aparent_skip_conv_{i}" for i in range(7)}
+    names["skips.7"] = "aparent_last_block_conv"
+    for i, k, part, n in product(range(7), range(4), ("conv", "batch_norm"), range(2)):
+        names[f"blocks.{i}.{k}.{part}_{n}"] = f"aparent_resblock_{i}_{k}_{part}_{n}"
+    library = _joined(read_keras_layers(path), ["aparent_lib_conv"], path)
+    level = library["kernel"][:, _LIBRARY, 0] + library["bias"][0, :, 0]
+    load_named(model, path, names, {"library": level})
 
 
 def _joined(layers: dict, names: list[str], path: str | Path) -> dict[str, Tensor]:
@@ -287,14 +419,53 @@ _DRAGONN = [
 ]  # fmt: skip
 
 
-# Name to untrained network, its layers in a Keras file, the file, bases of the input, tasks.
+_XPRESSO = {
+    "conv1": "conv1d_1", "conv2": "conv1d_2",
+    "dense1": "dense_1", "dense2": "dense_2", "dense3": "dense_3",
+}  # fmt: skip
+
+
+class Published(NamedTuple):
+    """A network that can be rebuilt: untrained, filled by load(model, path) from `file`.
+
+    title : the name that readers see; the others as in `ExternalModel`
+    """
+
+    title: str
+    build: Callable[[], nn.Module]
+    load: Callable[[Any, Path], None]
+    file: str
+    length: int
+    tasks: tuple[str, ...]
+    args: tuple[Tensor, ...] = ()
+
+
 EXTERNAL = {
-    "calderon": (CalderonCNN, None, "calderon/weights.pth", 401, CALDERON_TASKS),
-    "deepstarr": (deepstarr, _DEEPSTARR, "deepstarr/deepstarr.model.h5", 249, DEEPSTARR_TASKS),
-    "mpra_dragonn": (
-        mpra_dragonn, _DRAGONN, "mpra_dragonn/pretrained.hdf5", 145, MPRA_DRAGONN_TASKS,
+    "calderon": Published(
+        "Calderon CNN", CalderonCNN, load_calderon, "calderon/weights.pth", 401, CALDERON_TASKS
+    ),
+    "deepstarr": Published(
+        "DeepSTARR", deepstarr, partial(load_keras, names=_DEEPSTARR),
+        "deepstarr/deepstarr.model.h5", 249, DEEPSTARR_TASKS,
+    ),
+    "mpra_dragonn": Published(
+        "MPRA-DragoNN", mpra_dragonn, partial(load_keras, names=_DRAGONN),
+        "mpra_dragonn/pretrained.hdf5", 145, MPRA_DRAGONN_TASKS,
+    ),
+    "xpresso": Published(
+        "Xpresso", Xpresso, partial(load_named, names=_XPRESSO),
+        "xpresso/human.h5", 10_500, ("expression",), (torch.zeros(1, 6),),
+    ),
+    "aparent2": Published(
+        "APARENT2, proportion", Aparent2, load_aparent2,
+        "aparent2/aparent2.h5", 205, ("proportion",),
+    ),
+    "aparent2_log_odds": Published(
+        "APARENT2, log odds", partial(Aparent2, log_odds=True), load_aparent2,
+        "aparent2/aparent2.h5", 205, ("log odds",),
     ),
 }  # fmt: skip
+TITLES = {name: published.title for name, published in EXTERNAL.items()}
 
 
 def load_external(name: str) -> ExternalModel:
@@ -305,10 +476,7 @@ def load_external(name: str) -> ExternalModel:
     """
     if name not in EXTERNAL:
         raise ValueError(f"name must be one of {', '.join(EXTERNAL)}; got {name!r}")
-    build, layers, file, length, tasks = EXTERNAL[name]
-    model, path = build(), fetch(f"models/{file}")
-    if layers:
-        load_keras(model, path, layers)
-    else:
-        load_calderon(model, path)
-    return ExternalModel(name, model, length, tasks)
+    _, build, load, file, length, tasks, args = EXTERNAL[name]
+    model = build()
+    load(model, fetch(f"models/{file}"))
+    return ExternalModel(name, model, length, tasks, args)

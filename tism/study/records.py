@@ -58,7 +58,9 @@ FILES = {  # tables in `data` that a chapter reads beside its data sets
     "07_beyond_first_order": (
         "claims.csv", "paper_numbers.csv", "motifs.csv", "motifs_yeast.csv",
     ),
-    "08_measured_mutagenesis": ("kircher_tasks.csv", "paper_numbers.csv"),
+    "08_measured_mutagenesis": (
+        "kircher_tasks.csv", "paper_numbers.csv", "polyadenylation_signals.csv",
+    ),
     "09_your_own_model": ("motifs.csv", "motifs_yeast.csv"),
     "10_scorecard": ("claims.csv", "claims_evidence.csv", "paper_numbers.csv"),
 }  # fmt: skip

@@ -82,6 +82,14 @@ def compare_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "value", "low", "high", "p", "n"])
 
 
+def holm(p: Any) -> np.ndarray:
+    """p of several tests, corrected for their number by the step-down of Holm (1979)."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)
+    corrected = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]).clip(max=1)
+    return corrected[np.argsort(order)]
+
+
 def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
     """Variance within groups of networks, pooled over all of them, and its degrees of freedom."""
     arrays = [np.asarray(values, dtype=float) for values in groups]
