@@ -348,6 +348,7 @@ def external():
 def other_externals(external):
     """The published network with another value of each field, and with other settings of layers."""
     values = {"name": "deepstarr", "length": 400, "tasks": ("b", "a"), "model": CalderonCNN()}
+    values["args"] = (torch.ones(1, 6),)
     assert values.keys() == fields_of(ExternalModel)
     yield from (dataclasses.replace(external, **{k: v}) for k, v in values.items())
     padded, relu, pooled = CalderonCNN(padding=0.0), CalderonCNN(), CalderonCNN()
