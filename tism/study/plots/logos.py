@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import logomaker
@@ -12,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from tism.sequence import ALPHABET
@@ -27,6 +30,23 @@ from tism.study.plots.style import (
 )
 
 Frame = tuple[int, int, bool]
+
+
+class _Outline(TextPath):
+    """A letter whose extents are computed once."""
+
+    get_extents = cache(TextPath.get_extents)
+
+
+class _Logo(logomaker.Logo):
+    """A logo whose letters are made once: those below zero are upside down from the start."""
+
+    def style_glyphs_below(self, **_: Any) -> None:
+        """Leave the letters as they are, where logomaker makes each of them anew."""
+
+
+# logomaker asks for the outline of a letter wherever the letter stands
+sys.modules["logomaker.src.Glyph"].TextPath = cache(_Outline)
 
 
 def plot_logo(
@@ -49,7 +69,7 @@ def plot_logo(
     positions = np.arange(start, start + scores.shape[1])
     if scores.any():
         table = pd.DataFrame(scores.T, index=positions, columns=list(ALPHABET))
-        logomaker.Logo(table, ax=ax, color_scheme=BASE_COLOURS, font_name="DejaVu Sans")
+        _Logo(table, ax=ax, color_scheme=BASE_COLOURS, font_name="DejaVu Sans")
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.axhline(0, color="black", linewidth=0.5)
     ax.set(xlim=(start - 0.5, positions[-1] + 0.5), ylim=limits or _letter_limits(scores))

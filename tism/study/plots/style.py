@@ -86,6 +86,8 @@ def _set_up_notebook() -> None:
         "pil_kwargs": {"optimize": True},
     }
     select_figure_formats(shell, {"png"}, **inline.print_figure_kwargs)
+    if "inline" in plt.get_backend():
+        plt.uninstall_repl_displayhook()  # it draws every figure once more before it is shown
 
 
 def panels(count: int, *, height: float = 3.3, columns: int = 2) -> list[Axes]:
