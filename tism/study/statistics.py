@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -294,17 +294,24 @@ def nested_interval(values: Sequence[Tensor], loci: Sequence[np.ndarray]) -> tup
 
     values, loci : of each network (n, tasks), NaN where there is none, and (n,)
     """
-    rng = np.random.default_rng(0)
     totals = [_by_locus(v.double().numpy(), labels) for v, labels in zip(values, loci, strict=True)]
-    means = []
-    for _ in range(_RESAMPLES):
-        drawn = [totals[i] for i in rng.integers(len(totals), size=len(totals))]
-        picked = [t[rng.integers(len(t), size=len(t))].sum(0) for t in drawn]
-        total, count = np.sum(picked, axis=0)
-        means.append(total / count if count else np.nan)
+    total, count = (_draws(tuple(map(len, totals))) @ np.concatenate(totals)).T
+    means = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     if np.isnan(means).all():
         return float("nan"), float("nan")
     return tuple(np.nanquantile(means, [0.025, 0.975]).tolist())
+
+
+@lru_cache(maxsize=4)
+def _draws(sizes: tuple[int, ...]) -> np.ndarray:
+    """(resamples, loci of all networks): how often each is drawn, for networks of so many loci."""
+    rng = np.random.default_rng(0)
+    counts = [np.zeros((_RESAMPLES, size)) for size in sizes]
+    for row in range(_RESAMPLES):
+        for i in rng.integers(len(sizes), size=len(sizes)):
+            drawn = rng.integers(sizes[i], size=sizes[i])
+            counts[i][row] += np.bincount(drawn, minlength=sizes[i])
+    return np.concatenate(counts, axis=1)
 
 
 def _by_locus(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
