@@ -42,6 +42,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+import zarr  # noqa: F401 -- it is then there in every fork
 from safetensors.torch import load_file, save_file
 
 import tism
