@@ -44,6 +44,7 @@ def test_a_chapter_runs_there(tmp_path, monkeypatch):
     monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("TISM_RESULTS_DIR", str(tmp_path / "results"))
     monkeypatch.setenv("TISM_DEVICE", str(DEVICE))
+    monkeypatch.setattr("tism.study.plots.logos._Logo", lambda *args, **options: None)
     notebook = json.loads((repository() / "notebooks" / "01_taylor_to_ism.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     names: dict = {}
