@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from tism.study.explorer import page_data
+from tism.study.explorer import element_data, page_data
 
 PAGE = "book/explorer"
 DATA = "explorer_data.js"
 
 
-def write_scripts(data: dict, folder: Path) -> None:
-    """Write what `tism.study.explorer.page_data` returns as scripts that the page can load."""
+def write_scripts(tables: Path, folder: Path) -> None:
+    """Write the recorded maps as scripts that the page can load.
+
+    tables : folder of the explorer's; those of chapter 08 stand in "external" beside it
+    """
+    data = page_data(tables)
+    data["datasets"].append(element_data(tables.parent / "external"))
     for i, dataset in enumerate(data["datasets"]):
         for j, region in enumerate(dataset["regions"]):
             region["script"] = f"explorer_data_{i}_{j}.js"
-            place = f"TISM_EXPLORER.datasets[{i}].regions[{j}].tasks"
-            _assign(folder / region["script"], place, region.pop("tasks"))
-    _assign(folder / DATA, "TISM_EXPLORER", data)
+            place = f"TISM_EXPLORER.datasets[{i}].regions[{j}]"
+            own = [name for name in ("tasks", "measured") if name in region]
+            values = {f"{place}.{name}": region.pop(name) for name in own}
+            _assign(folder / region["script"], values)
+    _assign(folder / DATA, {"TISM_EXPLORER": data})
 
 
-def _assign(path: Path, variable: str, value: dict) -> None:
-    content = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    path.write_text(f"window.{variable}={content};\n", encoding="utf-8")
+def _assign(path: Path, values: dict[str, Any]) -> None:
+    """Write a script that gives variables of the page their values."""
+    content = {k: json.dumps(v, separators=(",", ":"), allow_nan=False) for k, v in values.items()}
+    lines = (f"window.{variable}={value};\n" for variable, value in content.items())
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def write_data(app) -> None:
@@ -35,7 +45,7 @@ def write_data(app) -> None:
     if app.builder.format == "html":
         folder = Path(app.outdir) / "_static"
         folder.mkdir(parents=True, exist_ok=True)
-        write_scripts(page_data(Path(app.srcdir) / app.config.explorer_tables), folder)
+        write_scripts(Path(app.srcdir) / app.config.explorer_tables, folder)
 
 
 def add_files(app, pagename, templatename, context, doctree) -> None:

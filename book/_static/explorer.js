@@ -1,6 +1,7 @@
-// The explorer page: two score maps of one region and task, from the recorded tables.
-// window.TISM_EXPLORER is what page_data of tism/study/explorer.py returns, but for the maps of a
-// region: its own script sets `tasks` of the region when it is first shown.
+// The explorer page: two score maps of one region and task, and the measured effects of an element,
+// from the recorded tables. window.TISM_EXPLORER is what page_data and element_data of
+// tism/study/explorer.py return, but for the maps of a region: its own script sets `tasks` and
+// `measured` of the region when it is first shown.
 (() => {
   "use strict";
 
@@ -45,19 +46,32 @@
     document.head.append(script);
   }
 
-  /** {values: of the substitutions, rows: by base and position, mean: minus the mean of a position}. */
+  /** {values: of the substitutions, rows: by base and position, mean: minus the mean of a position};
+   *  NaN where a substitution was not measured. */
   function restore([largest, thousandths], sequence) {
-    const values = thousandths.map((k) => (k * largest) / 1000);
+    const values = thousandths.map((k) => (k === null ? NaN : (k * largest) / 1000));
     let next = 0;
     const rows = Array.from(BASES, (base) =>
       Array.from(sequence, (reference) => (reference === base ? 0 : values[next++])));
-    const mean = Array.from(sequence, (base, l) =>
-      BASES.includes(base) ? -(rows[0][l] + rows[1][l] + rows[2][l] + rows[3][l]) / 3 : 0);
-    return { values, rows, mean };
+    const mean = Array.from(sequence, (base, l) => {
+      const known = rows.map((row) => row[l]).filter((x, b) => BASES[b] !== base && !Number.isNaN(x));
+      return BASES.includes(base) && known.length ? -known.reduce((sum, x) => sum + x) / known.length : 0;
+    });
+    return { values, rows, mean, ...reach(values, mean) };
   }
 
-  /** Pearson correlation, NaN where one is constant. */
-  function pearson(a, b) {
+  /** Scales of a heat map and of a logo: the largest effect, and a little more than all heights. */
+  function reach(values, heights) {
+    const low = Math.min(0, ...heights), high = Math.max(0, ...heights);
+    const margin = 0.04 * (high - low) || 1;
+    const largest = Math.max(...values.filter((x) => !Number.isNaN(x)).map(Math.abs)) || 1;
+    return { low: low - margin, high: high + margin, largest };
+  }
+
+  /** Pearson correlation over what both have, NaN where one is constant. */
+  function pearson(first, second) {
+    const both = first.map((_, k) => k).filter((k) => !Number.isNaN(first[k] + second[k]));
+    const [a, b] = [first, second].map((values) => both.map((k) => values[k]));
     const dot = (x, y) => x.reduce((sum, value, k) => sum + value * y[k], 0);
     const centred = (x) => {
       const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
@@ -72,7 +86,7 @@
   function strongest(map, sequence) {
     const all = [];
     map.rows.forEach((row, b) => row.forEach((effect, position) => {
-      if (sequence[position] !== BASES[b]) all.push({ position, b, effect });
+      if (sequence[position] !== BASES[b] && !Number.isNaN(effect)) all.push({ position, b, effect });
     }));
     return all.sort((x, y) => Math.abs(y.effect) - Math.abs(x.effect)).slice(0, TOP);
   }
@@ -128,17 +142,20 @@
     const { maps, label } = region.tasks[task];
     const [a, b] = [first, second].map((name) => restore(maps[name], region.sequence));
     const difference = a.mean.map((x, l) => x - b.mean[l]);
-    const heights = [0, ...a.mean, ...b.mean, ...difference];
-    const margin = 0.04 * (Math.max(...heights) - Math.min(...heights)) || 1;
-    shown = { first: a, second: b, difference, label, r: pearson(a.values, b.values) };
-    shown.low = Math.min(...heights) - margin;
-    shown.high = Math.max(...heights) + margin;
-    shown.largest = Math.max(...[...a.values, ...b.values].map(Math.abs)) || 1;
+    const scale = reach([...a.values, ...b.values], [...a.mean, ...b.mean, ...difference]);
+    Object.assign(a, scale, { name: first });
+    Object.assign(b, scale, { name: second });
+    shown = { first: a, second: b, difference, label, r: pearson(a.values, b.values), measured: [] };
+    if (region.measured) {
+      shown.measured = [Object.assign(restore(region.measured, region.sequence), { name: "measured" })];
+    }
     choices();
-    element("figure").setAttribute("aria-label", `Maps of ${first} and ${second}`);
+    element("figure").setAttribute("aria-label", `Maps of ${names()}`);
     element("readout").innerHTML = readout();
-    element("tables").innerHTML = table(first, a, second, b) + table(second, b, first, a);
-    element("caption").innerHTML = caption();
+    const tables = [[a, b, ...shown.measured], [b, a, ...shown.measured]];
+    for (const map of shown.measured) tables.unshift([map, a, b]);
+    element("tables").innerHTML = tables.map(table).join("");
+    element("caption").innerHTML = region.measured ? elementCaption() : caption();
   }
 
   function fromHash() {
@@ -186,8 +203,7 @@
       tag("line", { x1: LEFT, x2: LEFT, y1: top, y2: top + height, class: "ex-axis" });
   }
 
-  function logo(mean, title, top, height) {
-    const { low, high } = shown;
+  function logo(mean, title, top, height, { low, high }) {
     const y = (value) => top + (height * (high - value)) / (high - low);
     const step = tick(Math.max(high, -low));
     const ticks = [-step, 0, step].filter((v) => v > low && v < high);
@@ -218,7 +234,9 @@
         } else if (values[l]) {
           out += tag("rect", { x, y: top + b * row, width: fixed(cell()), height: row,
             class: values[l] > 0 ? "ex-more" : "ex-less",
-            "fill-opacity": Math.sqrt(Math.abs(values[l]) / shown.largest).toFixed(3) });
+            "fill-opacity": Math.sqrt(Math.abs(values[l]) / map.largest).toFixed(3) });
+        } else if (Number.isNaN(values[l])) {
+          out += tag("rect", { x, y: top + b * row, width: fixed(cell()), height: row, class: "ex-none" });
         }
       }
     });
@@ -252,9 +270,9 @@
       out += tag("line", { x1: x, x2: x, y1: top, y2: top + 5, class: "ex-axis" });
       out += tag("text", { x, y: top + 17, class: "ex-tick ex-mid" }, l);
     }
-    const middle = (LEFT + width() - RIGHT) / 2, { chrom, start } = state.region;
+    const middle = (LEFT + width() - RIGHT) / 2, { chrom, start, end, strand } = state.region;
     return out + tag("text", { x: middle, y: top + 34, class: "ex-tick ex-mid" },
-      `position in the region (bp); 0 is ${chrom}:${count(start)}`);
+      `position in the region (bp); 0 is ${chrom}:${count(strand === "-" ? end : start)}`);
   }
 
   const STRIP = { top: 20, height: 36 };
@@ -262,43 +280,68 @@
     const { first, second } = state, tall = 92, row = 14;
     let top = STRIP.top + STRIP.height + 36;
     let out = strip(STRIP.top, STRIP.height);
-    for (const [mean, title] of [[shown.first.mean, `${first}, mean effect`],
-      [shown.second.mean, `${second}, mean effect`], [shown.difference, `${first} \u2212 ${second}`]]) {
-      out += logo(mean, title, top, tall);
+    const maps = [...shown.measured, shown.first, shown.second];
+    for (const [mean, title, scale] of [...maps.map((map) => [map.mean, `${map.name}, mean effect`, map]),
+      [shown.difference, `${first} \u2212 ${second}`, shown.first]]) {
+      out += logo(mean, title, top, tall, scale);
       top += tall + 32;
     }
-    for (const [map, title] of [[shown.first, first], [shown.second, second]]) {
-      out += heat(map, `${title}, every substitution`, top, row);
+    for (const map of maps) {
+      out += heat(map, `${map.name}, every substitution`, top, row);
       top += 4 * row + 26;
     }
     out += positions(top - 22);
     const height = top + 16, wide = width();
-    const summary = `${first} and ${second} of ${state.region.name}, ${state.task}: positions ` +
-      `${state.from} to ${state.from + state.bases - 1}, r = ${correlation()}. The table below has the largest effects.`;
+    const against = withMeasured().map(({ name, r }) => `, ${correlation(r)} of ${name} with the measurement`);
+    const summary = `${names()} of ${state.region.name}, ${state.task}: positions ` +
+      `${state.from} to ${state.from + state.bases - 1}, r = ${correlation(shown.r)}${against.join("")}. The table below has the largest effects.`;
     return `<svg width="${wide}" height="${height}" viewBox="0 0 ${wide} ${height}" role="img" ` +
       `aria-label="${escape(summary)}">${out}</svg>`;
   }
 
-  const correlation = () => (Number.isNaN(shown.r) ? "undefined" : minus(shown.r.toFixed(2)));
+  const correlation = (r) => (Number.isNaN(r) ? "undefined" : minus(r.toFixed(2)));
+  const names = () => `${shown.measured.length ? "measured effects, " : ""}${state.first} and ${state.second}`;
+  /** r of each method with the measured effects, if there are any: [{name, r}]. */
+  const withMeasured = () => shown.measured.flatMap((measured) =>
+    [shown.first, shown.second].map(({ name, values }) => ({ name, r: pearson(values, measured.values) })));
   const named = ({ position, b }) => `${position} ${state.region.sequence[position]}\u2192${BASES[b]}`;
 
   function readout() {
     const item = (name, value) => `<span><b>${value}</b> ${name}</span>`;
-    return `<span class="ex-r"><b>r = <span id="ex-r" data-r="${shown.r}">${correlation()}</span></b> ` +
-      `${escape(state.first)} and ${escape(state.second)}, ${count(shown.first.values.length)} substitutions</span>` +
+    const between = `<span class="ex-r"><b>r = <span id="ex-r" data-r="${shown.r}">${correlation(shown.r)}</span></b> ` +
+      `${escape(state.first)} and ${escape(state.second)}, ${count(shown.first.values.length)} substitutions</span>`;
+    if (state.region.measured) {
+      return between + withMeasured().map(({ name, r }) =>
+        item(`${escape(name)} and measured`, `r = <span data-measured="${r}">${correlation(r)}</span>`)).join("");
+    }
+    return between +
       item("predicted", minus(predicted(state.region, state.task).toFixed(2))) +
       item(state.region.set === "simulated" ? "simulated" : "measured", minus(shown.label.toFixed(2)));
   }
 
-  function table(method, map, other, otherMap) {
-    const digits = clamp(1 - Math.floor(Math.log10(shown.largest)), 0, 12);
-    const written = (x) => minus(x.toFixed(digits));
-    const rows = strongest(map, state.region.sequence).map((s, k) =>
-      `<tr><td>${k + 1}</td><th scope="row">${named(s)}</th><td>${written(s.effect)}</td>` +
-      `<td>${written(otherMap.rows[s.b][s.position])}</td></tr>`);
-    return `<table class="table"><caption>Largest effects by ${escape(method)}</caption><thead><tr>` +
-      `<th scope="col">#</th><th scope="col">substitution</th><th scope="col">${escape(method)}</th>` +
-      `<th scope="col">${escape(other)}</th></tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  /** The largest effects of the first map, and what the others have there. */
+  function table(maps) {
+    const written = ({ rows, largest }, { b, position }) => {
+      const digits = clamp(1 - Math.floor(Math.log10(largest)), 0, 12);
+      return Number.isNaN(rows[b][position]) ? "none" : minus(rows[b][position].toFixed(digits));
+    };
+    const rows = strongest(maps[0], state.region.sequence).map((s, k) =>
+      `<tr><td>${k + 1}</td><th scope="row">${named(s)}</th>` +
+      `${maps.map((map) => `<td>${written(map, s)}</td>`).join("")}</tr>`);
+    const heads = ["#", "substitution", ...maps.map(({ name }) => escape(name))];
+    const title = maps[0] === shown.measured[0] ? "Largest measured effects" : `Largest effects by ${heads[2]}`;
+    return `<table class="table"><caption>${title}</caption><thead><tr>` +
+      `${heads.map((head) => `<th scope="col">${head}</th>`).join("")}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  }
+
+  function elementCaption() {
+    const { name, kind, cells, chrom, start, end, strand } = state.region;
+    const [{ values }] = shown.measured;
+    const known = values.filter((x) => !Number.isNaN(x)).length;
+    return `${escape(name)}, ${kind === "enhancer" ? "an enhancer" : `a ${escape(kind)}`}, is ` +
+      `${chrom}:${count(start)}\u2013${count(end)} (GRCh38) in the direction in which it was cloned, strand ${minus(strand)}. ` +
+      `In ${escape(cells)} cells ${count(known)} of its ${count(values.length)} substitutions were measured with ` +
+      "at least 10 barcodes; grey marks the others.";
   }
 
   function caption() {
@@ -315,6 +358,7 @@
     const { region, task, first, second } = state;
     const methods = methodsOf(region, task);
     element("region").value = region.id;
+    root.querySelector("[for=ex-task]").textContent = region.measured ? "Network" : "Task";
     for (const [name, among, value] of [["task", tasksOf(region), task],
       ["first", methods, first], ["second", methods, second]]) {
       element(name).innerHTML = among.map((each) => option(each)).join("");
@@ -397,12 +441,15 @@
   }
 
   element("region").innerHTML = data.datasets.map((set) => {
+    const elements = set.regions.every((region) => region.kind);
     const list = regions.filter((region) => region.set === set.name).map((region) => {
+      if (elements) return option(region.id, `${region.name} \u00b7 ${region.kind}, ${region.cells}`);
       const r = region.mean_r === null ? "none" : minus(region.mean_r.toFixed(2));
       const rank = `${count(region.rank)} of ${count(region.n_ranked)}`;
       return option(region.id, `${region.name} \u00b7 mean r ${r}, ${rank}`);
     });
-    return `<optgroup label="${escape(set.name)} test regions">${list.join("")}</optgroup>`;
+    const title = elements ? "elements measured by MPRA" : `${set.name} test regions`;
+    return `<optgroup label="${escape(title)}">${list.join("")}</optgroup>`;
   }).join("");
   let drawn = width();
   change(fromHash());

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,14 @@ from tism.exact import predict
 from tism.score.readers import InputFileError
 from tism.study.cache import write_csv
 from tism.study.ch08_attribution import EFFECT_PREDICTORS, MeanTask
-from tism.study.ch08_networks import ExternalModel
+from tism.study.ch08_elements import MEASURED, UNMEASURED, in_thousandths
+from tism.study.ch08_networks import TITLES, ExternalModel
 from tism.study.data.dataset import evenly
 from tism.study.data.simulation import simulate
 from tism.study.explorer import (
     COMPUTED,
+    ELEMENT_MAPS,
+    ELEMENTS,
     MAPS,
     REGIONS,
     SHOWN,
@@ -31,14 +35,15 @@ from tism.study.explorer import (
     TRUTH,
     PlantedTruth,
     chosen,
+    element_data,
     explorer_tables,
-    in_thousandths,
     page_data,
 )
 from tism.study.scores import Scores
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "data" / "results" / "yeast"
+EXTERNAL = RECORD.with_name("external")
 STATIC = ROOT / "book" / "_static"
 N_REGIONS, N_SCORED = 3, 6
 
@@ -46,7 +51,8 @@ N_REGIONS, N_SCORED = 3, 6
 def restored(largest: float, effects: str, sequence: str) -> torch.Tensor:
     """(4, length) map of a row of explorer.csv."""
     scores = torch.zeros(4, len(sequence), dtype=torch.float64)
-    whole = torch.tensor([int(k) for k in effects.split()], dtype=torch.float64)
+    whole = [float("nan") if k == UNMEASURED else int(k) for k in effects.split()]
+    whole = torch.tensor(whole, dtype=torch.float64)
     scores[one_hot_encode(sequence)[0] == 0] = largest * whole / 1000
     return scores
 
@@ -65,9 +71,20 @@ def stored_maps(folder: Path) -> pd.DataFrame:
     return maps
 
 
+@pytest.fixture(scope="module")
+def elements() -> pd.DataFrame:
+    """mpra_maps.csv with the restored map of each row, by element, model and method."""
+    sequences = pd.read_csv(EXTERNAL / ELEMENTS)[["element", "sequence"]]
+    maps = pd.read_csv(EXTERNAL / ELEMENT_MAPS, keep_default_na=False).merge(sequences)
+    maps["map"] = [
+        restored(*row) for row in zip(maps.largest, maps.effects, maps.sequence, strict=True)
+    ]
+    return maps.set_index(["element", "model", "method"])
+
+
 def shown_r(first: torch.Tensor, second: torch.Tensor, sequence: str) -> float:
-    substituted = one_hot_encode(sequence)[0] == 0
-    return float(pearson(first[substituted], second[substituted]))
+    known = (one_hot_encode(sequence)[0] == 0) & ~(first + second).isnan()
+    return float(pearson(first[known], second[known]))
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +119,15 @@ def test_what_is_stored_is_near_what_was_there():
     effects = torch.randn(640, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
     largest, whole = in_thousandths(effects)
     assert largest == effects.abs().max()
-    stored = restored(largest, " ".join(map(str, whole)), sequence)
+    stored = restored(largest, whole, sequence)
     substituted = one_hot_encode(sequence)[0] == 0
     assert (stored[~substituted] == 0).all()
     assert (stored[substituted] - effects).abs().max() <= 0.0005001 * largest
-    assert in_thousandths(torch.zeros(3)) == (0, [0, 0, 0])
-    with pytest.raises(ValueError, match="effects must be finite"):
-        in_thousandths(torch.tensor([0.0, float("nan")]))
+    assert in_thousandths(torch.zeros(3)) == (0, "0 0 0")
+    assert in_thousandths(torch.tensor([0.5, torch.nan, -2])) == (2, "250 . -1000")
+    for wrong in ([0.0, torch.inf], [torch.nan]):
+        with pytest.raises(ValueError, match="effects must be finite"):
+            in_thousandths(torch.tensor(wrong))
 
 
 def test_the_planted_truth_is_the_simulations_own_response(data):
@@ -193,6 +212,8 @@ def test_page_data_is_nested_in_the_order_of_the_tables(tables):
 def test_a_damaged_table_is_refused_by_file_and_line(tables, tmp_path, name, pattern, new, message):
     with pytest.raises(InputFileError, match=r"explorer_regions\.csv: no such file; make it anew"):
         page_data(tmp_path)
+    with pytest.raises(InputFileError, match=r"mpra_loci\.csv: no such file.* record yeast 08"):
+        element_data(tmp_path)
     for table in TABLES:
         shutil.copyfile(tables / table, tmp_path / table)
     text = (tables / name).read_text()
@@ -205,7 +226,7 @@ def test_the_record_is_small_and_rounding_does_not_show():
     maps = stored_maps(RECORD)
     assert sum((RECORD / name).stat().st_size for name in TABLES) < 1_400_000
     assert maps.groupby("dataset")["region"].nunique().to_dict() == {"simulated": 6, "yeast": 12}
-    np.testing.assert_allclose(maps["r"], maps["r_ism"], atol=0.005)
+    np.testing.assert_allclose(maps["r"], maps["r_ism"], atol=5e-4)
     assert set(COMPUTED) < set(maps["method"])
 
 
@@ -216,6 +237,23 @@ def test_the_record_agrees_with_the_chapter_that_scored_the_regions():
     assert (regions["n_ranked"] == len(chapter)).all()
     order = chapter.sort_values(ignore_index=True)
     np.testing.assert_allclose(regions["mean_r"], order[regions["rank"] - 1], atol=1e-5)
+
+
+def test_the_elements_agree_with_the_chapter_that_compared_them(elements):
+    known = pd.read_csv(EXTERNAL / "mpra.csv").set_index(["element", "model", "method"])["pearson"]
+    measured = elements.xs(MEASURED, level="method").droplevel("model")
+    predicted = elements.drop(MEASURED, level="method")
+    r = [
+        shown_r(row.map, measured["map"][row.Index[0]], row.sequence)
+        for row in predicted.itertuples()
+    ]
+    assert len(r) == 21 * 3 * 2
+    np.testing.assert_allclose(r, known[predicted.index], atol=0.002)
+    n_measured = [
+        int((~row.map.isnan()).sum()) - len(row.sequence.replace("N", ""))
+        for row in measured.itertuples()
+    ]
+    assert n_measured == pd.read_csv(EXTERNAL / ELEMENTS)["n_variants"].tolist()
 
 
 # ---- the page ----------------------------------------------------------------------------------
@@ -229,7 +267,7 @@ def page(tmp_path_factory) -> Path:
     specification = importlib.util.spec_from_file_location("explorer_data", path)
     extension = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(extension)
-    extension.write_scripts(page_data(RECORD), folder)
+    extension.write_scripts(RECORD, folder)
     for name in ("explorer.js", "explorer.css"):
         shutil.copyfile(STATIC / name, folder / name)
     markup = (ROOT / "book" / "explorer.md").read_text()
@@ -329,8 +367,8 @@ def test_keys_alone_pick_region_task_and_methods(opened, recorded):
         press(name, Keys.HOME)
         press(name, Keys.ARROW_DOWN)
     press("second", Keys.ARROW_DOWN)
-    press("region", Keys.END)
     last, before_last = recorded.loc["simulated"].index.get_level_values(0).unique()[[-1, -2]]
+    press("region", last)  # a list goes to what is typed
     wait_for_region(browser, last)
     after = picked(browser)
     assert after["region"] == f"simulated {last}"
@@ -351,6 +389,21 @@ def test_keys_alone_pick_region_task_and_methods(opened, recorded):
     assert window(browser)[1] == round(bases / 1.5)
     press("figure", Keys.END)
     assert sum(window(browser)) == 251
+    press("region", Keys.END)
+    wait_for_region(browser, "ZRS")
+    assert picked(browser)["task"] == "MPRA-DragoNN"
+    assert browser.run("return document.querySelector('[for=ex-task]').innerText") == "Network"
+
+
+def first_row(browser: Browser, number: int) -> list[str]:
+    """Cells of the first row of a table that has ten."""
+    cells = browser.run(
+        "return [...document.querySelectorAll('#ex-tables table')[arguments[0]]"
+        ".querySelectorAll('tbody tr')].map((r) => [...r.children].map((c) => c.textContent))",
+        number,
+    )
+    assert len(cells) == 10
+    return cells[0]
 
 
 def test_the_table_lists_the_largest_effects(opened, recorded):
@@ -361,15 +414,74 @@ def test_the_table_lists_the_largest_effects(opened, recorded):
         row = recorded.loc[(*place, method)]
         best = int(row["map"].abs().argmax())
         base, position = divmod(best, row["map"].shape[1])
-        cells = browser.run(
-            "return [...document.querySelectorAll('#ex-tables table')[arguments[0]]"
-            ".querySelectorAll('tbody tr')].map((r) => [...r.children].map((c) => c.textContent))",
-            number,
-        )
-        assert len(cells) == 10
-        assert cells[0][1] == f"{position} {row['sequence'][position]}→{'ACGT'[base]}"
-        shown = float(cells[0][2].replace("−", "-"))
+        cells = first_row(browser, number)
+        assert cells[1] == f"{position} {row['sequence'][position]}→{'ACGT'[base]}"
+        shown = float(cells[2].replace("−", "-"))
         assert shown == pytest.approx(float(row["map"].flatten()[best]), rel=0.05)
+
+
+HEATS = """
+const rects = [...document.querySelectorAll("#ex-figure :is(.ex-more, .ex-less, .ex-none)")];
+return rects.map((r) => ["x", "y", "width", "fill-opacity", "class"].map((n) => r.getAttribute(n)));
+"""
+
+
+def heat_maps(browser: Browser) -> np.ndarray:
+    """(maps, 4, bases) signed opacities of the heat maps in view, NaN where grey."""
+    sign = {"ex-more": 1, "ex-less": -1, "ex-none": np.nan}
+    drawn = [
+        (float(x), float(y), float(w), float(o or 1) * sign[c])
+        for x, y, w, o, c in browser.run(HEATS)
+    ]
+    rows = sorted({y for _, y, _, _ in drawn})
+    found = np.zeros((len(rows), window(browser)[1]))
+    for x, y, width, value in drawn:
+        found[rows.index(y), round((x - 46) / width)] = value
+    return found.reshape(-1, 4, found.shape[1])
+
+
+@pytest.mark.parametrize("model", ["mpra_dragonn", "deepstarr"])
+def test_an_element_shows_what_was_measured_beside_ism_and_tism(opened, elements, model):
+    name = "PKLR"  # on the reverse strand, with substitutions that were not measured
+    own = elements.loc[name]
+    maps = [own["map"][key].numpy() for key in [("", MEASURED), (model, "ISM"), (model, "TISM")]]
+    unknown = int(np.isnan(maps[0]).any(0).argmax())
+    start = min(max(0, unknown - 5), maps[0].shape[1] - 40)
+    choice = {"region": f"elements {name}", "task": TITLES[model], "from": start, "bases": 40}
+    browser = opened("#" + urlencode(choice))
+    wait_for_region(browser, name)
+
+    scales = [np.nanmax(abs(maps[0]))] + 2 * [np.abs(maps[1:]).max()]
+    expected = [np.sign(m) * np.sqrt(abs(m) / s) for m, s in zip(maps, scales, strict=True)]
+    seen = np.stack(expected)[:, :, start : start + 40]
+    assert np.isnan(seen).any()
+    np.testing.assert_allclose(heat_maps(browser), seen, atol=6e-4)
+
+    known = pd.read_csv(EXTERNAL / "mpra.csv").set_index(["element", "model", "method"])["pearson"]
+    r = browser.run(
+        "return [...document.querySelectorAll('[data-measured]')].map((e) => e.dataset.measured)"
+    )
+    wanted = [known[name, model, method] for method in ("ISM", "TISM")]
+    assert [float(x) for x in r] == pytest.approx(wanted, abs=0.002)
+    label = browser.run(
+        "return document.querySelector('#ex-figure svg').getAttribute('aria-label')"
+    )
+    assert label.startswith(
+        f"measured effects, ISM and TISM of {name}, {TITLES[model]}: positions {start} to "
+    )
+
+    text = "return document.querySelector('#ex-figure svg').textContent"
+    assert browser.run(text).endswith("0 is chr1:155,301,864")
+
+    sequence = own["sequence"].iloc[0]
+    for number, largest in enumerate(maps):
+        best = int(np.nan_to_num(abs(largest)).argmax())
+        base, position = divmod(best, len(sequence))
+        _, named, *shown = first_row(browser, number)
+        assert named == f"{position} {sequence[position]}→{'ACGT'[base]}"
+        order = [maps[number], *(m for m in (*maps[1:], maps[0]) if m is not maps[number])]
+        values = [float(cell.replace("−", "-")) for cell in shown]
+        assert values == pytest.approx([m[base, position] for m in order], rel=0.05, abs=0.06)
 
 
 def test_an_address_brings_back_what_was_picked(opened, recorded):

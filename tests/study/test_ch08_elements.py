@@ -20,6 +20,7 @@ from tism.study.ch08_elements import (
     N_RESAMPLES,
     compare_with_measured,
     convergence_deltas,
+    element_maps,
     element_tracks,
     locus_table,
     measured_tables,
@@ -193,6 +194,14 @@ def test_tables_name_their_rows(external, monkeypatch):
     assert summary.loc[("same", "TISM"), "mean"] == pytest.approx(own[["one", "three"]].mean())
 
     between = method_agreement(scores, loci).set_index(["first", "second"])["mean_r"]
+    maps = element_maps(scores, loci, ["TISM"])
+    assert maps["model"].tolist() == ["", "tiny"] * 3
+    stored, effects = maps.iloc[3], scores["tiny"]["two"]["TISM"]
+    assert stored[["element", "method"]].tolist() == ["two", "TISM"]
+    restored = np.array(stored["effects"].split(), float) * stored["largest"] / 1000
+    found = effects[loci[1].one_hot[0] == 0].numpy()
+    np.testing.assert_allclose(restored, found, atol=0.001 * np.abs(found).max())
+
     assert between["ISM", "ISM"] == pytest.approx(1)
     assert len(between) == len(FAST) * (len(FAST) + 1) / 2
     deltas = convergence_deltas([external], loci[:1])

@@ -32,6 +32,7 @@ from tism.study.statistics import holm, mean_of, weighted_pearson
 from tism.taylor import mean_effect
 
 EffectsOfModels = Mapping[str, Mapping[str, Mapping[str, Tensor]]]  # by model, element, method
+MEASURED, UNMEASURED = "measured", "."  # in `element_maps`
 TILES = 6  # tiles of an element longer than the model's input move by 1 / TILES of that input
 BLOCK = 20  # bp; beyond that the measured effects of positions no longer correlate
 N_RESAMPLES = 1000
@@ -206,6 +207,7 @@ def locus_table(loci: Sequence[Locus]) -> pd.DataFrame:
             **{key: getattr(locus, key) for key in ("kind", "cells", "match")},
             **{key: getattr(locus, key) for key in ("chrom", "start", "end", "strand")},
             "length": len(locus.sequence),
+            "sequence": locus.sequence,
             "experiments": len(locus.experiments),
             "n_variants": int((~locus.effect.isnan()).sum()),
             "n_significant": int(locus.significant.sum()),
@@ -298,3 +300,35 @@ def element_tracks(predicted: Mapping[str, Tensor], locus: Locus) -> pd.DataFram
     for name, scores in predicted.items():
         table[name] = mean_effect(scores[None, None], locus.one_hot)[0, 0].sum(0).numpy()
     return table
+
+
+def in_thousandths(effects: Tensor) -> tuple[float, str]:
+    """The largest magnitude, and every effect in thousandths of it, `UNMEASURED` for NaN.
+
+    Raises ValueError if an effect is infinite or none is known.
+    """
+    known = ~effects.isnan()
+    if not known.any() or effects.isinf().any():
+        raise ValueError("effects must be finite, or NaN where not measured; got infinity or none")
+    largest = effects[known].abs().max().item()
+    whole = (1000 * effects.double().nan_to_num() / (largest or 1)).round().int().tolist()
+    pairs = zip(known.tolist(), whole, strict=True)
+    return largest, " ".join(str(k) if there else UNMEASURED for there, k in pairs)
+
+
+def element_maps(
+    scores: EffectsOfModels, loci: Sequence[Locus], methods: Sequence[str]
+) -> pd.DataFrame:
+    """Measured effects of every substitution, and those that some methods predict.
+
+    Returns columns element, model (none in the row of the measured effects), method, largest,
+    effects, which are stored as `tism.study.explorer` describes.
+    """
+    rows = []
+    for locus in loci:
+        maps: dict[tuple[str, str], Tensor] = {("", MEASURED): locus.effect}
+        for model, by_locus in scores.items():
+            maps |= {(model, method): by_locus[locus.name][method] for method in methods}
+        substituted = locus.one_hot[0] == 0
+        rows += [(locus.name, *key, *in_thousandths(m[substituted])) for key, m in maps.items()]
+    return pd.DataFrame(rows, columns=["element", "model", "method", "largest", "effects"])

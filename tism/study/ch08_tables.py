@@ -21,6 +21,7 @@ from tism.study.ch08_checks import port_checks
 from tism.study.ch08_elements import (
     convergence_deltas,
     effect_autocorrelation,
+    element_maps,
     element_tracks,
     locus_table,
     measured_tables,
@@ -35,11 +36,12 @@ from tism.study.data.download import data_root
 from tism.study.data.kircher import Locus, load_loci
 
 FOLDER, _SHOWN = "external", "mpra_dragonn"
+_MAPPED = ("ISM", "TISM")  # the methods whose maps are kept whole
 TABLES = [
     *("port_checks", "concordance", "concordance_by_source", "concordance_quantiles"),
     *("signals", "reliability_errors", "reliability"),
     *("mpra_notes", "mpra_loci", "mpra_autocorrelation", "mpra", "mpra_paired", "mpra_summary"),
-    *("mpra_methods", "mpra_deltas", "mpra_motifs", "mpra_tracks"),
+    *("mpra_methods", "mpra_deltas", "mpra_motifs", "mpra_tracks", "mpra_maps"),
 ]
 
 
@@ -138,6 +140,7 @@ def mutagenesis_tables(
         "mpra_deltas": convergence_deltas(externals, loci),
         "mpra_motifs": motif_recovery(scores, loci),
         "mpra_tracks": pd.concat(tracks, ignore_index=True),
+        "mpra_maps": element_maps({_SHOWN: scores[_SHOWN], **scores}, loci, _MAPPED),
     }
 
 

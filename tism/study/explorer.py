@@ -13,11 +13,16 @@ explorer.csv, one row a map
     change of the model's output; effects, the change by each substitution in thousandths of the
     largest, with spaces between. The substitutions to A come first, then those to C, G and T, each
     in the order of the sequence
+
+The page also shows the elements that chapter 08 compares with measured effects, from the tables of
+that chapter: mpra_loci.csv, and mpra_maps.csv, whose effects are stored in the same way, with "."
+where a substitution was not measured.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,8 @@ from tism.score.readers import InputFileError
 from tism.sequence import decode, one_hot_encode
 from tism.study.cache import write_csv
 from tism.study.ch08_attribution import BUDGET, EFFECT_PREDICTORS, N_SHUFFLES, MeanTask
-from tism.study.ch08_networks import ExternalModel
+from tism.study.ch08_elements import MEASURED, UNMEASURED, in_thousandths
+from tism.study.ch08_networks import TITLES, ExternalModel
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.networks import Experiment
 from tism.study.profiles import Profile, digest, load_dataset, results_folder
@@ -46,18 +52,9 @@ COMPUTED = ("layer-wise TISM", "budgeted ISM", "DeepLIFT/SHAP")
 SHOWN = ("ISM", "TISM", *COMPUTED, TRUTH)
 N_REGIONS = (12, 6)  # of the first data set of a profile, of every other
 N_TASKS = 5
-_REMEDY = "make it anew: python -m tism.study.compendium explorer PROFILE"
-
-
-def in_thousandths(effects: Tensor) -> tuple[float, list[int]]:
-    """The largest magnitude, and every effect in thousandths of it.
-
-    Raises ValueError for effects that are not finite.
-    """
-    if not effects.isfinite().all():
-        raise ValueError("effects must be finite, got NaN or infinity")
-    largest = effects.abs().max().item()
-    return largest, (1000 * effects.double() / (largest or 1)).round().int().tolist()
+ELEMENTS, ELEMENT_MAPS = "mpra_loci.csv", "mpra_maps.csv"
+_REMEDY = "make it anew: python -m tism.study.compendium "
+_OWN, _OF_CHAPTER_08 = "explorer PROFILE", "record yeast 08_measured_mutagenesis"
 
 
 class PlantedTruth(nn.Module):
@@ -142,7 +139,7 @@ def explorer_tables(
         for method, changes in maps.items():
             largest, effects = in_thousandths(changes[i, j][one_hot[i] == 0])
             row = {**names, "method": method, **values, "r_ism": r[method][i, j].item()}
-            stored.append({**row, "largest": largest, "effects": " ".join(map(str, effects))})
+            stored.append({**row, "largest": largest, "effects": effects})
     return table, pd.DataFrame(stored)
 
 
@@ -191,25 +188,63 @@ def page_data(folder: Path) -> dict[str, Any]:
         datasets.setdefault(row["dataset"], []).append(region)
 
     def add_map(row: dict[str, str]) -> None:
-        region, effects = regions[row["dataset"], row["region"]], row["effects"].split()
-        substitutions = int((one_hot_encode(region["sequence"]) == 0).sum())
-        if len(effects) != substitutions:
-            raise ValueError(f"{len(effects)} effects of {substitutions} substitutions")
+        region = regions[row["dataset"], row["region"]]
         task = {"predicted": float(row["predicted"]), "label": float(row["label"]), "maps": {}}
         task = region["tasks"].setdefault(row["task"], task)
-        task["maps"][row["method"]] = [float(row["largest"]), [int(k) for k in effects]]
+        task["maps"][row["method"]] = _stored_map(row, region["sequence"])
         methods.add(row["method"])
 
-    for path, add in ((folder / REGIONS, add_region), (folder / MAPS, add_map)):
-        if not path.exists():
-            raise InputFileError(path, None, "no such file", _REMEDY)
-        with path.open(newline="", encoding="utf-8") as file:
-            for line, row in enumerate(csv.DictReader(file), 2):
-                try:
-                    add(row)
-                except KeyError as error:
-                    raise InputFileError(path, line, f"no {error}", _REMEDY) from error
-                except (AttributeError, TypeError, ValueError) as error:
-                    raise InputFileError(path, line, str(error), _REMEDY) from error
+    _read_rows(folder / REGIONS, add_region, _OWN)
+    _read_rows(folder / MAPS, add_map, _OWN)
     named = [{"name": name, "regions": found} for name, found in datasets.items()]
     return {"methods": [name for name in SHOWN if name in methods], "datasets": named}
+
+
+def element_data(folder: Path) -> dict[str, Any]:
+    """The elements of chapter 08 as one more data set of `page_data`, whose tasks are the networks.
+
+    Returns {"name", "regions": [{name, chrom, start, end, strand, kind, cells, sequence, measured:
+    [largest, effects], tasks: {network: {maps: {method: [largest, effects]}}}}]}; None stands for
+    an effect that was not measured. Raises InputFileError as `page_data` does.
+    """
+    elements: dict[str, dict[str, Any]] = {}
+
+    def add_element(row: dict[str, str]) -> None:
+        told = {name: row[name] for name in ("chrom", "strand", "kind", "cells", "sequence")}
+        placed = {name: int(row[name]) for name in ("start", "end")}
+        elements[row["element"]] = {"name": row["element"], **told, **placed, "tasks": {}}
+
+    def add_map(row: dict[str, str]) -> None:
+        element = elements[row["element"]]
+        stored = _stored_map(row, element["sequence"])
+        if row["method"] == MEASURED:
+            element["measured"] = stored
+        else:
+            network = element["tasks"].setdefault(TITLES[row["model"]], {"maps": {}})
+            network["maps"][row["method"]] = stored
+
+    _read_rows(folder / ELEMENTS, add_element, _OF_CHAPTER_08)
+    _read_rows(folder / ELEMENT_MAPS, add_map, _OF_CHAPTER_08)
+    return {"name": "elements", "regions": list(elements.values())}
+
+
+def _stored_map(row: dict[str, str], sequence: str) -> list[Any]:
+    effects = row["effects"].split()
+    substitutions = int((one_hot_encode(sequence) == 0).sum())
+    if len(effects) != substitutions:
+        raise ValueError(f"{len(effects)} effects of {substitutions} substitutions")
+    return [float(row["largest"]), [None if k == UNMEASURED else int(k) for k in effects]]
+
+
+def _read_rows(path: Path, add: Callable[[dict[str, str]], None], command: str) -> None:
+    """Hand each row of a table to `add`; errors name file, line and the command that mends it."""
+    if not path.exists():
+        raise InputFileError(path, None, "no such file", _REMEDY + command)
+    with path.open(newline="", encoding="utf-8") as file:
+        for line, row in enumerate(csv.DictReader(file), 2):
+            try:
+                add(row)
+            except KeyError as error:
+                raise InputFileError(path, line, f"no {error}", _REMEDY + command) from error
+            except (AttributeError, TypeError, ValueError) as error:
+                raise InputFileError(path, line, str(error), _REMEDY + command) from error
