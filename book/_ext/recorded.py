@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tism.study.ch06_tables import long_table
 from tism.study.ch08_networks import TITLES
 from tism.study.records import RECORDED_PROFILE
 
@@ -108,6 +109,7 @@ def numbers(record: Record) -> dict[str, str]:
         "length_table": length_table(record),
         "time_table": time_table(record),
         "elsewhere_table": elsewhere_table(record),
+        "long_table": long_sequences_table(record),
         "faults_table": faults_table(record),
         "errors_table": errors_table(record),
     }
@@ -285,6 +287,20 @@ def elsewhere_table(record: Record) -> str:
         for _, row in concordance.iterrows()
     ]
     return markdown(pd.DataFrame(rows))
+
+
+def long_sequences_table(record: Record) -> str:
+    """Cost and r of the scores of 1,000 positions of 100 kb, for two networks with attention."""
+    table = long_table(pd.read_csv(record.data / "results" / "long_sequences.csv"))
+    columns = {
+        "network": table["network"],
+        "score": table["method"],
+        "time, one processor": table["seconds"].map(duration),
+        "times as fast as plain ISM": table["times as fast as plain ISM"].map(two_digits),
+        "peak memory, GiB": table["GiB"].map("{:.1f}".format),
+        "r with ISM": table["r with ISM"].fillna(1).map("{:.2f}".format),
+    }
+    return markdown(pd.DataFrame(columns))
 
 
 def low_precision(record: Record) -> dict[str, str]:

@@ -3,10 +3,12 @@ import pandas as pd
 import pytest
 import torch
 
+from tism.study import ch06_measure
 from tism.study.ch06_measure import (
     Portion,
     Trial,
     _extrapolated,
+    check_extrapolation,
     jobs_of,
     measure,
     measure_job,
@@ -98,3 +100,17 @@ def test_jobs_are_run_once():
 def test_unknown_settings_are_named(wrong, named):
     with pytest.raises(ValueError, match=f"unknown '{named}'"):
         jobs_of([{"network": "shallow", "length": 60, "n_sequences": 2, **wrong}])
+
+
+def test_extrapolation_is_checked_by_one_whole_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(Trial, "try_batch", lambda trial, size: (100.0, 0.0))
+    monkeypatch.setattr(Trial, "runner", lambda trial, size, part: part.share)
+    times = iter([90, 80, 100, 110, 120])  # of a whole sequence, by parts, then whole, then parts
+    monkeypatch.setattr(ch06_measure, "seconds", lambda share, device: share * next(times))
+    job = Job("shallow", 200, 1, width=4, n_tasks=3)
+    row = check_extrapolation(job, budget=25, repeats=2).squeeze()
+    assert row["share"] == 0.25
+    assert row["whole"] == 100
+    assert row["extrapolated"] == pytest.approx((90 + 80 + 110 + 120) / 4)
+    assert row["low"] == pytest.approx(87.5)

@@ -52,3 +52,35 @@ def test_ratio_with_its_spread():
     table = speed.ratios(rows, "ISM", "windowed ISM")
     assert table[["ratio", "low", "high"]].to_numpy().tolist() == [[4.0, 1.5, 10.0]]
     assert not table["extrapolated"].any()
+
+
+def test_speed_ups_stand_beside_those_of_the_authors(rows):
+    authors = pd.read_csv(RECORD.parents[2] / "authors_timings.csv")
+    table = speed.beside_authors(rows[rows["network"] != "baseline"], authors)
+    row = table[(table["network"] == "deep") & (table["value"] == 1000)].squeeze()
+    assert row["TISM, GPU 2"] == pytest.approx(9.537 / 0.04646)
+    assert row["Yuzu, CPU"] == pytest.approx(13.96 / 1.976)
+    ours = speed.ratios(rows, "ISM", "Yuzu")
+    job = (ours["network"] == "deep") & (ours["length"] == 1000) & (ours["n_sequences"] == 10)
+    assert row["Yuzu, here"] == ours.loc[job, "ratio"].item()
+    assert set(table["varies"]) == {"length", "n_sequences"}
+    assert table["TISM, here"].notna().all()
+
+
+def test_growth_of_a_precomputation_with_the_length():
+    job = {"network": "deep", "pool": 2, "n_sequences": 1, "setting": "best", "method": "Yuzu"}
+    lengths, seconds = [500, 1000, 4000], [3.0, 15.0, 375.0]  # 5 times as long each doubling
+    rows = pd.DataFrame(
+        [{**job, "length": n, "preparation": t} for n, t in zip(lengths, seconds, strict=True)]
+    )
+    rows = rows.assign(seconds=1.0, error=0.0)
+    assert speed.growth_of_yuzu(rows, "deep") == pytest.approx(5)
+
+
+def test_times_on_a_gpu_are_shown_once_there_are_some(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "data_root", lambda: tmp_path)
+    assert "make gpu" in speed.gpu_times().iloc[0, 0]
+    (tmp_path / "results" / "gpu").mkdir(parents=True)
+    both = pd.concat([rows.assign(tf32=on) for on in (False, True)])
+    both.to_csv(tmp_path / "results" / "gpu" / "runtime.csv", index=False)
+    assert list(speed.gpu_times()["TF32"].value_counts()) == [len(speed.times_table(rows))] * 2

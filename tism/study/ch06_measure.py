@@ -139,6 +139,37 @@ def measure_job(job: Job, names: Sequence[str], *, budget: float, repeats: int) 
     return pd.DataFrame([{**asdict(job), **row, **about} for row in rows])
 
 
+def check_extrapolation(job: Job, *, budget: float, repeats: int) -> pd.DataFrame:
+    """Plain ISM of a job, run whole once, beside what parts before and after it make of it.
+
+    budget : seconds of a part, more where one batch takes more
+    repeats : parts before, and as many after
+
+    Returns one row: the job, batch_size, share (of the job that a part is), extrapolated, low and
+    high (median and quartiles of the parts' seconds over their share), whole (seconds).
+    """
+    held = [asdict(job), budget, repeats, versions.SPEED, _machine()]
+    compute = partial(_check_extrapolation, job, budget, repeats)
+    return cached_table(f"runtime/whole_{digest(held)}", compute)
+
+
+def _check_extrapolation(job: Job, budget: float, repeats: int) -> pd.DataFrame:
+    device, model = torch.device(default_device()), job.model()
+    with evaluating(model, device=device):
+        trial = Trial(job, "ISM", model, device)
+        elapsed, _ = trial.try_batch(PAPER_BATCH)
+        part = trial.portion(PAPER_BATCH, budget * job.n_sequences / elapsed)
+        run_part = trial.runner(PAPER_BATCH, part)
+        run_whole = trial.runner(PAPER_BATCH, Portion(job.n_sequences, job.length, 1.0))
+        before = [seconds(run_part, device) for _ in range(repeats)]
+        whole = seconds(run_whole, device)
+        after = [seconds(run_part, device) for _ in range(repeats)]
+    low, median, high = np.quantile([*before, *after], [0.25, 0.5, 0.75]) / part.share
+    times = {"extrapolated": median, "low": low, "high": high, "whole": whole}
+    about = {"batch_size": PAPER_BATCH, "share": part.share}
+    return pd.DataFrame([{**asdict(job), **about, **times}])
+
+
 def _extrapolated(part: Timing, one: Timing | None, share: float, n: int) -> dict[str, float]:
     """Seconds of a whole job from those of a part.
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from tism.model import AITACConfig
 from tism.study.ch06_cost import forward_equivalents
+from tism.study.data.download import data_root
 
 JOB = ["network", "pool", "length", "n_sequences"]
 OURS = ["ISM", "windowed ISM", "TISM, one task", "TISM, all tasks"]
@@ -160,6 +161,70 @@ def figure_2(best: pd.DataFrame) -> list[tuple[str, str, str, pd.DataFrame]]:
         panels.append((f"{network}, {fewest} sequences", "length", "length, bp", by_length))
         panels.append((f"{network}, {length:,} bp", "n_sequences", "sequences", by_number))
     return panels
+
+
+def beside_authors(rows: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
+    """Speed-ups over plain ISM in the paper's Tables S1 to S4, beside those of the authors' files.
+
+    rows : of `ch06_measure.measure`, of the shallow and the deep network
+    authors : `data/authors_timings.csv`, seconds by device and by length or number of sequences
+
+    Returns one row a network and length or number: speed-ups of Yuzu and of TISM of one task, ours
+    and those on each of the authors' devices, NaN where one was not measured.
+    """
+    place = ["network", "varies", "value"]
+    parts = []
+    for method in ("Yuzu", "TISM"):
+        known = authors.assign(ratio=authors["ISM"] / authors[method])
+        wide = known.pivot(index=place, columns="device", values="ratio")
+        ours = ratios(rows, "ISM", {"TISM": "TISM, one task"}.get(method, method))
+        wide.insert(0, "here", [_of_job(ours, *row) for row in wide.index])
+        parts.append(wide.add_prefix(f"{method}, "))
+    table = pd.concat(parts, axis=1).reset_index()
+    return table[table["TISM, here"].notna()]
+
+
+def _of_job(ratios: pd.DataFrame, network: str, varies: str, value: int) -> float:
+    """The ratio of the job with so many sequences of 1,000 bp, or of this length."""
+    job = ratios["network"] == network
+    if varies == "n_sequences":
+        job &= (ratios["n_sequences"] == value) & (ratios["length"] == 1000)
+    else:
+        job &= (ratios["length"] == value) & (ratios["n_sequences"] == ratios["n_sequences"].min())
+    return float(ratios.loc[job, "ratio"].iloc[0]) if job.any() else np.nan
+
+
+def long_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `tism.study.long_sequences` with names for readers."""
+    names = {
+        "windowed": "windowed ISM (exact)",
+        "tism": "TISM",
+        "full": "plain ISM",
+        "20.sum": "layer-wise TISM, behind the convolutions",
+        "tower.5": "layer-wise TISM, behind the tower",
+        "down.1": "layer-wise TISM, behind the first two halvings after it",
+    }
+    columns = {"times_as_fast_as_full": "times as fast as plain ISM", "r": "r with ISM"}
+    return table.assign(method=table["method"].map(names)).rename(columns=columns)
+
+
+def gpu_times() -> pd.DataFrame:
+    """Times of `make gpu`, of this chapter's jobs; one row that says so where there are none."""
+    path = data_root() / "results" / "gpu" / "runtime.csv"
+    if not path.exists():
+        return pd.DataFrame(
+            {"times on a GPU": ["none yet: make gpu measures them where there is one"]}
+        )
+    parts = pd.read_csv(path).groupby("tf32")
+    return pd.concat([times_table(rows).assign(TF32="on" if on else "off") for on, rows in parts])
+
+
+def growth_of_yuzu(rows: pd.DataFrame, network: str) -> float:
+    """The factor by which Yuzu's precomputation grows with a doubling of the length."""
+    table = yuzu_table(rows)
+    table = table[table["network"] == network]
+    longer, times = np.log2(table["length"]), np.log2(table["precomputation, s"])
+    return float(2 ** ((times.iloc[-1] - times.iloc[0]) / (longer.iloc[-1] - longer.iloc[0])))
 
 
 def yuzu_table(rows: pd.DataFrame) -> pd.DataFrame:

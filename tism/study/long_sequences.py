@@ -9,6 +9,7 @@ Times are seconds of one processor, so that other work on the machine counts les
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -25,8 +26,10 @@ from tism.correlations import profile_correlation
 from tism.exact import ism
 from tism.first_order import tism
 from tism.layerwise import layerwise_tism
+from tism.score.files import write_text
 from tism.study.bench import random_sequences
 from tism.study.data.download import data_root
+from tism.study.records import provenance
 from tism.study.zoo import ZOO
 
 POSITIONS = 1000
@@ -106,4 +109,5 @@ if __name__ == "__main__":
             tables = [table[table["network"] != case.network] for table in tables]
             tables.append(table_of(case))
             pd.concat(tables).to_csv(path, index=False, float_format="%.4g", lineterminator="\n")
+    write_text(path.with_suffix(".json"), json.dumps(provenance(), indent=1) + "\n")
     print(path.read_text())

@@ -54,7 +54,10 @@ FILES = {  # tables in `data` that a chapter reads beside its data sets
     "03_train_model": ("schedule_trials.csv", "paper_numbers.csv"),
     "04_ism_vs_tism": ("paper_numbers.csv",),
     "05_robustness": ("claims.csv", "paper_numbers.csv"),
-    "06_runtime": ("paper_numbers.csv",),
+    "06_runtime": (
+        "paper_numbers.csv", "authors_timings.csv", "results/long_sequences.csv",
+        "results/gpu/runtime.csv",
+    ),
     "07_beyond_first_order": (
         "claims.csv", "paper_numbers.csv", "motifs.csv", "motifs_yeast.csv",
     ),
@@ -157,12 +160,16 @@ def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, A
     return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
 
 
-def _files_read(name: str, settings: dict[str, Any]) -> dict[str, str]:
+def _files_read(name: str, settings: dict[str, Any]) -> dict[str, str | None]:
     """Checksums of a chapter's `FILES`, and of the `sources` that its settings name."""
-    found = {file: known_sha256(data_root() / file) for file in FILES.get(name, ())}
+    found = {file: _sha256(data_root() / file) for file in FILES.get(name, ())}
     if "sources" in settings:
         found["sources"] = checksum_of(settings["sources"])
     return found
+
+
+def _sha256(path: Path) -> str | None:
+    return known_sha256(path) if path.exists() else None
 
 
 @dataclass(frozen=True)

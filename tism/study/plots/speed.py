@@ -29,11 +29,13 @@ METHOD_STYLES = {
     "windowed ISM": (SKY, "-"),
     "TISM, one task": (VERMILLION, "-"),
     "TISM, all tasks": (VERMILLION, "--"),
-    "tangermeme, plain": (GREY, "-"),
-    "tangermeme, fast": (GREY, "--"),
+    "tangermeme, plain": (GREY, "--"),
+    "tangermeme, fast": (GREY, ":"),
     "captum, one task": (ORANGE, ":"),
     "Yuzu": (GREEN, "-"),
 }
+_MARKERS = {"ISM": ("o", 8), "TISM, one task": ("o", 8), "tangermeme, plain": ("s", 4)}
+_MARKERS |= {"tangermeme, fast": ("D", 4), "captum, one task": ("s", 4)}  # lie on the others
 ESTIMATOR_STYLES = {
     "TISM": (VERMILLION, "o"),
     "budgeted": (BLUE, "s"),
@@ -44,17 +46,19 @@ ESTIMATOR_STYLES = {
 
 
 def plot_times(rows: pd.DataFrame, x: str, *, xlabel: str, title: str, ax: Axes) -> Axes:
-    """Seconds of each method on two logarithmic axes; hollow dots are extrapolated.
+    """Seconds of each method on two logarithmic axes; hollow marks are extrapolated.
 
     rows : of one network, with columns method, seconds, low, high, share and `x`
     """
     for method, row in rows.groupby("method", sort=False):
         colour, style = METHOD_STYLES.get(method, (GREY, "-"))
-        ax.plot(row[x], row["seconds"], style, color=colour, linewidth=1.5, label=method)
+        marker, size = _MARKERS.get(method, ("o", 5))
+        ax.plot(row[x], row["seconds"], style, color=colour, linewidth=1.5)
         ax.vlines(row[x], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
         measured = row["share"] >= 0.999
         for dots, face in ((row[measured], colour), (row[~measured], "white")):
-            ax.plot(dots[x], dots["seconds"], "o", color=colour, mfc=face, markersize=5)
+            ax.plot(dots[x], dots["seconds"], marker, color=colour, mfc=face, markersize=size)
+        ax.plot([], [], style, marker=marker, color=colour, markersize=size, label=method)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="seconds", title=title)
     label_ticks(ax, rows[x], "{:,}")
     return ax
@@ -68,10 +72,11 @@ def plot_batch_sizes(rows: pd.DataFrame, *, title: str, ax: Axes) -> Axes:
     for method, row in rows.dropna(subset="batch_size").groupby("method", sort=False):
         colour, style = METHOD_STYLES.get(method, (GREY, "-"))
         relative = row["seconds"] / rows.loc[rows["method"] == method, "seconds"].min()
-        ax.plot(row["batch_size"], relative, style, marker="o", ms=4, color=colour, label=method)
+        marker, _ = _MARKERS.get(method, ("o", 5))
+        ax.plot(row["batch_size"], relative, style, marker=marker, ms=5, color=colour, label=method)
     ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="time / best time", title=title)
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    ax.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    ax.set_yticks([1, 1.5, 2, 3, 4], ["1", "1.5", "2", "3", "4"])
     ax.minorticks_off()
     return ax
 
@@ -132,15 +137,17 @@ def plot_cost_map(lengths: Any, tasks: Any, ratio: Any) -> Axes:
 
 
 def plot_speed_ups(table: pd.DataFrame) -> Axes:
-    """How many times TISM is faster than ISM, by length, with quartiles.
+    """How many times TISM is faster than ISM, by length, with quartiles; hollow: extrapolated.
 
-    table : columns comparison ("plain ISM / TISM, one task"), length, ratio, low and high
+    table : of `ch06_tables.headline`
     """
     ax = new_axes()
-    for name, row in table.groupby("comparison", sort=False):
+    for name, row in reversed([*table.groupby("comparison")]):  # one task before all tasks
         colour = SKY if name.startswith("windowed") else BLUE
         style = "-" if name.endswith("one task") else "--"
-        ax.plot(row["length"], row["ratio"], style, marker="o", ms=5, color=colour, label=name)
+        ax.plot(row["length"], row["ratio"], style, marker="o", ms=6, color=colour, label=name)
+        guess = row[row["extrapolated"]]
+        ax.plot(guess["length"], guess["ratio"], "o", ms=6, color=colour, mfc="white")
         ax.fill_between(row["length"], row["low"], row["high"], color=colour, alpha=0.25, lw=0)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
