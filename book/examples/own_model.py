@@ -3,34 +3,25 @@
 import torch
 from torch import Tensor, nn
 
-import tism
+from tism.model import AITAC, AITACConfig
 
 
-class Signal(nn.Module):
-    """Returns a dictionary: the network's own scale, and log2 signal as measured."""
-
-    def __init__(self, network: nn.Module, n_tasks: int) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("center", torch.zeros(n_tasks))
-        self.register_buffer("scale", torch.ones(n_tasks))
+class Signal(AITAC):
+    """Returns a dictionary instead of its predictions alone."""
 
     def forward(self, one_hot: Tensor) -> dict[str, Tensor]:
-        """(n, 4, length) to two times (n, tasks)."""
-        standardised = self.network(one_hot)
-        return {"standardised": standardised, "log2": standardised * self.scale + self.center}
+        """(n, 4, length) to (n, tasks) and what they are measured in."""
+        return {"signal": super().forward(one_hot), "unit": "standard deviations of log2 signal"}
 
 
-def load(length: int = 251, n_tasks: int = 12, width: int = 32) -> nn.Module:
+def load(length: int = 251, n_tasks: int = 81, width: int = 64) -> nn.Module:
     """The model without its weights, which `tism score --weights` reads."""
-    return Signal(
-        tism.build_model("baseline", length=length, n_tasks=n_tasks, width=width), n_tasks
-    )
+    return Signal(AITACConfig(length=length, n_tasks=n_tasks, width=width))
 
 
-def log2(output: dict[str, Tensor]) -> Tensor:
+def signal(output: dict[str, Tensor]) -> Tensor:
     """The entry to explain, (n, tasks)."""
-    return output["log2"]
+    return output["signal"]
 
 
 def load_profile_model(n_tasks: int = 2, width: int = 16) -> nn.Module:

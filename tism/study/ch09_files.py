@@ -1,88 +1,90 @@
-"""A data set as the files that a user has: a genome (FASTA), peaks (BED) and variants (VCF)."""
+"""The example of chapter 9: files as a user has them, and the commands that read them."""
 
 from __future__ import annotations
 
+import gzip
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from tism.score.files import replacing, write_text
+from tism.score.cli import main
+from tism.score.files import write_text
+from tism.score.genome import Genome
 from tism.sequence import ALPHABET
-from tism.study.data.dataset import Dataset
+from tism.study.data.download import data_root, fetch
+from tism.study.data.yeast import CHROMOSOMES, GENOME, load_summits, task_table
+from tism.study.profiles import repository
 
-_LINE = 60
+CHROMOSOME, PEAKS_OF = "chr8", "Sok2"  # of the test set; a task that the network has learnt
+_LINE, _HALF = 60, 40
 
 
-def genome_file(dataset: Dataset, folder: Path) -> Path:
-    """The FASTA file that a data set was cut from; for a simulation, one is written into `folder`.
+def copy_example(folder: Path) -> None:
+    """Copy what the commands of the page need, as its first command does."""
+    networks = (data_root() / "models" / "evidence").glob("yeast_baseline_*.safetensors")
+    for path in [*(repository() / "book" / "examples").iterdir(), *networks]:
+        if path.is_file():
+            shutil.copy(path, folder)
 
-    The simulated chromosomes hold every region with its flanks at its place, and uniform random
-    bases between the regions.
+
+def run(commands: str) -> None:
+    """Run commands `tism ...` in this process, one a line; a backslash continues a line.
+
+    Raises ValueError for another command, and RuntimeError where one fails.
     """
-    return dataset.genome or _write_genome(dataset, folder / "genome.fa")
+    for line in commands.replace("\\\n", " ").strip().splitlines():
+        program, *arguments = shlex.split(line)
+        if program != "tism":
+            raise ValueError(f"commands must begin with tism, got {line!r}")
+        try:
+            main(arguments)
+        except SystemExit as end:  # which would end a chapter as if it were done
+            raise RuntimeError(f"{line}: exit status {end.code}") from None
 
 
-def write_peaks(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
-    """Write these regions as BED, chromosomes named as in the genome's file."""
-    regions = dataset.regions.iloc[rows]
-    lines = [
-        f"{_chromosome(dataset, r.chrom)}\t{r.start}\t{r.end}\t{r.name}\n"
-        for r in regions.itertuples(index=False)
-    ]
-    write_text(path, "".join(lines))
-    return path
+def write_example(folder: Path) -> None:
+    """Write genome, peaks, variants and names of the tasks, as book/examples has them.
 
-
-def write_variants(dataset: Dataset, rows: np.ndarray, path: Path) -> Path:
-    """Write a VCF file: a random substitution in each of these regions, then four rows to refuse.
-
-    The four are an unknown base, a symbolic allele, a wrong reference base and a place beyond the
-    end of the chromosome.
+    The genome is one chromosome of the test set. Peaks have 40 bp on either side of each summit of
+    one protein. Variants are made up: at each summit a substitution, a deletion of 3 bp or an
+    insertion of 2 bp in turn, then a row with a wrong reference base, which is refused.
     """
-    rng = np.random.default_rng(0)
-    inner = dataset.sequences[rows, dataset.flank : dataset.flank + dataset.length]
-    offset = rng.integers(dataset.length, size=len(rows))
-    reference = inner[np.arange(len(rows)), offset]
-    alternate = (reference + rng.integers(1, 4, size=len(rows))) % 4
-    records = []
-    for row, shift, ref, alt in zip(rows, offset, reference, alternate, strict=True):
-        if ref < len(ALPHABET):
-            region = dataset.regions.iloc[row]
-            place = _chromosome(dataset, region["chrom"]), region["start"] + shift + 1
-            records.append((*place, ALPHABET[ref], ALPHABET[alt]))
-    chrom, position, ref, alt = records[0]
-    third = next(base for base in ALPHABET if base not in (ref, alt))
-    records += [
-        (chrom, position, ref, "N"),
-        (chrom, position, ref, "<INV>"),
-        (chrom, position, third, alt),
-        (chrom, 10**9, ref, alt),
+    tasks = task_table()["factor"].tolist()
+    name = CHROMOSOMES[CHROMOSOME]
+    with Genome(fetch(GENOME)) as genome:
+        size = genome.sizes[name]
+        codes = genome.codes(name, 0, size)[0]
+    letters = np.frombuffer(f"{ALPHABET}N".encode(), np.uint8)[codes].tobytes().decode()
+    _write_fasta(folder / "genome.fa.gz", name, letters)
+    summits = load_summits([PEAKS_OF], dict.fromkeys(CHROMOSOMES, 10**7))
+    summits = summits[summits["chrom"] == CHROMOSOME].sort_values("start")
+    places = [p for p in summits["start"].tolist() if 200 < p < size - 200]
+    rows = [
+        f"{name}\t{p - _HALF}\t{p + _HALF + 1}\t{PEAKS_OF}_{k}\t0\t.\t0\t-1\t-1\t{_HALF}\n"
+        for k, p in enumerate(places, 1)
     ]
+    write_text(folder / "peaks.narrowPeak", "".join(rows))
+    write_text(folder / "variants.vcf", _variants(name, letters, places))
+    write_text(folder / "tasks.txt", "".join(f"{task}\n" for task in tasks))
+
+
+def _write_fasta(path: Path, name: str, letters: str) -> None:
+    lines = [letters[i : i + _LINE] for i in range(0, len(letters), _LINE)]
+    text = f">{name}\n" + "\n".join(lines) + "\n"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def _variants(name: str, letters: str, places: list[int]) -> str:
+    rows = []
+    for k, place in enumerate(places):
+        base = letters[place]
+        other = ALPHABET[(ALPHABET.index(base) + 1 + k % 3) % 4]
+        alleles = [(base, other), (letters[place : place + 4], base), (base, f"{base}GC")][k % 3]
+        rows.append((place + 1, *alleles))
+    place, base, other = rows[0]
+    rows.append((place, other, base))
     header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
-    lines = [f"{c}\t{p}\tv{k}\t{r}\t{a}\t.\t.\t.\n" for k, (c, p, r, a) in enumerate(records)]
-    write_text(path, header + "".join(lines))
-    return path
-
-
-def _chromosome(dataset: Dataset, chrom: str) -> str:
-    """The genome file's name of a chromosome."""
-    if dataset.name != "yeast":
-        return chrom
-    from tism.study.data.yeast import CHROMOSOMES
-
-    return CHROMOSOMES[chrom]
-
-
-def _write_genome(dataset: Dataset, path: Path) -> Path:
-    letters = np.frombuffer(f"{ALPHABET}N".encode(), np.uint8)
-    rng, regions, flank = np.random.default_rng(0), dataset.regions, dataset.flank
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for chrom, rows in regions.groupby("chrom", sort=False).indices.items():
-            start = regions["start"].to_numpy()[rows] - flank
-            width = dataset.sequences.shape[1]
-            codes = rng.integers(4, size=start.max() + 2 * width, dtype=np.uint8)
-            codes[start[:, None] + np.arange(width)] = dataset.sequences[rows]
-            text = letters[codes].tobytes()
-            lines = [text[i : i + _LINE] for i in range(0, len(text), _LINE)]
-            file.write(f">{chrom}\n".encode() + b"\n".join(lines) + b"\n")
-    return path
+    lines = [f"{name}\t{p}\tv{k}\t{r}\t{a}\t.\t.\t.\n" for k, (p, r, a) in enumerate(rows, 1)]
+    return header + "".join(lines)

@@ -1,4 +1,4 @@
-"""From a store of scores to motifs: those that TF-MoDISco finds, and the known ones like them."""
+"""Motifs in ISM and TISM: by the rule of the boxes, and by TF-MoDISco against known matrices."""
 
 from __future__ import annotations
 
@@ -7,20 +7,98 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor, nn
 
-from tism.score.modisco import contributions
-from tism.score.store import ScoreStore
+from tism.correlations import pearson
+from tism.exact import ism, predict
+from tism.first_order import tism
 from tism.study.ch02_data import information
-from tism.study.data.dataset import Dataset
+from tism.study.ch04_agreement import call_motifs, smooth_profile
+from tism.study.data.dataset import Dataset, evenly
 from tism.study.data.download import data_root
 from tism.study.timing import threads_kept
+from tism.taylor import centre, mean_effect
 
-MATCH_COLUMNS = ["sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "offset"]
-MATCH_COLUMNS += ["frequencies"]
+MATCH_COLUMNS = ["sign", "n_seqlets", "width", "dataset", "matrix_id", "name", "p_value", "same"]
+MATCH_COLUMNS += ["found", "offset", "frequencies"]
+METHODS = ("TISM", "ISM")
 LEAST_EFFECT = 0.5  # logits
 LEAST_SHARE, TRIM_FLANK = 0.3, 4
-SIGNIFICANT = 0.05
-MOST_LOGOS = 6
+SIGNIFICANT, LEAST_BITS, LEAST_SAME = 0.05, 1.0, 0.8
+MOST_LOGOS = 4
+
+
+@dataclass(frozen=True)
+class NetworkMotifs:
+    """What two methods say of the motifs of one network, on regions of the test set.
+
+    tasks : names of those that were read
+    boxes : calls by the rule of the boxes and how many of them the other method confirms
+    reports : method to the rows of `match_motifs` for each task
+    expected : the known motifs that these tasks should show
+    """
+
+    dataset: str
+    seed: int
+    tasks: list[str]
+    boxes: dict[str, int]
+    reports: dict[str, pd.DataFrame]
+    expected: pd.DataFrame
+
+
+def network_motifs(
+    model: nn.Module, data: Dataset, *, seed: int, n_regions: int, n_tasks: int
+) -> NetworkMotifs:
+    """Score regions of the test set for the tasks that a network has learnt best; find motifs.
+
+    n_regions : spread evenly over the test set
+    n_tasks : of those whose motifs are known, the ones with the highest r on the validation set
+    """
+    one_hot = data.one_hot(evenly(data.indices("test"), n_regions))
+    tasks = learnt_tasks(model, data, n_tasks)
+    maps = {"TISM": tism(model, one_hot, tasks), "ISM": ism(model, one_hot, tasks)}
+    effects = {k: mean_effect(m, one_hot).sum(2).flatten(0, 1) for k, m in maps.items()}
+    known, reports = known_motifs(), {}
+    for method, scores in maps.items():
+        found = [find_motifs(one_hot.numpy(), centre(m).numpy()) for m in scores.unbind(1)]
+        matches = [match_motifs(f, known) for f in found]
+        reports[method] = pd.concat(
+            [m.assign(task=data.tasks[t]) for t, m in zip(tasks, matches, strict=True)],
+            ignore_index=True,
+        )
+    names = [data.tasks[task] for task in tasks]
+    boxes = confirmed_boxes(effects["ISM"], effects["TISM"])
+    return NetworkMotifs(data.name, seed, names, boxes, reports, expected_motifs(data, tasks))
+
+
+def learnt_tasks(model: nn.Module, data: Dataset, n: int) -> list[int]:
+    """Numbers of the n tasks with the highest r on the validation set, whose motifs are known."""
+    rows = evenly(data.indices("validation"), 500)
+    target = torch.from_numpy(data.standardised[rows])
+    r = pearson(predict(model, data.one_hot(rows)), target, 0).nan_to_num(-1)
+    known = [task for task in range(len(data.tasks)) if len(expected_motifs(data, [task]))]
+    return sorted(known, key=lambda task: -r[task].item())[:n]
+
+
+def confirmed_boxes(exact: Tensor, taylor: Tensor) -> dict[str, int]:
+    """Count the motifs that each method calls, and those of them that the other confirms.
+
+    exact, taylor : (n, length), mean effects of n maps
+
+    `call_motifs` calls motifs. The other method confirms one if its mean height over the stretch
+    has the same sign and the lower of the two is at least half of the higher, as in
+    `compare_motifs`.
+    """
+    counts = dict.fromkeys(["ISM", "ISM in TISM", "TISM", "TISM in ISM"], 0)
+    for pair in zip(exact, taylor, strict=True):
+        heights = dict(zip(("ISM", "TISM"), map(smooth_profile, pair), strict=True))
+        for method, other in (("ISM", "TISM"), ("TISM", "ISM")):
+            for begin, end, sign in call_motifs(heights[method]):
+                low, high = sorted(sign * h[begin:end].mean() for h in heights.values())
+                counts[method] += 1
+                counts[f"{method} in {other}"] += low >= 0.5 * high
+    return {name: int(count) for name, count in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -42,7 +120,7 @@ class FoundMotif:
 def find_motifs(one_hot: np.ndarray, scores: np.ndarray) -> list[FoundMotif]:
     """Motifs by TF-MoDISco (modisco-lite) with the settings of its command line, largest first.
 
-    one_hot, scores : (n, 4, length), as `contributions` gives them
+    one_hot, scores : (n, 4, length), sequences and centred maps
 
     Returns an empty list where there are too few sites for a motif (100 of one sign).
     """
@@ -84,36 +162,50 @@ def known_motifs() -> pd.DataFrame:
 
 @threads_kept()
 def match_motifs(found: Sequence[FoundMotif], known: pd.DataFrame) -> pd.DataFrame:
-    """The known motif most like each found one, by Tomtom (memelite).
+    """The known motif most like each found one, by Tomtom (memelite), and if it is that motif.
 
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
 
-    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, offset
-    and frequencies. The p-value is that of the best match times the number of known motifs
-    (Bonferroni), at most 1; frequencies is the trimmed matrix on the strand of the known motif, in
-    which it begins at column `offset`.
+    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, same,
+    found, offset and frequencies. The p-value is that of the best match times the number of known
+    motifs (Bonferroni), at most 1; same is the share of the known motif's columns with at least one
+    bit in which both have the same most frequent base; a motif is found where p is below 0.05 and
+    same at least 0.8, so that a stretch of A is no forkhead motif. frequencies is the trimmed
+    matrix on the strand of the known motif, in which it begins at column `offset`.
     """
     if not found:
-        return pd.DataFrame(columns=MATCH_COLUMNS)
+        return pd.DataFrame(columns=MATCH_COLUMNS).astype({"found": bool, "n_seqlets": int})
     from memelite import tomtom
 
     trimmed = [trim(motif) for motif in found]
     p_values, _, offsets, _, strands = map(np.asarray, tomtom(trimmed, list(known["frequencies"])))
-    best = p_values.argmin(1)
-    each = np.arange(len(found))
-    rows = known.iloc[best].reset_index(drop=True)
-    turned = strands[each, best] == 1
-    width = np.array([motif.shape[1] for motif in trimmed])
-    begin = offsets[each, best].astype(int)
-    from_end = rows["frequencies"].map(lambda m: m.shape[1]).to_numpy() - begin - width
-    return rows.assign(
-        sign=[motif.sign for motif in found],
-        n_seqlets=[motif.n_seqlets for motif in found],
-        width=width,
-        p_value=(p_values[each, best] * len(known)).clip(max=1.0),
-        offset=np.where(turned, from_end, begin),
-        frequencies=[m[::-1, ::-1] if t else m for m, t in zip(trimmed, turned, strict=True)],
-    )[MATCH_COLUMNS]
+    rows = []
+    for k, (motif, matrix) in enumerate(zip(found, trimmed, strict=True)):
+        best = p_values[k].argmin()
+        match, offset = known.iloc[best], int(offsets[k, best])
+        if strands[k, best] == 1:
+            offset = match["frequencies"].shape[1] - offset - matrix.shape[1]
+            matrix = matrix[::-1, ::-1]
+        p_value = min(p_values[k, best] * len(known), 1.0)
+        same = same_bases(match["frequencies"], matrix, offset)
+        rows.append(
+            match.to_dict()
+            | {"sign": motif.sign, "n_seqlets": motif.n_seqlets, "width": matrix.shape[1]}
+            | {"p_value": p_value, "same": same, "offset": offset, "frequencies": matrix}
+            | {"found": p_value < SIGNIFICANT and same >= LEAST_SAME}
+        )
+    return pd.DataFrame(rows)[MATCH_COLUMNS]
+
+
+def same_bases(known: np.ndarray, found: np.ndarray, offset: int) -> float:
+    """Share of a known motif's columns of at least one bit that have the same most frequent base.
+
+    offset : column of `known` at which `found` begins; columns beyond its ends count as different
+    """
+    columns = np.flatnonzero(information(known).sum(0) >= LEAST_BITS)
+    inside = columns[(columns >= offset) & (columns < offset + found.shape[1])]
+    equal = known[:, inside].argmax(0) == found[:, inside - offset].argmax(0)
+    return float(equal.sum() / len(columns))
 
 
 def trim(motif: FoundMotif) -> np.ndarray:
@@ -125,21 +217,6 @@ def trim(motif: FoundMotif) -> np.ndarray:
     height = np.abs(motif.contributions).sum(0)
     kept = np.flatnonzero(height >= LEAST_SHARE * height.max())
     return motif.frequencies[:, max(0, kept[0] - TRIM_FLANK) : kept[-1] + 1 + TRIM_FLANK]
-
-
-def motif_report(store: ScoreStore, tasks: Mapping[int, str]) -> pd.DataFrame:
-    """What TF-MoDISco finds in the maps of these tasks, with the known motif most like each.
-
-    tasks : the model's number of each task and its name
-
-    Returns the rows of `match_motifs` with a column `task` before them.
-    """
-    known, reports = known_motifs(), []
-    for task, name in tasks.items():
-        matches = match_motifs(find_motifs(*contributions(store, task)), known)
-        matches.insert(0, "task", name)
-        reports.append(matches)
-    return pd.concat(reports, ignore_index=True)
 
 
 def expected_motifs(dataset: Dataset, tasks: Sequence[int]) -> pd.DataFrame:
@@ -158,48 +235,70 @@ def expected_motifs(dataset: Dataset, tasks: Sequence[int]) -> pd.DataFrame:
     return known[(known["dataset"] == dataset.name) & known["name"].isin(names)]
 
 
-def recovery_table(reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame) -> pd.DataFrame:
-    """One row an expected motif: by method, the sites of its patterns and their best p-value.
+def recovery_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
+    """One row an expected motif of a network: by method, the sites of the patterns that are it."""
+    tables = []
+    for network in networks:
+        table = network.expected[["dataset", "matrix_id", "name"]].reset_index(drop=True)
+        for method, report in network.reports.items():
+            sites = report[report["found"]].groupby("matrix_id")["n_seqlets"].sum()
+            table[f"{method} sites"] = table["matrix_id"].map(sites).fillna(0).astype(int)
+        tables.append(table.assign(seed=network.seed))
+    return pd.concat(tables, ignore_index=True)
 
-    reports : method to `motif_report`; a pattern counts for the known motif that it is most like,
-        if its p-value is below 0.05
+
+def sharing_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
+    """One row a network: boxes and the confirmed ones, patterns, expected motifs and those found.
+
+    foreign : found motifs of the other organism, which arise by chance or from related factors
     """
-    table = expected[["matrix_id", "name"]].reset_index(drop=True)
-    for method, report in reports.items():
-        hits = report[report["p_value"] < SIGNIFICANT].groupby("matrix_id")
-        sites = table["matrix_id"].map(hits["n_seqlets"].sum()).fillna(0)
-        table[f"{method} sites"] = sites.astype(int)
-        table[f"{method} p"] = table["matrix_id"].map(hits["p_value"].min()).astype(float)
-    return table
+    rows = []
+    for network in networks:
+        row = {"dataset": network.dataset, "seed": network.seed, **network.boxes}
+        row["expected"] = len(network.expected)
+        wanted = set(network.expected["matrix_id"])
+        named = {}
+        for method, report in network.reports.items():
+            known = report[report["found"]]
+            named[method] = wanted & set(known["matrix_id"])
+            row |= {f"{method} patterns": len(report), f"{method} found": len(named[method])}
+            row[f"{method} foreign"] = int((known["dataset"] != network.dataset).sum())
+        rows.append(row | {"both found": len(set.intersection(*named.values()))})
+    return pd.DataFrame(rows)
 
 
-def motif_logos(
-    reports: Mapping[str, pd.DataFrame], expected: pd.DataFrame
-) -> dict[str, np.ndarray]:
-    """Letter heights (bits) of the expected motifs and of the largest pattern like each, by method.
+def motif_logos(networks: Sequence[NetworkMotifs]) -> dict[str, np.ndarray]:
+    """Letter heights (bits) of the four expected motifs with the most sites in each data set.
 
-    Of the expected motifs, the six with the most sites; where none is expected, of all known ones
-    that patterns are like. A motif and its patterns are aligned. Where a method found none, zeros.
+    They are those of the first network of a data set. Beside the JASPAR matrix stands, aligned, the
+    largest pattern that is the motif, by method, with the sites of all; zeros where there is none.
     """
-    found = pd.concat(reports.values())
-    if expected.empty:
-        known = known_motifs()
-        expected = known[known["matrix_id"].isin(found["matrix_id"])]
-    motifs = expected.set_index("matrix_id")
-    sites = found.groupby("matrix_id")["n_seqlets"].sum().reindex(motifs.index).fillna(0)
-    logos = {}
-    for matrix_id in sites.sort_values(ascending=False, kind="stable").index[:MOST_LOGOS]:
-        name = motifs.loc[matrix_id, "name"]
-        rows = {f"{name}, JASPAR": (motifs.loc[matrix_id, "frequencies"], 0)}
-        for method, report in reports.items():
-            like = report[report["matrix_id"] == matrix_id]
-            title, drawn = f"{name}, {method}: none", (np.full((4, 1), 0.25), 0)
-            if len(like):
-                largest = like.loc[like["n_seqlets"].idxmax()]
-                title = f"{name}, {method}: {largest['n_seqlets']} sites"
-                drawn = largest["frequencies"], largest["offset"]
-            rows[title] = drawn
-        first = min(offset for _, offset in rows.values())
-        for title, (frequencies, offset) in rows.items():
-            logos[title] = np.pad(information(frequencies), ((0, 0), (offset - first, 0)))
+    logos: dict[str, np.ndarray] = {}
+    first = {network.dataset: network for network in reversed(networks)}
+    for network in reversed(first.values()):
+        table = recovery_table([network]).set_index("matrix_id")
+        sites = table[[f"{method} sites" for method in METHODS]].sum(1)
+        matrices = network.expected.set_index("matrix_id")["frequencies"]
+        for motif in sites.sort_values(ascending=False, kind="stable").index[:MOST_LOGOS]:
+            logos |= _aligned(table.loc[motif, "name"], motif, matrices[motif], network.reports)
     return logos
+
+
+def _aligned(
+    name: str, matrix_id: str, matrix: np.ndarray, reports: Mapping[str, pd.DataFrame]
+) -> dict[str, np.ndarray]:
+    """Title to letter heights: a known motif and the largest pattern of each method that is it."""
+    rows = {f"{name}, JASPAR": (matrix, 0)}
+    for method, report in reports.items():
+        found = report[report["found"] & (report["matrix_id"] == matrix_id)]
+        title, drawn = f"{name}, {method}: none", (np.full((4, 1), 0.25), 0)
+        if len(found):
+            largest = found.loc[found["n_seqlets"].idxmax()]
+            title = f"{name}, {method}: {found['n_seqlets'].sum()} sites"
+            drawn = largest["frequencies"], largest["offset"]
+        rows[title] = drawn
+    first = min(offset for _, offset in rows.values())
+    return {
+        title: np.pad(information(frequencies), ((0, 0), (offset - first, 0)))
+        for title, (frequencies, offset) in rows.items()
+    }
