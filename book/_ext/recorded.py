@@ -126,7 +126,8 @@ def agreement(record: Record) -> dict[str, str]:
     windows, black_box = at_50.get_group("budgeted"), at_50.get_group("budgeted, black box")
     layers = one_task[one_task["estimator"].str.startswith("layer-wise")]
     bases = record.table("planted_bases").set_index("method")["value"]
-    motifs = record.table("motif_recovery")
+    motifs = record.table("motif_sharing")
+    planted = motifs[motifs["dataset"] == "simulated"].sum(numeric_only=True)
     return {
         **{f"tism_{row['dataset']}": interval(row, "value") for _, row in means.iterrows()},
         "tism_kinds": span(first_order["mean_r"]),
@@ -139,9 +140,10 @@ def agreement(record: Record) -> dict[str, str]:
         "layerwise_cost": span(layers["cost_measured"], "{:.0f}"),
         "planted_ism": f"{bases['ISM']:.3f}",
         "planted_tism": f"{bases['TISM']:.3f}",
-        "motifs": str(len(motifs)),
-        "motifs_ism": str((motifs["ISM sites"] > 0).sum()),
-        "motifs_tism": str((motifs["TISM sites"] > 0).sum()),
+        "motifs": f"{planted['expected']:.0f}",
+        "motifs_ism": f"{planted['ISM found']:.0f}",
+        "motifs_tism": f"{planted['TISM found']:.0f}",
+        "boxes_by_tism": span(motifs["ISM in TISM"] / motifs["ISM"], "{:.0%}"),
     }
 
 

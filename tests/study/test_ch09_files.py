@@ -1,51 +1,92 @@
-"""A data set written as FASTA, BED and VCF reads back as the same sequences."""
+"""The page of chapter 9 runs as it is printed, in an empty folder, by what its extra installs."""
 
 from __future__ import annotations
 
-import numpy as np
+import ast
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from contextlib import chdir
+from functools import partial
+from pathlib import Path
+
 import pytest
-import torch
 
-from tism.score.genome import Genome, read_variants, read_windows
-from tism.study.ch09_files import genome_file, write_peaks, write_variants
-from tism.study.data.simulation import simulate
+from tism.score.cli import main
+from tism.study.ch09_files import run, write_example
+from tism.study.data import download
 
-ROWS = np.array([7, 3, 150, 8])
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def data():
-    return simulate(n_regions=200, n_tasks=2, seed=0)
+def page() -> tuple[str, str]:
+    """What the page prints before its section on motifs: its shell, and its Python."""
+    cells = json.loads((ROOT / "notebooks" / "09_your_own_model.ipynb").read_text())["cells"]
+    shell, python = [], []
+    for cell in cells:
+        source, _, after = "".join(cell["source"]).partition("## Motifs in TISM")
+        if cell["cell_type"] == "markdown":
+            shell += re.findall(r"^```bash\n(.*?)^```$", source, re.MULTILINE | re.DOTALL)
+        elif not cell["metadata"].get("tags") and "tism.study" not in source:
+            calls = [re.match(r"run\((.*)\)$", ast.unparse(s)) for s in ast.parse(source).body]
+            shell += [ast.literal_eval(call[1]) for call in calls if call]
+            python.append(
+                re.sub(r'run\((""".*?"""|"[^"\n]+")\)|os\.[^\n]*', "", source, flags=re.S)
+            )
+        if after:
+            break
+    return "\n".join(shell), "\n".join(python)
 
 
-def test_simulated_regions_come_back_with_their_flanks(data, tmp_path):
-    bed = write_peaks(data, ROWS, tmp_path / "p.bed")
-    with Genome(genome_file(data, tmp_path)) as genome:
-        windows = read_windows(bed, genome)
-        torch.testing.assert_close(windows[:], data.one_hot(ROWS))
-        assert windows.regions["name"].tolist() == data.regions["name"].iloc[ROWS].tolist()
-        wider = read_windows(bed, genome, data.length + 2 * data.flank)[:]
-    inner = wider[:, :, data.flank : -data.flank]
-    torch.testing.assert_close(inner, data.one_hot(ROWS))
-    torch.testing.assert_close(wider[:, :, : data.length], data.one_hot(ROWS, -data.flank))
+def test_page_runs_as_printed_in_an_empty_folder(page: tuple[str, str], tmp_path: Path, capsys):
+    """A shell runs all but `tism` and `modisco`, whose arguments it hands on to this process."""
+    for name in ("book", "data"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shims = "set -e\n"
+    for command in ("pip", "tism", "modisco"):
+        shims += f"{command}() {{ printf '%s\\0' {command} \"$@\"; echo; }}\n"
+    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True, text=True)
+    lines = run(["bash", "-c", shims + page[0]]).stdout.splitlines()
+    calls = [line.split("\0")[:-1] for line in lines]
+    assert calls[0] == ["pip", "install", ".[score]"]
+    with chdir(tmp_path / "trial"):
+        for program, *arguments in calls[1:-1]:
+            assert program == "tism"
+            main(arguments)
+        capsys.readouterr()
+        exec(compile(page[1], "snippets of the page", "exec"), {})
+        assert {calls[-1][k] for k in (3, 5)} <= set(os.listdir())
+    assert capsys.readouterr().out.splitlines()[-1] == "True"  # bigWig and logo have equal numbers
+    assert calls[-1][:2] == ["modisco", "motifs"]
 
 
-def test_variants_are_in_the_regions_and_four_are_refused(data, tmp_path):
-    vcf = write_variants(data, ROWS, tmp_path / "v.vcf")
-    with Genome(genome_file(data, tmp_path)) as genome:
-        variants = read_variants(vcf, genome, data.length)
-    regions = data.regions.iloc[ROWS]
-    position = variants.regions["position"].to_numpy() - 1
-    assert (position >= regions["start"].to_numpy()).all()
-    assert (position < regions["end"].to_numpy()).all()
-    assert len(variants.refused) == 4
-    assert variants.refused["reason"].is_unique
-    again = write_variants(data, ROWS, tmp_path / "again.vcf")
-    assert again.read_text() == vcf.read_text()
+def test_the_extra_installs_all_that_the_snippets_import(page: tuple[str, str]):
+    nodes = [node for node in ast.walk(ast.parse(page[1])) if isinstance(node, ast.Import)]
+    imported = {alias.name.split(".")[0] for node in nodes for alias in node.names}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = project["dependencies"] + project["optional-dependencies"]["score"]
+    names = {re.match(r"\w+", requirement)[0] for requirement in required}
+    assert imported - {"tism"} - sys.stdlib_module_names <= names
+    assert "logomaker" in imported
 
 
-def test_yeast_chromosomes_have_the_names_of_the_genome(dataset, tmp_path):
-    object.__setattr__(dataset, "name", "yeast")
-    dataset.regions["chrom"] = ["chr9", "chr16"] * 28
-    bed = write_peaks(dataset, np.array([0, 1]), tmp_path / "p.bed")
-    assert [line.split("\t")[0] for line in bed.read_text().splitlines()] == ["IX", "XVI"]
+def test_committed_example_is_that_of_the_function(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(download, "_download", lambda source: pytest.skip(f"no {source.path} here"))
+    write_example(tmp_path)
+    for path in tmp_path.iterdir():
+        old, new = (ROOT / "book" / "examples" / path.name).read_bytes(), path.read_bytes()
+        if path.suffix == ".gz":
+            old, new = gzip.decompress(old), gzip.decompress(new)
+        assert old == new, path.name
+
+
+def test_commands_that_fail_or_are_others_raise(capsys):
+    with pytest.raises(RuntimeError, match=r"tism status nothing\.zarr: exit status 2"):
+        run("tism status nothing.zarr")
+    with pytest.raises(ValueError, match="commands must begin with tism, got 'rm x'"):
+        run("rm x")

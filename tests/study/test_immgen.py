@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from immgen_files import PEAK, SIZE, TASKS, Files
 
-from tism.score.genome import Genome, read_windows
-from tism.study.ch09_files import genome_file, write_peaks
 from tism.study.data import download
 from tism.study.data.download import fetch
 from tism.study.data.immgen import load_aitac_sample, load_immgen, read_held_out
@@ -35,14 +33,6 @@ def test_window_is_the_peak_with_one_based_inclusive_ends(files):
         window = letters(data.sequences[row])
         assert window[10:-10] == files.genome[chrom][start - 1 : stop]
         assert window == files.genome[chrom][start - 11 : stop + 10]
-
-
-def test_peaks_come_back_from_the_genome_that_they_were_cut_from(files):
-    data = files.load(flank=10)
-    bed = write_peaks(data, np.arange(10), files.folder / "p.bed")
-    with Genome(genome_file(data, files.folder)) as genome:
-        windows = read_windows(bed, genome)
-        assert (windows[:] == data.one_hot(np.arange(10))).all()
 
 
 @pytest.mark.parametrize(("width", "length"), [(251, 101), (101, 251), (250, 251), (251, 250)])

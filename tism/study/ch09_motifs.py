@@ -17,6 +17,8 @@ from tism.study.ch02_data import information
 from tism.study.ch04_agreement import call_motifs, smooth_profile
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.data.download import data_root
+from tism.study.networks import Experiment
+from tism.study.profiles import load_dataset, load_profile
 from tism.study.timing import threads_kept
 from tism.taylor import centre, mean_effect
 
@@ -47,6 +49,21 @@ class NetworkMotifs:
     expected: pd.DataFrame
 
 
+def motifs_of_networks(profile: str, seeds: Mapping[str, int], **scale: int) -> list[NetworkMotifs]:
+    """`network_motifs` of the baselines of a profile.
+
+    seeds : data set to how many of its baselines, from seed 0
+    scale : n_regions and n_tasks
+    """
+    of, motifs = load_profile(profile), []
+    for dataset, n in seeds.items():
+        data = load_dataset(of, dataset)
+        for seed in range(n):
+            model, _ = Experiment(of, dataset, seed=seed).trained()
+            motifs.append(network_motifs(model, data, seed=seed, **scale))
+    return motifs
+
+
 def network_motifs(
     model: nn.Module, data: Dataset, *, seed: int, n_regions: int, n_tasks: int
 ) -> NetworkMotifs:
@@ -61,7 +78,7 @@ def network_motifs(
     effects = {k: mean_effect(m, one_hot).sum(2).flatten(0, 1) for k, m in maps.items()}
     known, reports = known_motifs(), {}
     for method, scores in maps.items():
-        found = [find_motifs(one_hot.numpy(), centre(m).numpy()) for m in scores.unbind(1)]
+        found = [find_motifs(one_hot.numpy(), m.numpy()) for m in centre(scores).unbind(1)]
         matches = [match_motifs(f, known) for f in found]
         reports[method] = pd.concat(
             [m.assign(task=data.tasks[t]) for t, m in zip(tasks, matches, strict=True)],
@@ -73,12 +90,16 @@ def network_motifs(
 
 
 def learnt_tasks(model: nn.Module, data: Dataset, n: int) -> list[int]:
-    """Numbers of the n tasks with the highest r on the validation set, whose motifs are known."""
+    """Numbers of the n tasks with the highest r on the validation set.
+
+    Where motifs of some tasks are known, only those count.
+    """
     rows = evenly(data.indices("validation"), 500)
     target = torch.from_numpy(data.standardised[rows])
     r = pearson(predict(model, data.one_hot(rows)), target, 0).nan_to_num(-1)
-    known = [task for task in range(len(data.tasks)) if len(expected_motifs(data, [task]))]
-    return sorted(known, key=lambda task: -r[task].item())[:n]
+    every = range(len(data.tasks))
+    known = [task for task in every if len(expected_motifs(data, [task]))]
+    return sorted(known or every, key=lambda task: -r[task].item())[:n]
 
 
 def confirmed_boxes(exact: Tensor, taylor: Tensor) -> dict[str, int]:
@@ -248,13 +269,14 @@ def recovery_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
 
 
 def sharing_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
-    """One row a network: boxes and the confirmed ones, patterns, expected motifs and those found.
+    """One row a network: tasks, boxes and the confirmed ones, patterns, motifs expected and found.
 
     foreign : found motifs of the other organism, which arise by chance or from related factors
     """
     rows = []
     for network in networks:
-        row = {"dataset": network.dataset, "seed": network.seed, **network.boxes}
+        row = {"dataset": network.dataset, "seed": network.seed}
+        row |= {"tasks": ", ".join(network.tasks), **network.boxes}
         row["expected"] = len(network.expected)
         wanted = set(network.expected["matrix_id"])
         named = {}
@@ -277,7 +299,7 @@ def motif_logos(networks: Sequence[NetworkMotifs]) -> dict[str, np.ndarray]:
     first = {network.dataset: network for network in reversed(networks)}
     for network in reversed(first.values()):
         table = recovery_table([network]).set_index("matrix_id")
-        sites = table[[f"{method} sites" for method in METHODS]].sum(1)
+        sites = table[[f"{method} sites" for method in METHODS]].sum(axis=1)
         matrices = network.expected.set_index("matrix_id")["frequencies"]
         for motif in sites.sort_values(ascending=False, kind="stable").index[:MOST_LOGOS]:
             logos |= _aligned(table.loc[motif, "name"], motif, matrices[motif], network.reports)
