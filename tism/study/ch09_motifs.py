@@ -1,4 +1,4 @@
-"""Motifs in ISM and TISM: by the rule of the boxes, and by TF-MoDISco against known matrices."""
+"""Motifs in ISM and TISM: by the calls of the boxes, and by TF-MoDISco against known matrices."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def confirmed_boxes(exact: Tensor, taylor: Tensor) -> dict[str, int]:
     exact, taylor : (n, length), mean effects of n maps
 
     `call_motifs` calls motifs. The other method confirms one if its mean height over the stretch
-    has the same sign and the lower of the two is at least half of the higher, as in
-    `compare_motifs`.
+    has the same sign and the lower of the two is at least half of the higher, which asks for more
+    than `compare_motifs`.
     """
     counts = dict.fromkeys(["ISM", "ISM in TISM", "TISM", "TISM in ISM"], 0)
     for pair in zip(exact, taylor, strict=True):
