@@ -111,7 +111,7 @@ def test_landing_page_has_its_picture(pages: dict[str, str]):
 def test_decision_page_has_its_numbers(pages: dict[str, str]):
     page = pages["book/which_score.html"]
     assert re.search(r"<data value=windowed_cost>\d+ to \d+</data> predictions", page)
-    assert len(re.findall(r"<table", page)) == 4
+    assert len(re.findall(r"<table", page)) == 5
     assert len(re.findall(r"0\.\d\d", page)) > 50
 
 

@@ -75,6 +75,7 @@ def test_growth_of_a_precomputation_with_the_length():
     )
     rows = rows.assign(seconds=1.0, error=0.0)
     assert speed.growth_of_yuzu(rows, "deep") == pytest.approx(5)
+    assert np.isnan(speed.growth_of_yuzu(rows, "shallow"))
 
 
 def test_times_on_a_gpu_are_shown_once_there_are_some(rows, tmp_path, monkeypatch):

@@ -220,9 +220,11 @@ def gpu_times() -> pd.DataFrame:
 
 
 def growth_of_yuzu(rows: pd.DataFrame, network: str) -> float:
-    """The factor by which Yuzu's precomputation grows with a doubling of the length."""
+    """The factor by which Yuzu's precomputation grows with a doubling of the length, or NaN."""
     table = yuzu_table(rows)
     table = table[table["network"] == network]
+    if len(table) < 2:
+        return float("nan")
     longer, times = np.log2(table["length"]), np.log2(table["precomputation, s"])
     return float(2 ** ((times.iloc[-1] - times.iloc[0]) / (longer.iloc[-1] - longer.iloc[0])))
 

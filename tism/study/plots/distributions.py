@@ -95,19 +95,21 @@ def plot_density(
     diagonal: bool = False,
     r: float | None = None,
     label: str = "",
+    limits: tuple[float, float] | None = None,
 ) -> Axes:
     """Points as a density of hexagons, with their number and, if given, Pearson r.
 
     x, y : same shape; points with a NaN are left out
     diagonal : draw the line of equality, with both axes on one scale
     label : what a point is, such as "regions"
+    limits : of both axes with a diagonal; by default those of the points
     """
     x, y = as_array(x).ravel(), as_array(y).ravel()
     exists = np.isfinite(x) & np.isfinite(y)
     x, y = x[exists], y[exists]
     ax = ax or new_axes(height=4.8)
     if diagonal:
-        low, high = _padded(np.concatenate([x, y]))
+        low, high = limits or _padded(np.concatenate([x, y]))
         extent = (low, high, low, high)
         ax.plot([low, high], [low, high], color="black", linewidth=1, linestyle="--", zorder=3)
         ax.set_aspect("equal")
