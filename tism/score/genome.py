@@ -524,7 +524,7 @@ def _is_index_of(path: Path, index: Path) -> bool:
     """
     if not index.exists():
         return False
-    end = 0
+    end = line_end = 0
     with path.open("rb") as file:
         for name, record in _read_index(path, index):
             file.seek(end)
@@ -534,12 +534,14 @@ def _is_index_of(path: Path, index: Path) -> bool:
             if not (named and lines[0][:1] == b">" and between.endswith(b"\n")):
                 break
             at_line_end = record.size % max(record.bases, 1) == 0
-            end = record.byte(record.size) + (0 if at_line_end else record.ends)
+            end, line_end = record.byte(record.size), record.ends
+            end += 0 if at_line_end else line_end
         else:
             size = path.stat().st_size
             file.seek(min(end, size - 1))
-            rest = file.read(_END)  # blank; or the last base, where the last line end is missing
-            if not rest.strip() if end <= size else end - size <= 2 and rest.strip():
+            blank = not file.read(_END).strip()
+            line_end_missing = end > size or (end == size and not line_end)
+            if (not blank and end - size <= 2) if line_end_missing else blank:
                 return True
     _log.info("%s is not the index of this version of %s", index, path.name)
     return False
