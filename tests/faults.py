@@ -382,8 +382,9 @@ def stopped(
 
 
 def shown(said: str, folder: Path) -> str:
-    """Return a message with paths relative to a folder and without checksums."""
-    return re.sub(r"[0-9a-f]{32,}", "...", said.replace(f"{folder}/", "")).strip(" :")
+    """Return a message with paths relative to a folder, without checksums and progress."""
+    said = said.replace(f"{folder}/", "").rpartition("tism: ")
+    return re.sub(r"[0-9a-f]{32,}", "...", "".join(said[1:])).strip(" :")
 
 
 def two_at_once(known: Reference, folder: Path, dice: Random) -> Iterator[dict[str, object]]:
@@ -434,7 +435,7 @@ def damage(path: Path, dice: Random) -> None:
 
 NO_SPACE = "(?i)(/.*no space left|no space left.*/)"
 FAULTS = {
-    "kill -9": (partial(stopped, stop=kill, named=""), 12, WORKS),
+    "kill -9": (partial(stopped, stop=kill, named=""), 30, WORKS),
     "disk full from a write on": (partial(stopped, stop=fill_disk, named=NO_SPACE), 30, WORKS),
     "two processes at once": (two_at_once, 5, WORKS),
     "SIGINT": (partial(stopped, stop=interrupt, named="(?i)interrupt"), 4, WORKS[:2]),

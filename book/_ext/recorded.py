@@ -333,9 +333,9 @@ def faults_table(record: Record) -> str:
 
 
 def errors_table(record: Record) -> str:
-    """What a user is told of each fault; a small disk says the same as a full one."""
+    """What a user is told of each fault."""
     table = read_faults(record)
-    table = table[(table["fault"] != "small disk") & ~table["says"].str.startswith("nothing")]
+    table = table[~table["says"].str.startswith("nothing")]
     cells = pd.DataFrame(
         {
             "fault": table["fault"] + ": " + table["where"],

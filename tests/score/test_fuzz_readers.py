@@ -301,7 +301,9 @@ NAMES = ["p1", "007", "1e5", "NA", "true", "a b", '"q,1"', "../../x"]
 
 @st.composite
 def csv_texts(draw: st.DrawFn) -> bytes:
-    tasks = draw(st.lists(st.sampled_from(["A", "B cell", '"C,x"']), min_size=1, unique=True))
+    tasks = draw(
+        st.lists(st.sampled_from(["A", "name", "B cell", '"C,x"']), min_size=1, unique=True)
+    )
     text = ",".join(["name", *tasks]) + "\n"
     number = st.one_of(st.floats(-1e9, 1e9), st.integers(-9, 9))
     for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True)):

@@ -153,17 +153,17 @@ def read_targets(path: str | Path) -> pd.DataFrame:
             raise InputFileError(path, number, "too many columns", remedy) from None
     if not isinstance(frame.index, pd.RangeIndex):
         raise InputFileError(path, 2, "too many columns", remedy)
-    frame.columns = ["name", *tasks]
-    if frame["name"].iloc[-1] == END_MARK:
+    if frame.iloc[-1, 0] == END_MARK:
         frame = frame.iloc[:-1]
     numbers = np.arange(len(frame)) + 2
-    missing = np.flatnonzero(frame["name"].isna().to_numpy())
+    names, values = frame.iloc[:, :1].set_axis(["name"], axis=1), frame.iloc[:, 1:]
+    missing = np.flatnonzero(names["name"].isna().to_numpy())
     if missing.size:
         remedy = "name the region or delete the line"
         raise InputFileError(path, numbers[missing[0]], "no name", remedy)
-    check_unique(path, numbers, frame, "name")
-    values = _finite_values(path, numbers, frame[tasks])
-    return values.set_axis(frame["name"].astype(str), axis=0)
+    check_unique(path, numbers, names, "name")
+    values = _finite_values(path, numbers, values.set_axis(tasks, axis=1))
+    return values.set_axis(names["name"].astype(str), axis=0)
 
 
 def _target_header(path: str | Path) -> list[str]:
