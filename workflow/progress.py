@@ -16,8 +16,8 @@ import time
 from shutil import get_terminal_size
 
 # of one job on one core at the profile demo; the first minutes of a run correct their sum
-SECONDS = {"train": 130, "score": 30, "chapter": 100, "book": 100}
-OTHER = 30  # of a job of any other rule
+SECONDS = {"train": 60, "score": 10, "chapter": 35, "book": 25}
+OTHER = 10  # of a job of any other rule
 
 
 class Progress:
