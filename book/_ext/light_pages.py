@@ -1,6 +1,7 @@
 """Sphinx extension that removes from a page what it does not use, so that it opens quickly.
 
-It also removes roles and labels of the theme that mislead a screen reader.
+It also removes what misleads a screen reader: roles and labels of the theme, and headers of tables
+that say nothing, such as that above the row numbers of pandas.
 
 Figures become lossless WebP, a third of the size of PNG. Scripts, styles and icons that the theme
 and its extensions load on every page are kept only where a page uses them.
@@ -37,6 +38,7 @@ MISLEADING = re.compile(  # these have a text; entries of a bibliography are no 
     r'|(?<=<summary) aria-label="Toggle hidden content"'
     r'| role="list"(?= class="citation-list")| role="doc-biblioentry"'
 )
+EMPTY_HEADER = re.compile(r"<th\b[^>]*>\s*</th>")
 ICON = re.compile(r"((?:\.fa-[\w-]+:before,?)+)\{content:\"\\[0-9a-f]+\"\}")
 LETTER = re.compile(r"\\([0-9a-f]{4})\b|([\ue000-\uf8ff])")
 WOFF2 = re.compile(r"url\([^)]*\.woff2\) format\(\"woff2\"\),")
@@ -64,11 +66,12 @@ class ToWebP(ImageConverter):
 
 
 def strip(page: str) -> str:
-    """A page without the tags that load files it does not use."""
+    """A page without the tags that load files it does not use, and with named headers only."""
     for name, mark in USED_WITH.items():
         if mark is None or mark not in page:
             page = re.sub(TAG.format(name=re.escape(name)), "", page)
-    return MISLEADING.sub(lambda found: found["rest"] or "", THEBE.sub("", page))
+    page = EMPTY_HEADER.sub("<td></td>", THEBE.sub("", page))
+    return MISLEADING.sub(lambda found: found["rest"] or "", page)
 
 
 def strip_icons(static: Path, icons: set[str]) -> None:

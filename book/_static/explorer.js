@@ -34,6 +34,8 @@
   let shown; // what `describe` made of the state
 
   const minus = (text) => String(text).replace("-", "\u2212");
+  /** A number with this many decimals; adding 0 makes 0 of -0. */
+  const decimal = (x, digits) => minus((Number(x.toFixed(digits)) + 0).toFixed(digits));
   const round = (x) => minus(Number(x.toPrecision(3)));
   const count = (n) => n.toLocaleString("en-GB");
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
@@ -299,7 +301,7 @@
       `aria-label="${escape(summary)}">${out}</svg>`;
   }
 
-  const correlation = (r) => (Number.isNaN(r) ? "undefined" : minus(r.toFixed(2)));
+  const correlation = (r) => (Number.isNaN(r) ? "undefined" : decimal(r, 2));
   const names = () => `${shown.measured.length ? "measured effects, " : ""}${state.first} and ${state.second}`;
   /** r of each method with the measured effects, if there are any: [{name, r}]. */
   const withMeasured = () => shown.measured.flatMap((measured) =>
@@ -315,15 +317,15 @@
         item(`${escape(name)} and measured`, `r = <span data-measured="${r}">${correlation(r)}</span>`)).join("");
     }
     return between +
-      item("predicted", minus(predicted(state.region, state.task).toFixed(2))) +
-      item(state.region.set === "simulated" ? "simulated" : "measured", minus(shown.label.toFixed(2)));
+      item("predicted", decimal(predicted(state.region, state.task), 2)) +
+      item(state.region.set === "simulated" ? "simulated" : "measured", decimal(shown.label, 2));
   }
 
   /** The largest effects of the first map, and what the others have there. */
   function table(maps) {
     const written = ({ rows, largest }, { b, position }) => {
       const digits = clamp(1 - Math.floor(Math.log10(largest)), 0, 12);
-      return Number.isNaN(rows[b][position]) ? "none" : minus(rows[b][position].toFixed(digits));
+      return Number.isNaN(rows[b][position]) ? "none" : decimal(rows[b][position], digits);
     };
     const rows = strongest(maps[0], state.region.sequence).map((s, k) =>
       `<tr><td>${k + 1}</td><th scope="row">${named(s)}</th>` +
@@ -444,7 +446,7 @@
     const elements = set.regions.every((region) => region.kind);
     const list = regions.filter((region) => region.set === set.name).map((region) => {
       if (elements) return option(region.id, `${region.name} \u00b7 ${region.kind}, ${region.cells}`);
-      const r = region.mean_r === null ? "none" : minus(region.mean_r.toFixed(2));
+      const r = region.mean_r === null ? "none" : decimal(region.mean_r, 2);
       const rank = `${count(region.rank)} of ${count(region.n_ranked)}`;
       return option(region.id, `${region.name} \u00b7 mean r ${r}, ${rank}`);
     });

@@ -420,6 +420,30 @@ def test_the_table_lists_the_largest_effects(opened, recorded):
         assert shown == pytest.approx(float(row["map"].flatten()[best]), rel=0.05)
 
 
+def one_that_rounds_to_minus_zero(recorded: pd.DataFrame) -> dict[str, str]:
+    """A choice in which TISM is just below 0 at one of the ten largest effects by ISM."""
+    for place, rows in recorded.groupby(level=["dataset", "region", "task"]):
+        exact, taylor = (rows.loc[(*place, name), "map"].flatten() for name in ("ISM", "TISM"))
+        unit = 10.0 ** (np.floor(np.log10(float(max(exact.abs().max(), taylor.abs().max())))) - 1)
+        at_largest = taylor[exact.abs().argsort(descending=True)[:10]]
+        if ((at_largest < 0) & (at_largest > -unit / 2)).any():
+            dataset, region, task = place
+            return {"region": f"{dataset} {region}", "task": task, "first": "ISM", "second": "TISM"}
+    raise LookupError("the record has none")
+
+
+def test_a_zero_has_no_sign(opened, recorded):
+    choice = one_that_rounds_to_minus_zero(recorded)
+    browser = opened("#" + urlencode(choice))
+    wait_until_picked(browser, choice)
+    cells = browser.run(
+        "return [...document.querySelectorAll('#ex-tables td')].map((cell) => cell.textContent)"
+    )
+    zeros = {cell for cell in cells if re.fullmatch(r"\W?0\.?0*", cell)}
+    assert zeros
+    assert not any(cell.startswith("−") for cell in zeros)
+
+
 HEATS = """
 const rects = [...document.querySelectorAll("#ex-figure :is(.ex-more, .ex-less, .ex-none)")];
 return rects.map((r) => ["x", "y", "width", "fill-opacity", "class"].map((n) => r.getAttribute(n)));

@@ -71,6 +71,8 @@ def test_pages_keep_only_what_they_use(tag: str, user: str | None):
         ('<summary aria-label="Toggle hidden content">', "<summary>"),
         ('<div role="list" class="citation-list">', '<div class="citation-list">'),
         ('<div class="citation" role="doc-biblioentry">', '<div class="citation">'),
+        ('<tr><th></th>\n<th class="head"> </th><th>r</th></tr>',
+         "<tr><td></td>\n<td></td><th>r</th></tr>"),
     ],
 )  # fmt: skip
 def test_a_screen_reader_is_not_misled(tag: str, mended: str):
