@@ -20,6 +20,7 @@ WIDTH = 320  # pixels of a small picture
 FOLDER = "_images/gallery"
 UNICODE = {r"\,": " ", r"\Delta ": "Δ", r"\to": "→", "_0": "₀"}  # for mathematics in captions
 SENTENCE = re.compile(r"(.+?[.;:?])(?:\s|$)", re.DOTALL)
+LABEL = re.compile(r"\S+(?: \S+)?: (?P<first>\w)")  # such as "A: " or "First panel: "
 
 
 class Gallery(nodes.General, nodes.Element):
@@ -49,7 +50,12 @@ class Picture(NamedTuple):
 
 
 def first_sentence(caption: str) -> str:
-    """The first sentence of a caption, or its part before a colon, without the mark at its end."""
+    """The first sentence of a caption, or its part before a colon, without the mark at its end.
+
+    A label of one or two words before it, as of a panel, is left out.
+    """
+    if label := LABEL.match(caption):
+        caption = label["first"].upper() + caption[label.end() :]
     found = SENTENCE.match(caption)
     return (found[1] if found else caption).rstrip(".;:")
 

@@ -71,6 +71,12 @@ def span(values: Iterable[float], form: str = "{:.2f}") -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names as "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
+
+
 def interval(row: Any, value: str) -> str:
     """A value and its interval as "value (low to high)", without a line break inside."""
     ends = f"({row['low']:.2f}\u00a0to\u00a0{row['high']:.2f})"
@@ -104,6 +110,7 @@ def numbers(record: Record) -> dict[str, str]:
         **prices(record),
         **trust(record),
         **elsewhere(record),
+        **elements(record),
         **low_precision(record),
         "price_table": price_table(record),
         "length_table": length_table(record),
@@ -174,7 +181,10 @@ def trust(record: Record) -> dict[str, str]:
     table = record.table("reliability")
     row = table[(table["network"] == "all") & (table["m"] == table["m"].median())].iloc[0]
     card = record.table("scorecard").set_index(["claim_id", "dataset"])
+    rules = record.table("evidence/scorecard")["verdict"]
     return {
+        "rules": str(len(rules)),
+        "rules_pending": str((rules == "pending").sum()),
         "reliability_m": f"{row['m']:.0f}",
         "reliability_mae": f"{row['mae']:.2f}",
         "reliability_constant": f"{row['mae_constant']:.2f}",
@@ -197,7 +207,10 @@ def elsewhere(record: Record) -> dict[str, str]:
     ranked = record.measured_effects("spearman")
     told = record.table("external/reliability").query("model != 'all'")
     motifs = record.table("external/mpra_motifs").groupby(["model", "method"])["recovered"].sum()
+    signals = record.table("external/signals")
     return {
+        "signals": str(len(signals)),
+        "signals_less": str((signals["r_log_odds"] < signals["r_proportion"]).sum()),
         **{
             f"motifs_{model}_{method.lower()}": str(motifs[model, method])
             for model in ("calderon", "deepstarr")
@@ -211,6 +224,22 @@ def elsewhere(record: Record) -> dict[str, str]:
         "elsewhere_rank_ism": span(ranked.xs("ISM", level="method")["mean"]),
         "elsewhere_rank_tism": span(ranked.xs("TISM", level="method")["mean"]),
         "elsewhere_elements": str(measured["n_elements"].max()),
+    }
+
+
+def elements(record: Record) -> dict[str, str]:
+    """The measured elements on which MPRA-DragoNN fares worst, by chapter 8."""
+    r = record.table("external/mpra").query("model == 'mpra_dragonn'")
+    r = r.pivot(index="element", columns="method", values="pearson")
+    significant = record.table("external/mpra_loci").set_index("element")["n_significant"]
+    hardest, lowest = (r[method].nsmallest(3).index for method in ("ISM", "TISM"))
+    return {
+        "elements_hardest": listed(hardest),
+        "elements_hardest_ism": span(r.loc[hardest, "ISM"]),
+        "elements_hardest_significant": span(significant[hardest], "{:.0f}"),
+        "elements_lowest": listed(lowest),
+        "elements_lowest_tism": span(r.loc[lowest, "TISM"]),
+        "elements_lost": listed((r["ISM"] - r["TISM"]).nlargest(3).index),
     }
 
 

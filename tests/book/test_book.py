@@ -83,6 +83,10 @@ def test_equations_and_terms_are_linked(pages: dict[str, str]):
     assert 'id="tism.ism"' in pages["book/api.html"]
 
 
+def test_no_directive_is_shown_as_text(pages: dict[str, str]):
+    assert [name for name, page in pages.items() if re.search(r"(```|:::)\{", page)] == []
+
+
 def test_gallery_shows_every_figure_and_leads_to_it(site: Path, pages: dict[str, str]):
     gallery = pages["book/gallery.html"]
     places = re.findall(r'<li><figure><a href="([^"#]+)#([^"]+)"><img', gallery)

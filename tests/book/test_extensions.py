@@ -86,6 +86,9 @@ def test_a_screen_reader_is_not_misled(tag: str, mended: str):
         ("GC content; the dashed line is the median.", "GC content"),
         ("Mean r at 0.5 of e.g.all. More", "Mean r at 0.5 of e.g.all"),
         ("no end", "no end"),
+        ("A: parts of it, by layer. B: recall", "Parts of it, by layer"),
+        ("First panel: the r of one. Second: both", "The r of one"),
+        ("One task at 251 bp: the rest", "One task at 251 bp"),
     ],
 )
 def test_first_sentence_of_a_caption(caption: str, first: str):

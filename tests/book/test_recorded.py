@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from insert import INSERTED, fill, filled_notebook, filled_pages
-from recorded import KINDS, Record, duration, markdown, numbers, span
+from recorded import KINDS, Record, duration, listed, markdown, numbers, span
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "book" / "which_score.md"
@@ -140,5 +140,6 @@ def test_table_in_markdown():
 def test_span_and_duration():
     assert span([0.301, 0.2]) == "0.20 to 0.30"
     assert span([0.301, 0.302]) == "0.30"
+    assert listed("abc") == "a, b and c"
     texts = ["0.03 seconds", "5.0 seconds", "2.0 minutes", "3.0 hours", "14 days"]
     assert [duration(s) for s in (0.03, 5, 120, 10_800, 1_209_600)] == texts
