@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-# MKL has kernels that give the same bits on every processor under this one name only. NumPy computes
-# the targets; what it is told to leave out is AVX-512.
+# MKL has kernels that give the same bits on every processor under this one name only. NumPy, which
+# computes the targets, leaves out AVX-512.
 KERNELS = {
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
