@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,22 +39,6 @@ class Budgeted(NamedTuple):
     uncertainty: Tensor
 
 
-def _refuse_budget(function: Callable[..., Budgeted]) -> Callable[..., Budgeted]:
-    """Raise a TypeError that names `m` for `budget`, the argument of versions before 0.2."""
-
-    @wraps(function)
-    def checked(*arguments: Any, **options: Any) -> Budgeted:
-        if "budget" in options:
-            raise TypeError(
-                "budgeted_ism has no argument budget (forward passes) any more: give m, the exact "
-                "substitutions of a sequence, from 0 (TISM) to 3 * length (ISM)"
-            )
-        return function(*arguments, **options)
-
-    return checked
-
-
-@_refuse_budget
 def budgeted_ism(
     model: nn.Module,
     one_hot: Any,
@@ -215,17 +198,13 @@ def refine(
             continue
         found.movedim(1, -1)[chosen] = effects(chosen).to(base.dtype)
         exact |= chosen
-        surprise = _mean_square((found - estimate) / size, chosen[:, None])
+        error = ((found - estimate) / size * chosen[:, None]).square().sum((2, 3), keepdim=True)
+        surprise = error / chosen.sum((1, 2)).clamp(min=1)[:, None, None, None]
         estimate = update(base, found, exact) * substituted[:, None]
         size = expected_size(estimate)
         uncertainty = size * surprise.sqrt()
     exact |= ~substituted
     return Budgeted(estimate, exact, uncertainty * ~exact[:, None])
-
-
-def _mean_square(values: Tensor, counted: Tensor) -> Tensor:
-    total = (values * counted).square().sum((2, 3), keepdim=True)
-    return total / counted.sum((2, 3), keepdim=True).clamp(min=1)
 
 
 def choose(estimate: Tensor, allowed: Tensor, count: int) -> Tensor:

@@ -60,26 +60,20 @@ def task_difference_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _difference_correlation(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a.flatten(1).double(), b.flatten(1).double()  # (tasks, 4 * length)
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    """The same of one sequence, from inner products, so that no difference is formed."""
+    a, b = (each.flatten(1).double() for each in (a, b))  # (tasks, 4 * length)
+    a, b = (each - each.mean(1, keepdim=True) for each in (a, b))
     t, u = torch.triu_indices(len(a), len(a), offset=1)
-    both = _difference_product(a, b)[t, u]
-    r = torch.full_like(both, float("nan"))
-    size_of_a, exists_a = _difference_size(a, t, u)
-    size_of_b, exists_b = _difference_size(b, t, u)
-    exists = exists_a & exists_b
-    r[exists] = (both / (size_of_a * size_of_b))[exists].clamp(-1, 1)
-    return r
 
+    def product(x: Tensor, y: Tensor) -> Tensor:
+        """Of x[t] - x[u] with y[t] - y[u]."""
+        all_pairs = x @ y.T
+        same = all_pairs.diagonal()
+        return (same[:, None] + same - all_pairs - all_pairs.T)[t, u]
 
-def _difference_size(a: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm of a[t] - a[u], and True where it exceeds rounding."""
-    square, own = _difference_product(a, a)[t, u], a.square().sum(1)
-    return square.clamp(min=0).sqrt(), square > 1e-12 * (own[t] + own[u])
-
-
-def _difference_product(a: Tensor, b: Tensor) -> Tensor:
-    """(tasks, tasks): inner product of a[t] - a[u] with b[t] - b[u], without forming them."""
-    product = a @ b.T
-    own = product.diagonal()
-    return own[:, None] + own[None] - product - product.T
+    r, norm, exists = product(a, b), 1.0, True
+    for x in (a, b):
+        square, size = product(x, x), x.square().sum(1)
+        norm = norm * square.clamp(min=0).sqrt()
+        exists = exists & (square > 1e-12 * (size[t] + size[u]))  # more than rounding
+    return (r / norm).clamp(-1, 1).where(exists, float("nan"))

@@ -31,7 +31,6 @@ def interactions(
 
     Returns (n, n_tasks, 4, length) in the unit of the model's output; zero at reference bases and
     at `position` itself. Costs ISM of two sequences for each.
-    Raises TypeError or ValueError naming the argument that is wrong.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -70,7 +69,6 @@ def interaction_map(
     Returns (n, n_tasks, length, length), symmetric, zero on the diagonal and where the new base is
     the reference. Costs length * (length + 1) / 2 substitutions a sequence, by windows if the model
     allows them.
-    Raises TypeError or ValueError naming the argument that is wrong.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)

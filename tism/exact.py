@@ -9,17 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tism import predictor
 from tism.engine.choice import Plan, attempt, plan_of_engine
 from tism.engine.replay import WindowedModel
 from tism.engine.window import Untraceable
-from tism.predictor import (
-    Job,
-    OutputFn,
-    job_of,
-    warn_if_not_finite,
-    warn_if_rounded,
-    warn_if_unstable,
-)
 from tism.running import (
     Report,
     Tasks,
@@ -44,7 +37,7 @@ def ism(
     start: int = 0,
     stop: int | None = None,
     args: Sequence[Any] = (),
-    output_fn: OutputFn | None = None,
+    output_fn: predictor.OutputFn | None = None,
     autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -70,7 +63,7 @@ def ism(
     torch.Size([1, 2, 4, 3])
     """
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
-    with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
+    with predictor.job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
         return exact_scores(job, engine)
 
 
@@ -80,7 +73,7 @@ def predict(
     tasks: Tasks = None,
     *,
     args: Sequence[Any] = (),
-    output_fn: OutputFn | None = None,
+    output_fn: predictor.OutputFn | None = None,
     autocast: torch.dtype | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -88,32 +81,32 @@ def predict(
 ) -> Tensor:
     """The model's predictions, (n, n_tasks) on the CPU; arguments and errors as in `ism`."""
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
-    with job_of(model, one_hot, tasks, 0, None, batch_size, progress, **lent) as job:
+    with predictor.job_of(model, one_hot, tasks, 0, None, batch_size, progress, **lent) as job:
 
         def predictions(first: int, last: int) -> Tensor:
             owner, rows = job.part(first, last)
             output = owner(rows.clone())
             if first == 0:
-                warn_if_unstable(owner, rows, output)
+                predictor.warn_if_unstable(owner, rows, output)
             return take_tasks(output, select_tasks(tasks, output.shape[1]))
 
         with job.bar("predictions") as report:
             found, _ = in_one_tensor(len(job.one_hot), job.at_once(), predictions, report=report)
-    return warn_if_not_finite(found, "predicted")
+    return predictor.warn_if_not_finite(found, "predicted")
 
 
-def exact_scores(job: Job, engine: str) -> Tensor:
+def exact_scores(job: predictor.Job, engine: str) -> Tensor:
     """`ism` of a job, by windows if the engine asks for them and they work out, else in full."""
     scores, plan = None, plan_of_engine(engine, job, int((job.stretch == 0).sum()))
     if plan is not None:
         scores = attempt(engine, job.predict, lambda: _windowed_ism(job, plan))
     if scores is None:
         scores = _full_ism(job)
-    return warn_if_not_finite(scores, "ISM")
+    return predictor.warn_if_not_finite(scores, "ISM")
 
 
 def in_blocks(
-    job: Job, label: str, size: int, effects_of: Callable[..., Tensor], smallest: int = 1
+    job: predictor.Job, label: str, size: int, effects_of: Callable[..., Tensor], smallest: int = 1
 ) -> Tensor:
     """Scores of all sequences, `size` at once, from the effects of their substitutions.
 
@@ -131,7 +124,7 @@ def in_blocks(
         return in_one_tensor(len(job.one_hot), size, score, smallest=smallest)[0]
 
 
-def _windowed_ism(job: Job, plan: Plan) -> Tensor:
+def _windowed_ism(job: predictor.Job, plan: Plan) -> Tensor:
     """ISM on windows, for as many sequences at once as the kept activations allow."""
     batch_size = plan.batch_size
 
@@ -147,7 +140,7 @@ def _windowed_ism(job: Job, plan: Plan) -> Tensor:
         effects, batch_size = by_position(run, changed, batch_size, report)
         if check:
             _check_largest(windows, changed, effects, index)
-            warn_if_rounded(predict, windows.output[:, chosen], effects)
+            predictor.warn_if_rounded(predict, windows.output[:, chosen], effects)
         return effects
 
     return in_blocks(job, "ISM", plan.sequences, effects_of)
@@ -169,7 +162,7 @@ def _check_largest(
     alone = alone[0, tasks].to(effects)
     if torch.allclose(alone, effects[number], rtol=0, atol=tolerance, equal_nan=True):
         return
-    if not warn_if_unstable(predict, reference, windows.output[row]):
+    if not predictor.warn_if_unstable(predict, reference, windows.output[row]):
         raise Untraceable("windows and the whole model disagree")
 
 
@@ -193,7 +186,7 @@ def by_position(
     return effects.index_select(0, on_device(np.argsort(order), effects.device)), batch_size
 
 
-def _full_ism(job: Job) -> Tensor:
+def _full_ism(job: predictor.Job) -> Tensor:
     """ISM by a forward pass for every mutated sequence, in blocks so that memory stays flat."""
     batch_size = job.at_once()
 
@@ -210,7 +203,7 @@ def _full_ism(job: Job) -> Tensor:
             owner, first = predict.of(row[start:stop]), check and start == 0
             output = owner(batch.clone() if first else batch)
             if first:
-                warn_if_unstable(owner, batch, output)
+                predictor.warn_if_unstable(owner, batch, output)
             output = take_tasks(output, job.chosen(output.shape[1]))
             return output.to(torch.promote_types(torch.float32, output.dtype))
 
@@ -220,7 +213,7 @@ def _full_ism(job: Job) -> Tensor:
         predicted, batch_size = in_one_tensor(len(row), batch_size, predictions, done, on_cpu=False)
         effects = predicted[n:] - predicted[row[n:]]
         if check:
-            warn_if_rounded(predict, predicted[:n], effects)
+            predictor.warn_if_rounded(predict, predicted[:n], effects)
         return effects
 
     block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(job.window)))

@@ -10,16 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tism import predictor
 from tism.engine.cheap_gradients import cheap_graph
-from tism.predictor import (
-    Job,
-    ModelError,
-    OutputFn,
-    Predictor,
-    job_of,
-    warn_if_not_finite,
-    warn_if_unstable,
-)
+from tism.predictor import Job, OutputFn, Predictor, job_of
 from tism.running import Tasks, in_one_tensor, is_out_of_memory, uncompiled
 from tism.taylor import tism_from_gradient
 
@@ -116,15 +109,15 @@ def gradient_anywhere(job: Job) -> Tensor:
     batch_size = job.at_once(_ONE_PASS if isinstance(job.tasks, int) else _MANY_PASSES)
     with job.bar("gradients") as report:
         found, _ = in_one_tensor(len(job.one_hot), batch_size, gradient, report=report)
-    return warn_if_not_finite(found, "gradient")
+    return predictor.warn_if_not_finite(found, "gradient")
 
 
 def _check_stability(predict: Predictor, rows: Tensor, output: Tensor) -> None:
     try:
-        warn_if_unstable(predict, rows, output)
+        predictor.warn_if_unstable(predict, rows, output)
     except RuntimeError:  # the model may need a graph, as one that calls autograd does
         with torch.enable_grad(), _recurrent_layers_differentiable(predict):
-            warn_if_unstable(predict, rows, output)
+            predictor.warn_if_unstable(predict, rows, output)
 
 
 def gradient_by_task(
@@ -214,7 +207,7 @@ def _gradient_afresh(build: Callable[[], tuple[Tensor, Tensor]], task: int) -> T
     except RuntimeError as error:
         if type(error) is not RuntimeError or is_out_of_memory(error):
             raise
-        raise ModelError(
+        raise predictor.ModelError(
             f"model cannot be differentiated by torch: {error}; exact ISM still applies"
         ) from error
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -6,7 +6,7 @@ import math
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
@@ -410,11 +410,10 @@ class Expansion:
 
 def _is_beyond(job: Job, total: int, stage: Stage) -> bool:
     """True if windows cannot follow the model up to a stage."""
-    try:
+    with suppress(Untraceable):
         plan_windows("windowed", job, total, stage.calls)
-    except Untraceable:
-        return True
-    return False
+        return False
+    return True
 
 
 def _layerwise(job: Job, stage: Stage, before: list[Stage]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism.running import checked_seed
+from tism.running import checked_seed, whole_number
 
 _FULL_WIDTH, _FULL_DENSE = 298, 512
 
@@ -48,10 +49,11 @@ class AITACConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("length", "n_tasks", "width", "kernel", "block_kernel", "pool"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("n_blocks", "n_dense"):
-            _at_least(name, getattr(self, name), 0)
+        counts = ("length", "n_tasks", "width", "kernel", "block_kernel", "pool")
+        for name in (*counts, "n_blocks", "n_dense"):
+            least = int(name in counts)
+            if whole_number(name, getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.activation not in _ACTIVATIONS:
             known = ", ".join(_ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}; got {self.activation!r}")
@@ -66,17 +68,7 @@ class AITACConfig:
     @property
     def pooled_length(self) -> int:
         """Positions left after every pooling."""
-        length = self.length
-        for _ in range(1 + self.n_blocks):
-            length = -(-length // self.pool)
-        return length
-
-
-def _at_least(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        return math.ceil(self.length / self.pool ** (1 + self.n_blocks))
 
 
 class Exponential(nn.Module):
@@ -204,37 +196,29 @@ def _dense_layers(config: AITACConfig) -> tuple[nn.Module, int]:
 class Variant:
     """A named model: what it changes in the paper's network and what in its training."""
 
+    summary: str
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    summary: str = ""
 
 
 VARIANTS = {
-    "baseline": Variant(summary="the paper's model"),
-    "mse_loss": Variant(
-        training={"correlation_weight": 0.0, "mse_weight": 1.0}, summary="MSE only"
-    ),
-    "relu": Variant(model={"activation": "relu"}, summary="ReLU for every GELU"),
-    "exponential": Variant(
-        model={"exponential_first": True}, summary="exponential after the first convolution"
-    ),
-    "max_pooling": Variant(model={"max_pooling": True}, summary="max for softmax-weighted pooling"),
-    "forward_only": Variant(model={"both_strands": False}, summary="forward strand only"),
-    "no_residual": Variant(model={"residual": False}, summary="no residual connections"),
-    "no_dropout": Variant(model={"dropout": 0.0}, summary="no dropout"),
-    "no_batch_norm": Variant(model={"batch_norm": False}, summary="no batch norm"),
-    "l1_kernels": Variant(training={"l1_kernels": 0.01}, summary="L1 on the first kernels"),
-    "adamw": Variant(
-        training={"optimizer": "adamw", "weight_decay": 0.01}, summary="AdamW for SGD"
-    ),
-    "no_shift": Variant(training={"max_shift": 0}, summary="no random shift"),
+    "baseline": Variant("the paper's model"),
+    "mse_loss": Variant("MSE only", training={"correlation_weight": 0.0, "mse_weight": 1.0}),
+    "relu": Variant("ReLU for every GELU", {"activation": "relu"}),
+    "exponential": Variant("exponential after the first convolution", {"exponential_first": True}),
+    "max_pooling": Variant("max for softmax-weighted pooling", {"max_pooling": True}),
+    "forward_only": Variant("forward strand only", {"both_strands": False}),
+    "no_residual": Variant("no residual connections", {"residual": False}),
+    "no_dropout": Variant("no dropout", {"dropout": 0.0}),
+    "no_batch_norm": Variant("no batch norm", {"batch_norm": False}),
+    "l1_kernels": Variant("L1 on the first kernels", training={"l1_kernels": 0.01}),
+    "adamw": Variant("AdamW for SGD", training={"optimizer": "adamw", "weight_decay": 0.01}),
+    "no_shift": Variant("no random shift", training={"max_shift": 0}),
     "cnn0": Variant(
-        model={"n_blocks": 0, "n_dense": 0, "pool": 70},
-        summary="one convolution, pooling of 70 bp, linear head",
+        "one convolution, pooling of 70 bp, linear head", {"n_blocks": 0, "n_dense": 0, "pool": 70}
     ),
     "relu_max": Variant(
-        model={"activation": "relu", "max_pooling": True},
-        summary="ReLU for every GELU and max pooling",
+        "ReLU for every GELU and max pooling", {"activation": "relu", "max_pooling": True}
     ),
 }
 

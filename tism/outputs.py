@@ -63,8 +63,8 @@ class Total:
                 f"start={self.start}, stop={self.stop} is not within the {size} positions on axis "
                 f"{self.axis} of an output of shape {tuple(tracks.shape)}"
             )
-        index = (slice(None),) * axis + (slice(chosen.start, chosen.stop),)
-        return tracks[index].sum(axis, keepdim=tracks.ndim == 2)
+        kept = tracks.narrow(axis, chosen.start, len(chosen))
+        return kept.sum(axis, keepdim=tracks.ndim == 2)
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism.running import (
-    Report,
-    Tasks,
-    choose_batch_size,
-    is_out_of_memory,
-    on_device,
-    progress_bar,
-    random_state_kept,
-    resolve_device,
-    rounds_to_tf32,
-    select_positions,
-    select_tasks,
-    uncompiled,
-)
+from tism import running
 from tism.sequence import validate_one_hot
 
 OutputFn = Callable[[Any], Tensor]
@@ -45,9 +32,7 @@ _ALONE = (
 )
 _NOISE = "dropout that stays on or other randomness?): scores are noise of at least this size"
 _MIXED = "batch statistics?): every score mixes the effects of several sequences"
-_ABOUT_SHAPES = re.compile(
-    r"shape|size|dimension|length|channels|out of (range|bounds)|index", re.I
-)
+_ABOUT_SHAPES = re.compile(r"(?i)shape|size|dimension|length|channels|index|out of (range|bounds)")
 
 
 class ModelError(ValueError, RuntimeError):
@@ -91,7 +76,7 @@ class Predictor:
         if not any(isinstance(value, Tensor) and value.ndim for value in self.args):
             return self
         if isinstance(sequences, np.ndarray):
-            sequences = on_device(sequences, self.device)
+            sequences = running.on_device(sequences, self.device)
         args = tuple(
             value[sequences] if isinstance(value, Tensor) and value.ndim else value
             for value in self.args
@@ -116,7 +101,7 @@ class Predictor:
             return self.model(rows, *args)
         except (RuntimeError, LookupError, AssertionError) as error:
             bare = type(error) in (RuntimeError, IndexError, KeyError, AssertionError)
-            if not bare or type(rows) is not Tensor or is_out_of_memory(error):
+            if not bare or type(rows) is not Tensor or running.is_out_of_memory(error):
                 raise
             hint = "; check the length that it takes" if _ABOUT_SHAPES.search(str(error)) else ""
             raise ModelError(
@@ -136,7 +121,7 @@ class Predictor:
         """
         lowest = self.autocast or self.dtype or output.dtype
         eps = max(torch.finfo(dtype).eps for dtype in (lowest, output.dtype))
-        if output.dtype == torch.float32 and rounds_to_tf32(self.device):
+        if output.dtype == torch.float32 and running.rounds_to_tf32(self.device):
             eps = max(eps, 2**-10)
         size, effect = (float(t.detach().abs().nan_to_num(0, 0).max()) for t in (output, effects))
         return min(1000 * eps, eps**0.5) * size + eps**0.5 * effect
@@ -163,9 +148,9 @@ def evaluating(
     """
     _check_model(model, output_fn, autocast)
     home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
-    target = resolve_device(device, home)
+    target = running.resolve_device(device, home)
     moves = device is not None and any(place != target for place in home)
-    with random_state_kept(target), torch.inference_mode(False), _state_kept(model, moves):
+    with running.random_state_kept(target), torch.inference_mode(False), _state_kept(model, moves):
         try:
             if moves:
                 model.to(target)
@@ -179,7 +164,8 @@ def evaluating(
             predictor.args = tuple(_checked_args(args, n, predictor))
             yield predictor
         except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error) and _TOO_LARGE not in getattr(error, "__notes__", []):
+            notes = getattr(error, "__notes__", [])
+            if running.is_out_of_memory(error) and _TOO_LARGE not in notes:
                 error.add_note(_TOO_LARGE)
             raise
 
@@ -195,7 +181,7 @@ class Job:
 
     predict: Predictor
     one_hot: Tensor
-    tasks: Tasks
+    tasks: running.Tasks
     window: range
     batch_size: int | None = None
     progress: bool = False
@@ -212,11 +198,11 @@ class Job:
     def at_once(self, cost: float = 1) -> int:
         """Sequences in a batch, each of which takes the memory of `cost` forward passes."""
         length = int(cost * self.one_hot.shape[2])
-        return choose_batch_size(self.batch_size, length, self.predict.device)
+        return running.choose_batch_size(self.batch_size, length, self.predict.device)
 
-    def bar(self, label: str) -> AbstractContextManager[Report]:
+    def bar(self, label: str) -> AbstractContextManager[running.Report]:
         """A progress bar over the sequences, if the caller wants one."""
-        return progress_bar(len(self.one_hot), self.progress, label)
+        return running.progress_bar(len(self.one_hot), self.progress, label)
 
     def chosen(self, n_tasks: int, gradients: bool = False) -> list[int]:
         """Numbers of the tasks; warns of the cost if the caller chose none of many.
@@ -236,14 +222,14 @@ class Job:
                 "choose some by tasks=, or combine them by output_fn="
             )
             warnings.warn(message, CostWarning, stacklevel=2)
-        return select_tasks(self.tasks, n_tasks)
+        return running.select_tasks(self.tasks, n_tasks)
 
 
 @contextmanager
 def job_of(
     model: nn.Module,
     one_hot: Any,
-    tasks: Tasks,
+    tasks: running.Tasks,
     start: int,
     stop: int | None,
     batch_size: int | None,
@@ -255,7 +241,7 @@ def job_of(
     lent : output_fn, device, args and autocast, as in `evaluating`
     """
     one_hot = validate_one_hot(one_hot).cpu()
-    window = select_positions(start, stop, one_hot.shape[2])
+    window = running.select_positions(start, stop, one_hot.shape[2])
     with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
         yield Job(predict, one_hot, tasks, window, batch_size, progress)
 
@@ -358,7 +344,7 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
 
     def run(row: Tensor) -> Tensor:
         leaf = row.clone().requires_grad_(torch.is_grad_enabled())
-        with uncompiled():
+        with running.uncompiled():
             return first(leaf.clone()).detach()
 
     def is_like(other: Tensor, effects: Tensor) -> bool:
@@ -405,16 +391,14 @@ def warn_if_rounded(predict: Predictor, output: Tensor, effects: Tensor) -> None
 
 def warn_if_not_finite(scores: Tensor, name: str) -> Tensor:
     """The scores, (n, tasks, ...), after a warning if some of them are infinite or no number."""
-    if not scores.sum(dtype=torch.float64).isfinite():
-        finite = scores.isfinite()
-        if not finite.all():
-            count = int((~finite).sum())
-            sequence, task = (~finite).nonzero()[0, :2].tolist()
-            message = (
-                f"{count:,} of {scores.numel():,} {name} scores are not finite, first those of "
-                f"one_hot[{sequence}], task {task} of the chosen ones"
-            )
-            warnings.warn(message, NotFiniteWarning, stacklevel=2)
+    if scores.sum(dtype=torch.float64).isfinite() or (finite := scores.isfinite()).all():
+        return scores
+    sequence, task = (~finite).nonzero()[0, :2].tolist()
+    message = (
+        f"{int((~finite).sum()):,} of {scores.numel():,} {name} scores are not finite, first those "
+        f"of one_hot[{sequence}], task {task} of the chosen ones"
+    )
+    warnings.warn(message, NotFiniteWarning, stacklevel=2)
     return scores
 
 
@@ -426,8 +410,7 @@ def _floating_dtype(model: nn.Module) -> torch.dtype | None:
 
 
 def _check_output(output: Any, rows: int, output_fn: OutputFn | None) -> None:
-    source = "output_fn" if output_fn is not None else "model"
-    hint = "" if output_fn is not None else "; map it with output_fn"
+    source, hint = ("model", "; map it with output_fn") if output_fn is None else ("output_fn", "")
     if not isinstance(output, Tensor):
         raise TypeError(
             f"{source} must return a tensor of shape (n, tasks), got {type(output).__name__}{hint}"

@@ -34,20 +34,19 @@ def in_batches(
     """
     start = 0
     while start < total:
-        stop, fits = min(start + batch_size, total), True
+        stop = min(start + batch_size, total)
         try:
             step(start, stop)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or stop - start <= smallest:
                 raise
-            fits = False
-        if fits:
+        else:
             if report is not None:
                 report(stop - start)
             start = stop
             continue
-        batch_size = (stop - start) // 2
         # Outside the handler: the exception and the tensors its traceback holds are gone by now.
+        batch_size = (stop - start) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return batch_size
@@ -80,10 +79,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True if a smaller batch may succeed where this error was raised."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    message = str(error).lower()
-    return any(
-        s in message for s in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return any(text in str(error).lower() for text in texts)
 
 
 def choose_batch_size(batch_size: int | None, length: int, device: torch.device) -> int:
@@ -154,11 +151,9 @@ def select_positions(start: int | None, stop: int | None, length: int) -> range:
 
 
 def _task_list(tasks: Any, n_tasks: int) -> list[int]:
-    if tasks is None:
-        return list(range(n_tasks))
     try:
-        if isinstance(tasks, slice):
-            return list(range(n_tasks)[tasks])
+        if tasks is None or isinstance(tasks, slice):
+            return list(range(n_tasks)[tasks or slice(None)])
         array = np.asarray(tasks.tolist() if isinstance(tasks, Tensor) else tasks)
         known = not array.size or (array.dtype.kind in "iu" and array.ndim <= 1)
     except (TypeError, ValueError, RuntimeError):  # ragged rows, a slice of letters, no values

@@ -18,7 +18,6 @@ INVALID = 255
 _ROWS_CHECKED_AT_ONCE = 1024
 Substitutions = tuple[np.ndarray, np.ndarray, np.ndarray]  # sequence number, position, new base
 
-
 INDEX_OF_LETTER = np.full(256, INVALID, dtype=np.uint8)  # of bytes, either case
 for _index, _base in enumerate(ALPHABET + "N"):
     INDEX_OF_LETTER[[ord(_base), ord(_base.lower())]] = _index
@@ -191,10 +190,9 @@ def _check_columns(one_hot: Tensor, offset: int) -> None:
     if (one_hot * one_hot == one_hot).all() and (one_hot.sum(1) <= 1).all():
         return
     valid = ((one_hot == 0) | (one_hot == 1)).all(1) & ((one_hot == 1).sum(1) <= 1)
-    if not valid.all():
-        row, position = (~valid).nonzero()[0].tolist()
-        column = one_hot[row, :, position].tolist()
-        raise ValueError(
-            f"one_hot[{row + offset}, :, {position}] is {column}; every column must be one-hot "
-            "(a single 1 among zeros) or all zeros (N)"
-        )
+    row, position = (~valid).nonzero()[0].tolist()
+    column = one_hot[row, :, position].tolist()
+    raise ValueError(
+        f"one_hot[{row + offset}, :, {position}] is {column}; every column must be one-hot "
+        "(a single 1 among zeros) or all zeros (N)"
+    )

@@ -152,11 +152,19 @@ def _batch_norm(
     """Batch norm with fixed statistics and weights: a factor and a summand for each channel."""
     if training or not _only_input_varies(input, running_mean, running_var, weight, bias):
         return None
-    slope = (running_var + eps).rsqrt()
+    offset, slope = line_of_batch_norm(input.ndim, running_mean, running_var, weight, bias, eps)
+    return torch.addcmul(offset, input, slope)
+
+
+def line_of_batch_norm(
+    ndim: int, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Offset and slope of each channel, to go with an input of so many axes."""
+    slope = (var + eps).rsqrt()
     slope = slope if weight is None else slope * weight
-    offset = -running_mean * slope if bias is None else bias - running_mean * slope
-    shape = (-1,) + (1,) * (input.ndim - 2)
-    return torch.addcmul(offset.view(shape), input, slope.view(shape))
+    offset = (0 if bias is None else bias) - mean * slope
+    shape = (-1,) + (1,) * (ndim - 2)
+    return offset.view(shape), slope.view(shape)
 
 
 def _only_input_varies(input: Tensor, *weights: Tensor | None) -> bool:
@@ -168,9 +176,5 @@ def _only_input_varies(input: Tensor, *weights: Tensor | None) -> bool:
 
 _PLAIN = frozenset({Tensor, nn.Parameter})
 _SMOOTH = {func: partial(_smooth, func) for func in (F.gelu, F.silu, F.mish, F.softplus)}
-_RULES = {
-    F.batch_norm: _batch_norm,
-    F.pad: _pad,
-    torch.maximum: _maximum,
-    Tensor.maximum: _maximum,
-}
+_RULES = {F.batch_norm: _batch_norm, F.pad: _pad}
+_RULES |= dict.fromkeys((torch.maximum, Tensor.maximum), _maximum)

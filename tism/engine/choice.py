@@ -82,8 +82,7 @@ def attempt(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
         return run()
     except Untraceable as error:
         if engine == "windowed":
-            message = f'engine="windowed" cannot follow the model: {error}'
-            raise ValueError(message) from error
+            raise ValueError(f'engine="windowed" cannot follow the model: {error}') from error
         reason = str(error)
     except (RuntimeError, MemoryError) as error:
         if engine == "windowed" or not is_out_of_memory(error):

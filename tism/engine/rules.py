@@ -23,6 +23,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
+from tism.engine.cheap_gradients import line_of_batch_norm
 from tism.engine.window import (
     Batch,
     Frame,
@@ -298,20 +299,12 @@ def like(call: Call, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 @rule("batch_norm")
 def batch_norm(
-    call: Call, input: Windowed, running_mean: Any, running_var: Any, **settings: Any
+    call, input: Windowed, running_mean, running_var, weight=None, bias=None, training=False, **more
 ) -> Any:
     """A factor and a summand for each channel, if the statistics are fixed."""
-    need(not settings["training"] and running_mean is not None and input.axis > 1)
-
-    def line() -> tuple[Tensor, Tensor]:
-        weight, bias = settings.get("weight"), settings.get("bias")
-        slope = (running_var + settings.get("eps", 1e-5)).rsqrt()
-        slope = slope if weight is None else slope * weight
-        offset = (0 if bias is None else bias) - running_mean * slope
-        shape = (1, -1) + (1,) * (input.ndim - 2)
-        return offset.view(shape), slope.view(shape)
-
-    offset, slope = call.once(line)
+    need(not training and running_mean is not None and input.axis > 1)
+    statistics = running_mean, running_var, weight, bias, more.get("eps", 1e-5)
+    offset, slope = call.once(lambda: line_of_batch_norm(input.ndim, *statistics))
     call.func = torch.addcmul
     return by_column(call, (offset, input, slope), {})
 
@@ -670,11 +663,8 @@ def repeated(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
     need(shape == list(call.shape[1:]) and "nearest" in kwargs.get("mode", "nearest"))
     need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
     along = [-1 if d == input.axis else 1 for d in range(input.ndim)]
-    return _showing(
-        call,
-        input,
-        _numbers(lambda numbers: call.func(numbers.view(along), *args, **kwargs), input.length),
-    )
+    numbers = _numbers(lambda every: call.func(every.view(along), *args, **kwargs), input.length)
+    return _showing(call, input, numbers)
 
 
 def _numbers(arranged: Callable[[Tensor], Tensor], length: int) -> np.ndarray:

@@ -57,9 +57,8 @@ class Batch:
         """Numbers as flat indices, which go to the device together."""
         if self.device.type == "cpu":
             return [self.index(each) for each in numbers]
-        return self.index(np.concatenate([*map(np.ravel, numbers)])).split(
-            [n.size for n in numbers]
-        )
+        sizes = [each.size for each in numbers]
+        return self.index(np.concatenate([*map(np.ravel, numbers)])).split(sizes)
 
     def columns(self, frame: Frame, length: int, first: int, kept: int) -> Tensor:
         """An index of a frame's columns, those beyond an end moved to it, into all n * kept.

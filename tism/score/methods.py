@@ -19,19 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tism import __version__, versions
+from tism import __version__, running, versions
 from tism.budgeted import budgeted_ism
 from tism.exact import ism, predict
 from tism.first_order import input_gradient, tism
 from tism.predictor import NotFiniteWarning, OutputFn, Predictor, UnstableModelWarning, evaluating
-from tism.running import (
-    Tasks,
-    choose_batch_size,
-    is_out_of_memory,
-    resolve_device,
-    select_positions,
-    select_tasks,
-)
 from tism.score.averages import Averaged, checked_average, over_folds
 from tism.score.store import (
     ALTERNATES,
@@ -80,23 +72,23 @@ class Method:
 
 
 def _budgeted(
-    model: nn.Module, one_hot: Tensor, tasks: Tasks = None, *, start: int = 0,
+    model: nn.Module, one_hot: Tensor, tasks: running.Tasks = None, *, start: int = 0,
     stop: int | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """Estimate ISM with a fifth of the 3 * length substitutions computed exactly."""
-    m = round(3 * len(select_positions(start, stop, one_hot.shape[2])) * _SHARE_EXACT)
+    m = round(3 * len(running.select_positions(start, stop, one_hot.shape[2])) * _SHARE_EXACT)
     return budgeted_ism(model, one_hot, tasks, m=m, start=start, stop=stop, **options).estimate
 
 
 def _exact_effects(
-    model: nn.Module, reference: Tensor, alternate: Tensor, tasks: Tasks, **options: Any
+    model: nn.Module, reference: Tensor, alternate: Tensor, tasks: running.Tasks, **options: Any
 ) -> tuple[Tensor, Tensor]:
     before = predict(model, reference, tasks, **options)
     return predict(model, alternate, tasks, **options) - before, before
 
 
 def _first_order_effects(
-    model: nn.Module, reference: Tensor, alternate: Tensor, tasks: Tasks, **options: Any
+    model: nn.Module, reference: Tensor, alternate: Tensor, tasks: running.Tasks, **options: Any
 ) -> tuple[Tensor, Tensor]:
     gradient = input_gradient(model, reference, tasks, **options)
     change = (alternate - reference).to(gradient.dtype)
@@ -124,7 +116,7 @@ def score_to_store(
     path: str | Path,
     model: nn.Module | Sequence[nn.Module],
     sequences: Sequences,
-    tasks: Tasks = None,
+    tasks: running.Tasks = None,
     *,
     method: str = "tism",
     mutate: int | tuple[int, int] | None = None,
@@ -252,7 +244,7 @@ class _Asked:
         lent = {"args": _rows_of(self.args, chosen, n), "n": len(one_hot)}
         output_fn = output_fn and _named(output_fn)
         with evaluating(model, output_fn, device, **lent) as predictor, torch.no_grad():
-            size = choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
+            size = running.choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
             together = _predicted(predictor, one_hot, size)
             if not self.allow_nondeterministic:
                 tolerance = predictor.tolerance(together, together - together.roll(1, 0))
@@ -265,13 +257,13 @@ class _Asked:
         return together.cpu()
 
     def identity(
-        self, tasks: Tasks, mutate: int | tuple[int, int] | None, probe: Tensor
+        self, tasks: running.Tasks, mutate: int | tuple[int, int] | None, probe: Tensor
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what the scores depend on, and what the store's arrays look like."""
         identity = {
             "kind": self.kind,
             "method": self.method,
-            "tasks": select_tasks(tasks, probe.shape[1]),
+            "tasks": running.select_tasks(tasks, probe.shape[1]),
             "model": self._checksum(),
             "scoring": versions.SCORING,
         }
@@ -334,24 +326,26 @@ class _Asked:
 
         return partial(_of_folds, models, maps)
 
-    def _batch_size(self, model: nn.Module, tasks: Tasks, length: int) -> int | None:
+    def _batch_size(self, model: nn.Module, tasks: running.Tasks, length: int) -> int | None:
         """Return the batch size asked for, else what suits one pass a sequence on a CPU.
 
         A gradient of an average keeps the activations of all its views.
         """
         home = [parameter.device for parameter in model.parameters()]
-        device, size = resolve_device(self.options["device"], home), self.options["batch_size"]
+        device = running.resolve_device(self.options["device"], home)
+        size = self.options["batch_size"]
         single = isinstance(tasks, int) if self.by_gradient else self.kind == VARIANTS
         if size is not None:
             return size
         if single and device.type == "cpu":
             size = max(1, _BASES // length)
         if isinstance(model, Averaged) and self.method != "ism":
-            size = max(1, (size or choose_batch_size(None, length, device)) // model.n_views)
+            size = size or running.choose_batch_size(None, length, device)
+            size = max(1, size // model.n_views)
         return size
 
     def _effects(
-        self, tasks: Tasks, options: dict, references: Sequences, alternates: Sequences,
+        self, tasks: running.Tasks, options: dict, references: Sequences, alternates: Sequences,
         model: nn.Module, rows: slice,
     ) -> dict[str, Tensor]:  # fmt: skip
         parts, effects = [], METHODS[self.method].effects
@@ -407,7 +401,7 @@ def mutated_positions(mutate: int | tuple[int, int] | None, length: int) -> tupl
     if mutate is None:
         return 0, length
     if isinstance(mutate, tuple | list):
-        chosen = select_positions(*mutate, length)
+        chosen = running.select_positions(*mutate, length)
         return chosen.start, chosen.stop
     if isinstance(mutate, bool) or not isinstance(mutate, int) or not 1 <= mutate <= length:
         raise ValueError(
@@ -421,7 +415,7 @@ def mutated_positions(mutate: int | tuple[int, int] | None, length: int) -> tupl
 def variant_effects(
     model: nn.Module,
     variants: Variants,
-    tasks: Tasks = None,
+    tasks: running.Tasks = None,
     *,
     rows: Rows = slice(None),
     method: str = "ism",
@@ -589,7 +583,7 @@ def _named(output_fn: OutputFn) -> OutputFn:
         try:
             return output_fn(output)
         except Exception as error:
-            if is_out_of_memory(error):
+            if running.is_out_of_memory(error):
                 raise
             problem = f"output_fn raised {type(error).__name__}: {error}"
             raise ValueError(
