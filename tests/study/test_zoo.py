@@ -6,12 +6,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from architectures import ARCHITECTURES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism import ism, tism
 from tism.engine import choice
-from tism.study.zoo import ZOO, Entry
+from tism.study.zoo import Entry
 
 TOLERANCE = 1e-10  # of the largest score
 MOST, STRETCH = 60, 8  # a longer sequence is mutated at both ends and in the middle
@@ -75,10 +76,10 @@ class Case:
         return model
 
 
-@pytest.fixture(params=ZOO)
+@pytest.fixture(params=ARCHITECTURES)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each architecture of the zoo."""
-    return Case(ZOO[request.param])
+    return Case(ARCHITECTURES[request.param])
 
 
 def state(model: nn.Module) -> tuple[list[bool], dict[str, Tensor]]:
@@ -116,7 +117,7 @@ LONG = "Enformer Borzoi Akita Basenji2 SpliceAI Xpresso Sei ChromBPNet LegNet Da
 
 @pytest.mark.parametrize("name", LONG.split())
 def test_of_a_long_sequence_windows_need_only_what_a_stretch_reads(name: str, monkeypatch):
-    case, scouts = Case(ZOO[name]), []
+    case, scouts = Case(ARCHITECTURES[name]), []
     start = (case.entry.short - STRETCH) // 2
     case.stretches = [range(start, start + STRETCH)]
     scouted = choice.scouted
@@ -127,15 +128,15 @@ def test_of_a_long_sequence_windows_need_only_what_a_stretch_reads(name: str, mo
 
 
 def test_zoo_is_large_and_every_entry_tells_its_source():
-    assert len(ZOO) >= 30
-    for entry in ZOO.values():
+    assert len(ARCHITECTURES) >= 30
+    for entry in ARCHITECTURES.values():
         assert entry.citation[-4:].isdigit() or "," in entry.citation
         assert entry.network.__doc__
         assert entry.short <= entry.length
 
 
 def test_weights_come_from_the_seed_alone():
-    entry, before = ZOO["DeepSTARR"], torch.get_rng_state()
+    entry, before = ARCHITECTURES["DeepSTARR"], torch.get_rng_state()
     first, again, other = (entry.build(entry.short, seed=seed).state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
