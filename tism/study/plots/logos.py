@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import logomaker
@@ -14,7 +12,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from tism.sequence import ALPHABET
@@ -32,21 +29,11 @@ from tism.study.plots.style import (
 Frame = tuple[int, int, bool]
 
 
-class _Outline(TextPath):
-    """A letter whose extents are computed once."""
-
-    get_extents = cache(TextPath.get_extents)
-
-
 class _Logo(logomaker.Logo):
     """A logo whose letters are made once: those below zero are upside down from the start."""
 
     def style_glyphs_below(self, **_: Any) -> None:
         """Leave the letters as they are, where logomaker makes each of them anew."""
-
-
-# logomaker asks for the outline of a letter wherever the letter stands
-sys.modules["logomaker.src.Glyph"].TextPath = cache(_Outline)
 
 
 def plot_logo(
