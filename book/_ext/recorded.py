@@ -96,9 +96,9 @@ def two_digits(value: float) -> str:
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; all columns but the first are aligned right."""
-    rule = [":--"] + ["--:"] * (table.shape[1] - 1)
+def markdown(table: pd.DataFrame, texts: int = 1) -> str:
+    """A table in Markdown; all columns but the first `texts` are aligned right."""
+    rule = [":--"] * texts + ["--:"] * (table.shape[1] - texts)
     rows = [list(table.columns), rule, *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
@@ -331,7 +331,7 @@ def long_sequences_table(record: Record) -> str:
         "peak memory, GiB": table["GiB"].map("{:.1f}".format),
         "r with ISM": table["r with ISM"].fillna(1).map("{:.2f}".format),
     }
-    return markdown(pd.DataFrame(columns))
+    return markdown(pd.DataFrame(columns), texts=2)
 
 
 def low_precision(record: Record) -> dict[str, str]:
@@ -373,4 +373,4 @@ def errors_table(record: Record) -> str:
             + "`",
         }
     )
-    return markdown(cells).replace("--:", ":--")
+    return markdown(cells, texts=2)

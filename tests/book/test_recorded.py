@@ -135,6 +135,7 @@ def test_size_of_ism_points_at_interactions_at_least_as_well(record: Record):
 def test_table_in_markdown():
     table = pd.DataFrame({"a": ["x", "y"], "b": [1, 2]})
     assert markdown(table) == "| a | b |\n| :-- | --: |\n| x | 1 |\n| y | 2 |"
+    assert markdown(table, texts=2).splitlines()[1] == "| :-- | :-- |"
 
 
 def test_span_and_duration():
