@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,33 @@ def ready(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             module.weight.data.normal_(0, module.weight[0].numel() ** -0.5, generator=generator)
     return model.double()
+
+
+def state(model: Any) -> dict[str, Any]:
+    """All of a model and of the process that a call must not change; tensors by identity too."""
+    found: dict[str, Any] = {
+        "random": torch.get_rng_state().tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "dtype": torch.get_default_dtype(),
+    }
+    if not isinstance(model, nn.Module):
+        return found
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return found | {
+        "training": [module.training for module in model.modules()],
+        "tensors": [(name, id(t), t.data_ptr(), t.dtype, t.device.type) for name, t in tensors],
+        "values": [t.tolist() for _, t in tensors],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "gradients": [None if g is None else (id(g), g.dtype, g.tolist()) for g in gradients],
+        "hooks": [
+            list(hooks)
+            for module in model.modules()
+            for name, hooks in vars(module).items()
+            if name.endswith("hooks")
+        ],
+    }
 
 
 @pytest.fixture

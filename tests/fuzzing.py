@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from conftest import state
 from hypothesis import HealthCheck, Phase, settings
-from torch import nn
 
 from tism.score.files import replacing
 
@@ -66,30 +64,6 @@ def outcome(name: str, call: Callable[[], Any], *wanted: str) -> Any:
         return message
     answered[name] += 1
     return result
-
-
-def state(model: Any) -> dict[str, Any]:
-    """Return everything of a model and of the process that a call must not change."""
-    found: dict[str, Any] = {
-        "random": torch.get_rng_state().tolist(),
-        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "dtype": torch.get_default_dtype(),
-        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
-    }
-    if isinstance(model, nn.Module):
-        tensors = [*model.named_parameters(), *model.named_buffers()]
-        found |= {
-            "names": [(name, id(tensor), tensor.dtype) for name, tensor in tensors],
-            "values": [tensor.detach().flatten().tolist() for _, tensor in tensors],
-            "flags": [p.requires_grad for p in model.parameters()],
-            "gradients": [p.grad is None for p in model.parameters()],
-            "training": [module.training for module in model.modules()],
-            "hooks": [
-                [list(h) for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
-                for m in model.modules()
-            ],
-        }
-    return found
 
 
 @contextmanager

@@ -32,7 +32,10 @@ def sandbox(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_kernel(sandbox):
-    """One kernel for all chapters, emptied before each, because imports take most of the time."""
+    """One kernel for all chapters, emptied before each, because imports take most of the time.
+
+    The garbage collector, which chapter 06 calls before every measurement, need not look at them.
+    """
     manager, clients = AsyncKernelManager(kernel_name="python3"), []
     quiet = ["--IPKernelApp.log_level=ERROR"]  # as in `run_chapter`
     run_sync(manager.start_kernel)(cwd=repository(), extra_arguments=quiet)
@@ -46,7 +49,7 @@ def one_kernel(sandbox):
         blocking = manager.blocking_client()
         blocking.start_channels()
         blocking.wait_for_ready(timeout=300)
-        blocking.execute("%reset -f", reply=True, timeout=300)
+        blocking.execute("%reset -f\nimport gc; gc.freeze()", reply=True, timeout=300)
         blocking.stop_channels()
         return execute(*arguments, km=manager, **options)
 

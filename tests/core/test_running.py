@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import state
 from torch import nn
 
 import tism
@@ -57,29 +58,6 @@ def mix_flags(model):
     for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 3 != 0)
         parameter.grad = torch.full_like(parameter, index)
-
-
-def state(model):
-    """All that must not change, with the identities of tensors and hooks."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {
-        "training": [module.training for module in model.modules()],
-        "tensors": [(name, id(t), t.data_ptr(), t.dtype, t.device.type) for name, t in tensors],
-        "values": [t.tolist() for _, t in tensors],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grad": [
-            p.grad if p.grad is None else (id(p.grad), p.grad.dtype, p.grad.tolist())
-            for p in model.parameters()
-        ],
-        "hooks": [
-            list(hooks)
-            for m in model.modules()
-            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)
-        ],
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
-        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-    }
 
 
 @FUNCTIONS

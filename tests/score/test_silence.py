@@ -22,7 +22,7 @@ from tism.score import loading
 from tism.score.cli import main
 from tism.score.files import write_table
 from tism.score.genome import Genome, read_windows
-from tism.score.methods import score_to_store, variant_table
+from tism.score.methods import variant_table
 from tism.score.modisco import contributions
 from tism.score.readers import InputFileError, read_bed
 from tism.score.store import StoreError, create_store, open_store
@@ -219,6 +219,9 @@ def test_a_packed_genome_of_the_same_date_and_size_is_unpacked_again(files):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("", "does not contain a valid sequence"),
+        ("ACGT\n", "before the first sequence"),
+        (">\nAC\n", "Bad sequence name"),
         (">a\nAC\n>a\nAC\n", "two sequences have this name; rename or delete one of them"),
         (">a\nACGT\n\nACGT\n", "line 3.; give every sequence lines of one length, none of them"),
         (">a\nACGT\nAC\nACGT\n", "line 3.; give every sequence lines of one length"),
@@ -229,7 +232,7 @@ def test_a_packed_genome_of_the_same_date_and_size_is_unpacked_again(files):
 )
 def test_faults_of_a_genome_say_what_helps(files, text, words):
     Path("bad.fa").write_bytes(text.encode())
-    with pytest.raises(InputFileError, match=words):
+    with pytest.raises(InputFileError, match=f"bad.fa.*{words}"):
         Genome("bad.fa")
 
 
@@ -264,18 +267,6 @@ def test_scores_that_are_not_finite_are_counted_named_and_exported_by_choice(fil
         said(f"export s --{kind} {kind} --task 0", capsys)
         assert not Path(kind).exists()
         run(f"export s --{kind} {kind} --task 0 --not-finite drop")
-
-
-def test_a_chunk_of_nan_is_complete(files):
-    one_hot = torch.eye(4)[torch.tensor([[3, 0, 1], [0, 0, 1]])].transpose(1, 2)
-    sys.path.insert(0, str(files))
-    try:
-        from m import root
-    finally:
-        sys.path.pop(0)
-    store = score_to_store("s", root(), one_hot, chunk_size=1)
-    assert store.missing() == []
-    assert store.not_finite() == [0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])

@@ -112,19 +112,6 @@ def test_changes_win_over_the_settings_of_a_variant():
     assert run.network.training.warmup_epochs == own + 1
 
 
-def test_a_key_follows_whatever_changes_the_rows(smoke):
-    (run,) = list_runs(with_series(smoke, PLAIN))
-    data = {"simulated": {**smoke.data["simulated"], "seed": 9}}
-    training = {"simulated": {**smoke.training["simulated"], "momentum": 0.5}}
-    changed = [{"data": data}, {"training": training}, {"regions_a_model": 5}]
-    changed += [{"model": {"simulated": {"width": 9}}}]
-
-    for change in changed:
-        other = dataclasses.replace(smoke, experiments=[PLAIN], **change)
-        assert list_runs(other)[0].key != run.key, change
-    assert list_runs(dataclasses.replace(smoke, regions=99, experiments=[PLAIN]))[0].key == run.key
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

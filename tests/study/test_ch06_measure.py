@@ -19,8 +19,8 @@ from tism.study.timing import Timing
 CPU = torch.device("cpu")
 OURS = ["ISM", "windowed ISM", "TISM, one task"]
 GROUPS = [
-    {"network": "baseline", "width": 4, "n_tasks": 3, "length": 40, "n_sequences": 6},
-    {"network": "shallow", "width": 16, "n_tasks": 3, "length": 60, "n_sequences": 2},
+    {"network": "baseline", "width": 4, "n_tasks": 2, "length": 40, "n_sequences": 3},
+    {"network": "shallow", "width": 8, "n_tasks": 2, "length": 60, "n_sequences": 2},
 ]
 
 

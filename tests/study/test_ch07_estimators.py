@@ -22,7 +22,7 @@ from tism.study.ch07_estimators import (
     reliability_errors,
     reliability_table,
 )
-from tism.study.ch07_networks import JudgedNetwork, draw_regions, experiment_of, kept
+from tism.study.ch07_networks import JudgedNetwork, draw_regions, experiment_of
 from tism.study.profiles import load_profile
 
 
@@ -56,24 +56,6 @@ def test_entry_changes_its_data_set_only():
     assert found.profile.model["simulated"] == {"width": 64, "pool": 3}
     assert found.profile.data["yeast"] == profile.data["yeast"]
     assert found.profile.training == profile.training
-
-
-def test_tables_are_kept_by_network_and_settings(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("TISM_DATA_DIR", str(tmp_path))
-    model = build_model("cnn0", length=24, n_tasks=4, width=4, seed=0)
-    networks = [draw_regions("a", model, tiny_dataset, 3, seed=s) for s in (0, 1)]
-    asked = []
-
-    def compute(network):
-        asked.append(network.seed)
-        return pd.DataFrame({"kind": [network.kind], "seed": network.seed})
-
-    first = kept("t", networks, compute)
-    assert first["seed"].tolist() == [0, 1]
-    pd.testing.assert_frame_equal(kept("t", networks, compute), first)
-    assert asked == [0, 1]
-    kept("t", networks, compute, settings=1)
-    assert asked == [0, 1, 0, 1]
 
 
 def test_estimator_table(networks):

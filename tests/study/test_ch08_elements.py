@@ -208,17 +208,6 @@ def test_tables_name_their_rows(external, monkeypatch):
     assert deltas["delta"].max() < 1e-3
 
 
-def test_scores_are_kept_until_something_changes(external, monkeypatch):
-    calls = []
-    counted = {"ISM": lambda *arguments: calls.append(1) or ism(*arguments)}
-    monkeypatch.setattr(ch08_elements, "EFFECT_PREDICTORS", counted)
-    first, second, _ = (
-        score_loci(external, [make_locus(45, seed)], progress=False) for seed in (0, 0, 9)
-    )
-    assert len(calls) == 2
-    assert torch.equal(first["L"]["ISM"], second["L"]["ISM"])
-
-
 def test_tracks_point_up_where_a_base_helps_and_motifs_are_recovered():
     sequence = "A" * 120
     effect = torch.zeros(4, 120, dtype=torch.float64)

@@ -287,6 +287,7 @@ def test_the_log_has_one_row_an_epoch(whole):
 
     assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) == metadata["epoch"]
+    assert sum(row["fine_tune_round"] == "0" for row in rows) == CONFIG.max_epochs
     for row, logged in zip(rows, metadata["log"], strict=True):
         assert {key: float(value) for key, value in row.items()} == logged
         expected = CONFIG.rate(logged["epoch"])
@@ -462,17 +463,6 @@ def test_recorded_networks_were_trained_at_the_rates_of_today(name):
         if row["fine_tune_round"]:
             rate = config.fine_tuning_rate(row["fine_tune_round"], first_phase)
         assert row["learning_rate"] == rate
-
-
-def test_max_epochs_ends_the_first_phase(dataset, tmp_path, monkeypatch):
-    scores = iter(np.arange(1, 99) / 100)
-    monkeypatch.setattr(
-        training, "evaluate", lambda *args: {"region_r": next(scores), "task_r": 0.0}
-    )
-
-    metadata = train(network(), dataset, replace(CONFIG, fine_tune_rounds=0), tmp_path)
-
-    assert metadata["epoch"] == metadata["best_epoch"] == 3
 
 
 def test_progress_is_shown_on_request(dataset, tmp_path, capsys):
