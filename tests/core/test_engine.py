@@ -21,6 +21,8 @@ from tism.model import VARIANTS
 from tism.predictor import Job, ModelError, UnstableModelWarning, evaluating
 
 LENGTH = 44
+# the other variants change the training only
+NETWORKS = [name for name, v in VARIANTS.items() if name == "baseline" or v.model]
 
 
 def draw_sequences(n: int = 2, length: int = LENGTH, seed: int = 0) -> Tensor:
@@ -128,7 +130,7 @@ def test_a_model_that_needs_data_keeps_everything(monkeypatch):
 
 
 @pytest.mark.parametrize("pool", [2, 3, 5])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", NETWORKS)
 def test_windowed_is_full_on_every_variant(variant, pool):
     length = LENGTH + pool - 2
     model = ready(build_model(variant, length=length, n_tasks=3, width=6, pool=pool, seed=1))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from tism import input_gradient, ism, tism
-from tism.exact import predict
 from tism.predictor import Predictor
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -174,10 +173,3 @@ def test_ism_and_the_linear_gradient_at_an_n(linear, sequences):
 
     torch.testing.assert_close(scores[at_n], input_gradient(linear, sequences)[at_n], **CLOSE)
     assert at_n.sum() == 4 * 3 * 4
-
-
-def test_predict_is_the_model(net, sequences):
-    predicted = predict(net, sequences, [2, 0], batch_size=2)
-
-    with torch.no_grad():
-        torch.testing.assert_close(predicted, net.eval()(sequences)[:, [2, 0]], **CLOSE)

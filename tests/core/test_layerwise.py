@@ -15,6 +15,8 @@ from tism.engine.replay import Calls
 from tism.model import VARIANTS
 
 LENGTH = 24
+# the other variants change the training only
+NETWORKS = [name for name, v in VARIANTS.items() if name == "baseline" or v.model]
 
 
 class Cut(Calls):
@@ -203,7 +205,7 @@ def test_equals_brute_force_at_every_depth(name):
         torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12, msg=stage.name)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_ends_are_tism_and_ism(name):
     model, sequences = variant(name), draw()
     names = depths(model, sequences)

@@ -365,8 +365,6 @@ def test_variants_need_a_length_and_stores_their_kind(files, capsys):
     run(f"{SCORE} --bed peaks.bed --out s.zarr")
     assert "holds maps of sequences" in error_of("export s.zarr --table x.tsv", capsys)
     assert "task must be one of 0, 1, 2; got None" in error_of("export s.zarr --modisco x", capsys)
-    error = error_of("export s.zarr --modisco x --task 1 --background 1 1 0 0", capsys)
-    assert "background must be four frequencies" in error
     assert "no store of scores here" in error_of("status none.zarr", capsys)
     error = error_of(f"{SCORE} --bed peaks.bed --out s.zarr --method gradient", capsys)
     assert "method tism, asked for gradient" in error

@@ -9,7 +9,6 @@ import torch
 import tism
 from tism.score.methods import score_to_store
 from tism.score.modisco import contributions, modisco_window, write_modisco_pair
-from tism.score.store import StoreError
 
 LENGTH = 17
 
@@ -58,13 +57,6 @@ def test_backgrounds_are_checked(tmp_path, model, one_hot, background):
     store = score_to_store(tmp_path / "s", model, one_hot, 0)
     with pytest.raises(ValueError, match="background must be four frequencies"):
         contributions(store, background=background)
-
-
-def test_incomplete_stores_are_not_exported(tmp_path, model, one_hot):
-    store = score_to_store(tmp_path / "s", model, one_hot, 0, chunk_size=2, shard=(1, 2))
-    with pytest.raises(StoreError, match="not there yet"):
-        write_modisco_pair(store, tmp_path / "pair")
-    assert not list(tmp_path.glob("pair*"))
 
 
 def test_pair_is_what_modisco_reads(tmp_path, model, one_hot):

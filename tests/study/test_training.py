@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import re
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -22,7 +21,7 @@ from tism.exact import predict
 from tism.model import AITAC
 from tism.sequence import decode
 from tism.study import cache, training
-from tism.study.cache import DamagedFileError, load_checkpoint
+from tism.study.cache import load_checkpoint
 from tism.study.data.dataset import one_hot_from_indices, standardisation
 from tism.study.data.download import data_root
 from tism.study.training import (
@@ -673,13 +672,3 @@ def test_an_identity_survives_json(dataset, tmp_path):
     again = train(network(), dataset, ONE_EPOCH, tmp_path, identity=identity)
 
     assert again["log"] == first["log"]
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
-def test_a_damaged_result_is_refused_by_name(dataset, whole, tmp_path, name):
-    folder = shutil.copytree(whole(CONFIG)[2], tmp_path / "damaged")
-    path = folder / name
-    path.write_bytes(path.read_bytes()[:-9])
-
-    with pytest.raises(DamagedFileError, match=rf"{name} "):
-        train(network(), dataset, CONFIG, folder)
