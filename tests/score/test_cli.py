@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 import tism
 from tism import outputs
 from tism.score.averages import Averaged
-from tism.score.cli import load_function, load_model, main, parse_tasks
+from tism.score.cli import main, parse_tasks
 from tism.score.genome import Genome, read_variants, read_windows
-from tism.score.loading import load_output_fn
+from tism.score.loading import load_function, load_model, load_output_fn
 from tism.score.methods import variant_effects
 from tism.score.store import open_store
 

@@ -19,8 +19,9 @@ import torch
 from ruff import find_ruff_bin
 
 import tism
-from tism.score.cli import load_model, main
+from tism.score.cli import main
 from tism.score.genome import Genome, read_variants, read_windows
+from tism.score.loading import load_model
 from tism.score.methods import score_to_store, variant_table
 from tism.score.store import StoreError, create_store, open_store
 from tism.study.cache import DamagedFileError, load_checkpoint, save_checkpoint

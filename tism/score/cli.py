@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 from tism.running import is_out_of_memory
 from tism.score import tracks
 from tism.score.files import described, write_table
-from tism.score.loading import load_args, load_function, load_model, load_output_fn
+from tism.score.loading import load_args, load_model, load_output_fn
 from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
 from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
-__all__ = ["load_function", "load_model", "main", "parse_tasks"]
 _INCOMPLETE, _NOT_FINITE = 1, 3  # exit status
 _MOST_DIGITS = 6  # of the number of a task; a longer range would fill the memory
 _DESCRIPTION = """\

@@ -230,11 +230,6 @@ class Variants(GenomeWindows):
         return self.length // 2
 
     @property
-    def alternate(self) -> np.ndarray:
-        """Index of the base that each alternate begins with, (n,): 0 1 2 3 are A C G T."""
-        return self.regions["alternate"].str[0].map(ALPHABET.index).to_numpy(np.int64)
-
-    @property
     def alternates(self) -> Alternates:
         """The windows of the alternates, of the same length, cut again around each of them."""
         return Alternates(self)

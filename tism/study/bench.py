@@ -276,16 +276,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = time_gradients(model.eval(), one_hot)
         _write("gradients", rows)
         print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
-    if SCORING in names:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = time_scoring(Path(folder))
-        _write("scoring", rows)
-        print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
-    if COMMANDS in names:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = time_commands(Path(folder))
-        _write("commands", rows)
-        print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
+    for name, file, measure in (
+        (SCORING, "scoring", time_scoring),
+        (COMMANDS, "commands", time_commands),
+    ):
+        if name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                rows = measure(Path(folder))
+            _write(file, rows)
+            print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
 
 
 def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -42,11 +42,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tism.correlations import (
-    mean_effect_correlation,
-    profile_correlation,
-    substitution_correlation,
-)
+from tism.correlations import mean_effect_correlation, profile_correlation, substitution_correlation
 from tism.running import progress_bar
 from tism.score.files import write_text
 from tism.study.cache import read_csv, read_json, write_csv

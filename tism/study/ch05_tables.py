@@ -20,13 +20,7 @@ from tism.study.networks import Experiment, find_run, tables_key
 from tism.study.profiles import Profile, default_device, load_dataset, results_folder
 from tism.study.records import EXAMPLES, ROBUSTNESS, find_table, note_provenance
 from tism.study.scores import Scores, score_regions, scored_rows
-from tism.study.statistics import (
-    at_equal,
-    compare_all_with,
-    compare_with,
-    jackknife_pairs,
-    mean_of,
-)
+from tism.study.statistics import at_equal, compare_all_with, compare_with, jackknife_pairs, mean_of
 from tism.taylor import mean_effect
 
 RELATIONS = {

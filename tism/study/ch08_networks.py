@@ -250,10 +250,10 @@ class Aparent2(nn.Module):
         return odds if self.log_odds else odds.sigmoid()
 
 
-def isoform_log_odds(cleavage: Tensor, start: int = 77, stop: int = 127) -> Tensor:
-    """(n,) log odds of cleavage within these positions, from (n, 206) logits."""
-    rest = torch.cat([cleavage[:, :start], cleavage[:, stop:]], 1)
-    return cleavage[:, start:stop].logsumexp(1) - rest.logsumexp(1)
+def isoform_log_odds(cleavage: Tensor) -> Tensor:
+    """(n,) log odds of cleavage from 7 to 57 bp behind the start of the hexamer, from (n, 206)."""
+    rest = torch.cat([cleavage[:, :77], cleavage[:, 127:]], 1)
+    return cleavage[:, 77:127].logsumexp(1) - rest.logsumexp(1)
 
 
 def read_keras_layers(path: str | Path) -> dict[str, dict[str, Tensor]]:

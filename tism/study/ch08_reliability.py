@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from tism import versions
-from tism.agreement import (
-    CALIBRATION,
-    calibrated,
-    effective_number,
-    reliability,
-    sampling_factors,
-)
+from tism.agreement import CALIBRATION, calibrated, effective_number, reliability, sampling_factors
 from tism.first_order import tism
 from tism.sequence import decode
 from tism.study.cache import cached_tensors

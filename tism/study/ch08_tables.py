@@ -10,6 +10,7 @@ import torch
 
 from tism.exact import predict
 from tism.sequence import one_hot_encode
+from tism.study import ch08_elements as elements
 from tism.study.ch08_agreement import (
     concordance_quantiles,
     concordance_rows,
@@ -18,18 +19,6 @@ from tism.study.ch08_agreement import (
     real_sequences,
 )
 from tism.study.ch08_checks import port_checks
-from tism.study.ch08_elements import (
-    convergence_deltas,
-    effect_autocorrelation,
-    element_maps,
-    element_tracks,
-    locus_table,
-    measured_tables,
-    method_agreement,
-    motif_recovery,
-    score_loci,
-    summarise_loci,
-)
 from tism.study.ch08_networks import EXTERNAL, TITLES, ExternalModel, load_external
 from tism.study.ch08_reliability import LONG, long_errors, reliability_coverage, reliability_errors
 from tism.study.data.download import data_root
@@ -118,29 +107,32 @@ def mutagenesis_tables(
     externals: Sequence[ExternalModel], loci: Sequence[Locus], *, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
     """Predicted against measured effects of substitutions."""
-    scores = {e.name: score_loci(e, loci, progress=progress) for e in externals}
-    table = locus_table(loci)
-    agreement, ahead = measured_tables(scores, loci)
+    scores = {e.name: elements.score_loci(e, loci, progress=progress) for e in externals}
+    table = elements.locus_table(loci)
+    agreement, ahead = elements.measured_tables(scores, loci)
     difference = "pearson of ISM minus method"
+    renamed = ahead.rename(columns={"difference": difference})
     summary = [
-        summarise_loci(agreement, table, ["pearson", "spearman", "sign_agreement"]),
-        summarise_loci(ahead.rename(columns={"difference": difference}), table, [difference]),
+        elements.summarise_loci(agreement, table, ["pearson", "spearman", "sign_agreement"]),
+        elements.summarise_loci(renamed, table, [difference]),
     ]
     tracks = [
-        element_tracks(scores[_SHOWN][locus.name], locus).assign(element=locus.name, model=_SHOWN)
+        elements.element_tracks(scores[_SHOWN][locus.name], locus).assign(
+            element=locus.name, model=_SHOWN
+        )
         for locus in shown_elements(agreement, loci)
     ]
     return {
         "mpra_loci": table,
-        "mpra_autocorrelation": effect_autocorrelation(loci),
+        "mpra_autocorrelation": elements.effect_autocorrelation(loci),
         "mpra": agreement,
         "mpra_paired": ahead,
         "mpra_summary": pd.concat(summary, ignore_index=True),
-        "mpra_methods": method_agreement(scores, loci),
-        "mpra_deltas": convergence_deltas(externals, loci),
-        "mpra_motifs": motif_recovery(scores, loci),
+        "mpra_methods": elements.method_agreement(scores, loci),
+        "mpra_deltas": elements.convergence_deltas(externals, loci),
+        "mpra_motifs": elements.motif_recovery(scores, loci),
         "mpra_tracks": pd.concat(tracks, ignore_index=True),
-        "mpra_maps": element_maps({_SHOWN: scores[_SHOWN], **scores}, loci, _MAPPED),
+        "mpra_maps": elements.element_maps({_SHOWN: scores[_SHOWN], **scores}, loci, _MAPPED),
     }
 
 

@@ -13,18 +13,9 @@ from torch import nn
 
 from tism import versions
 from tism.model import AITAC, build_model, get_variant
+from tism.study import profiles
 from tism.study.data.download import data_root
 from tism.study.machine import check_machine
-from tism.study.profiles import (
-    Profile,
-    dataset_checksum,
-    default_device,
-    digest,
-    load_dataset,
-    machine_identity,
-    results_folder,
-    work_folder,
-)
 from tism.study.training import (
     TrainingConfig,
     load_model,
@@ -38,7 +29,7 @@ from tism.study.training import (
 class Experiment:
     """One network of a profile: which data, variant, seed and share of the training regions."""
 
-    profile: Profile
+    profile: profiles.Profile
     dataset: str
     variant: str = "baseline"
     seed: int = 0
@@ -53,7 +44,7 @@ class Experiment:
 
     def untrained(self) -> AITAC:
         """The network with its initial weights."""
-        data = load_dataset(self.profile, self.dataset)
+        data = profiles.load_dataset(self.profile, self.dataset)
         shape = {"length": data.length, "n_tasks": len(data.tasks)}
         return build_model(
             self.variant, **shape, **self.profile.model[self.dataset], seed=self.seed
@@ -61,19 +52,19 @@ class Experiment:
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on."""
-        checksum = dataset_checksum(self.profile, self.dataset)
-        own = {"data": checksum, "variant": self.variant, **machine_identity(self.profile)}
+        checksum = profiles.dataset_checksum(self.profile, self.dataset)
+        own = {"data": checksum, "variant": self.variant, **profiles.machine_identity(self.profile)}
         return {**training_identity(self.untrained(), self.dataset, self.training), **own}
 
     @property
     def name(self) -> str:
         """Readable and unique: <dataset>_<variant>_<seed>_<start of the identity's digest>."""
-        short = digest(self.identity())[:10]
+        short = profiles.digest(self.identity())[:10]
         return f"{self.dataset}_{self.variant}_{self.seed}_{short}"
 
     def snapshot(self, epoch: int) -> AITAC:
         """The network after an epoch that `training.snapshots` has, once it is trained."""
-        return load_model(work_folder("checkpoints") / self.name / f"epoch_{epoch}")[0]
+        return load_model(profiles.work_folder("checkpoints") / self.name / f"epoch_{epoch}")[0]
 
     def trained(
         self, *, progress: bool = True, with_snapshots: bool = False
@@ -84,7 +75,7 @@ class Experiment:
 
         Processes that ask for one network at the same time wait for the first, which trains it.
         """
-        folder = work_folder("checkpoints") / self.name
+        folder = profiles.work_folder("checkpoints") / self.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             stem = committed_network(self)
@@ -97,11 +88,11 @@ class Experiment:
             model = self.untrained()
             metadata = train(
                 model,
-                load_dataset(self.profile, self.dataset),
+                profiles.load_dataset(self.profile, self.dataset),
                 self.training,
                 folder,
                 identity=self.identity(),
-                device=default_device(),
+                device=profiles.default_device(),
                 progress=progress,
             )
         return model.cpu().eval(), metadata
@@ -159,7 +150,7 @@ class Series:
         if unknown:
             raise ValueError(f"changes has no setting of a training: {', '.join(sorted(unknown))}")
 
-    def runs(self, profile: Profile) -> Iterator[Run]:
+    def runs(self, profile: profiles.Profile) -> Iterator[Run]:
         """The runs of this series."""
         if self.dataset not in profile.datasets:
             known = ", ".join(profile.datasets)
@@ -213,21 +204,21 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where everything about this run goes: results/<profile>/models/<run>."""
-        return results_folder(self.network.profile.name) / "models" / self.name
+        return profiles.results_folder(self.network.profile.name) / "models" / self.name
 
     @property
     def key(self) -> str:
         """What the rows depend on; known without the data."""
         profile, dataset = self.network.profile, self.network.dataset
-        return digest(
+        return profiles.digest(
             {
-                "data": dataset_checksum(profile, dataset),
+                "data": profiles.dataset_checksum(profile, dataset),
                 "variant": self.network.variant,
                 "model": profile.model[dataset],
                 "training": asdict(self.network.training),
                 "epochs": self.epochs,
                 **({"best": True} if self.best and self.epochs else {}),
-                **machine_identity(profile),
+                **profiles.machine_identity(profile),
                 "regions": profile.regions_a_model,
                 "versions": [versions.MODEL, versions.TRAINING, versions.SCORING],
             }
@@ -245,7 +236,7 @@ class Run:
             yield "best", metadata["best_epoch"], model
 
 
-def list_runs(profile: Profile) -> list[Run]:
+def list_runs(profile: profiles.Profile) -> list[Run]:
     """All runs of a profile, each once; ValueError naming the entry that makes no sense."""
     runs: dict[str, Run] = {}
     for number, entry in enumerate(profile.experiments):
@@ -264,7 +255,7 @@ def list_runs(profile: Profile) -> list[Run]:
     return list(runs.values())
 
 
-def find_run(profile: Profile, name: str) -> Run:
+def find_run(profile: profiles.Profile, name: str) -> Run:
     """The run of that name, or a ValueError that lists the names."""
     runs = {run.name: run for run in list_runs(profile)}
     if name not in runs:
@@ -273,6 +264,6 @@ def find_run(profile: Profile, name: str) -> Run:
     return runs[name]
 
 
-def tables_key(profile: Profile) -> str:
+def tables_key(profile: profiles.Profile) -> str:
     """What models.csv and initialisations.csv depend on: the keys and names of all runs."""
-    return digest([[run.key, run.name, run.experiments] for run in list_runs(profile)])
+    return profiles.digest([[run.key, run.name, run.experiments] for run in list_runs(profile)])

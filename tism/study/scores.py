@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tism import versions
 from tism.exact import ism, predict
 from tism.first_order import input_gradient
-from tism.predictor import OutputFn, evaluating
+from tism.predictor import evaluating
 from tism.running import progress_bar
 from tism.sequence import put_bases, validate_one_hot
 from tism.study.cache import cached_tensors
@@ -98,9 +98,6 @@ def along_substitutions(
     positions: Sequence[int],
     bases: Sequence[int],
     steps: Sequence[float],
-    *,
-    output_fn: OutputFn | None = None,
-    device: str | torch.device | None = None,
 ) -> Tensor:
     """Predictions on the straight line from a sequence (step 0) to its substitutions (step 1).
 
@@ -114,7 +111,7 @@ def along_substitutions(
     reference = validate_one_hot(one_hot)
     if len(reference) != 1:
         raise ValueError(f"one_hot must hold one sequence, got {len(reference)}")
-    with evaluating(model, output_fn, device) as predict, torch.no_grad():
+    with evaluating(model) as predict, torch.no_grad():
         reference = predict.prepare(reference)[0]
         mutants = put_bases(reference.repeat(len(positions), 1, 1), positions, bases)
         step = torch.as_tensor(steps).to(reference)[:, None, None, None]

@@ -167,8 +167,8 @@ def below_all_others(groups: Groups, name: str) -> Estimate:
     return Estimate(float(value), float(value - reach), float(value + reach), len(least))
 
 
-def bounds_of_lowest(groups: Groups, *, alpha: float = 0.05) -> tuple[float, float]:
-    """Bounds for the lowest of the groups' true means, each with an error of at most alpha.
+def bounds_of_lowest(groups: Groups) -> tuple[float, float]:
+    """Bounds for the lowest of the groups' true means, each with an error of at most 5 %.
 
     Lower: the lowest of the one-sided bounds of the groups. If it lies above a number, every mean
     does. Upper: the lowest of their one-sided bounds, corrected for the number of groups. If it
@@ -176,7 +176,7 @@ def bounds_of_lowest(groups: Groups, *, alpha: float = 0.05) -> tuple[float, flo
     """
     variance, freedom = _pooled([*groups.values()])
     errors = {name: np.sqrt(variance / len(values)) for name, values in groups.items()}
-    plain, corrected = stats.t.ppf([1 - alpha, 1 - alpha / len(groups)], freedom)
+    plain, corrected = stats.t.ppf([0.95, 1 - 0.05 / len(groups)], freedom)
     low = min(np.mean(values) - plain * errors[name] for name, values in groups.items())
     high = min(np.mean(values) + corrected * errors[name] for name, values in groups.items())
     return float(low), float(high)
