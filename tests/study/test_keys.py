@@ -208,7 +208,7 @@ def test_a_users_file_is_read_once(own_files, monkeypatch):
 def test_the_settings_that_name_files_are_known():
     arguments = [signature(load).parameters.values() for load in profiles.DATASETS.values()]
     named = {a.name for each in arguments for a in each if "Path" in str(a.annotation)}
-    assert named == {*profiles.OWN_FILES}
+    assert named == {*profiles.USER_FILES}
 
 
 def another(value):

@@ -163,8 +163,8 @@ def figure_1_table(networks: Sequence[Experiment]) -> pd.DataFrame:
         related = association_table(regions, "r TISM, all entries", list(ASSOCIATED))
         names = {"statistic": "measure", "x": "measure"}
         both = pd.concat([statistics.rename(columns=names), related.rename(columns=names)])
-        own = {"dataset": network.dataset, "seed": network.seed}
-        tables.append(both.assign(**own)[[*own, "measure", "value", "low", "high", "n_loci"]])
+        label = {"dataset": network.dataset, "seed": network.seed}
+        tables.append(both.assign(**label)[[*label, "measure", "value", "low", "high", "n_loci"]])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -273,8 +273,8 @@ def compare_motifs(exact: Tensor, taylor: Tensor) -> tuple[list[Motif], list[Mot
     """
     heights = smooth_profile(exact), smooth_profile(taylor)
     motifs: tuple[list[Motif], list[Motif]] = ([], [])
-    for found, own, other in zip(motifs, heights, heights[::-1], strict=True):
-        for begin, end, sign in call_motifs(own).tolist():
+    for found, height, other in zip(motifs, heights, heights[::-1], strict=True):
+        for begin, end, sign in call_motifs(height).tolist():
             found.append((begin, end, bool(sign * other[begin:end].mean() >= 0.2)))
     return motifs
 
@@ -288,7 +288,7 @@ def uncut_window(effects: Tensor, frames: Sequence[tuple[list[Motif], ...]], wid
     strength = effects.abs().sum((0, 1)).unfold(0, width, 1).sum(1).numpy()
     starts = np.arange(len(strength))
     cut = np.zeros(len(starts), int)
-    for begin, end, _ in (motif for own in frames for motifs in own for motif in motifs):
+    for begin, end, _ in (motif for pair in frames for motifs in pair for motif in motifs):
         for edge in (starts, starts + width):
             cut += (begin < edge) & (edge < end)
     start = int(np.where(cut == cut.min(), strength, -np.inf).argmax())

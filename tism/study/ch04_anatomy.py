@@ -49,15 +49,15 @@ def take_apart(model: nn.Module, scores: Scores, dataset: Dataset, n_regions: in
     loci = dataset.regions["locus"].to_numpy()[scores.rows[chosen]]
     deletion = deletion_effects(model, one_hot)
     estimates = estimates_of_equal_passes(exact, gradient, deletion, one_hot)
-    own = {"dataset": dataset.name}
+    label = {"dataset": dataset.name}
     measures = [
         anatomy_table(
-            describe_difference(exact, estimates[name][0], one_hot), loci, **own, estimate=name
+            describe_difference(exact, estimates[name][0], one_hot), loci, **label, estimate=name
         )
         for name in ("TISM", "deletion + gradient")
     ]
-    calibration = calibration_table(exact, estimates["TISM"][0], one_hot, **own)
-    passes = equal_passes_table(exact, estimates, loci, **own)
+    calibration = calibration_table(exact, estimates["TISM"][0], one_hot, **label)
+    passes = equal_passes_table(exact, estimates, loci, **label)
     return Anatomy(pd.concat(measures, ignore_index=True), calibration, passes)
 
 

@@ -182,24 +182,24 @@ def numbers(rows: pd.DataFrame, predicted: pd.DataFrame, dataset: str) -> dict[s
 
     rows, predicted : `readings` and their `training_gap`
     """
-    own, recorded = rows[rows["dataset"] == dataset], {"fitted_on": _PREDICTED[RECORDED]}
-    line, told = lines(own), covariates(own)
+    here, recorded = rows[rows["dataset"] == dataset], {"fitted_on": _PREDICTED[RECORDED]}
+    line, by_covariate = lines(here), covariates(here)
     off = errors(predicted[predicted["dataset"] == dataset])
     found = {c: _cell(line, c, **recorded) for c in ("slope", "low", "high", "n_networks", "n")}
     for key, name in COVARIATES.items():
         for column in ("value", "error", "error_low", "error_high"):
-            found[f"{key}_{column}"] = _cell(told, column, covariate=name)
+            found[f"{key}_{column}"] = _cell(by_covariate, column, covariate=name)
     for column in ("value", "low", "high", "n"):
         found[f"new_{column}"] = _cell(off, column, record=NEW, tested="snapshots", **recorded)
     for record in (RECORDED, NEW):
         found[f"best_{record}"] = _cell(off, "offset", record=record, tested="baseline", **recorded)
     least = {"record": NEW, "reading": "best", "fraction": 0.01}
-    found |= {f"least_{c}": _cell(own, c, **least) for c in ("own_gap", "r")}
+    found |= {f"least_{c}": _cell(here, c, **least) for c in ("own_gap", "r")}
     best = {"record": RECORDED, "reading": "best", "variant": "baseline", "fraction": 1}
-    found |= {f"best_{c}": _cell(own, c, **best) for c in ("test", "r")}
+    found |= {f"best_{c}": _cell(here, c, **best) for c in ("test", "r")}
     for epoch in (1, 20):
         decay = {"control": "no_weight_decay", "reading": "epoch", "epoch": epoch}
-        found |= {f"decay_{epoch}_{c}": _cell(own, c, **decay) for c in ("test", "r")}
+        found |= {f"decay_{epoch}_{c}": _cell(here, c, **decay) for c in ("test", "r")}
     elsewhere = rows[rows["fits"] & (rows["dataset"] != dataset)]
     return found | {"elsewhere": float(elsewhere.groupby(_NETWORK).ngroups)}
 

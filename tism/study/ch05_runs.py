@@ -269,8 +269,8 @@ def write_models(profile: Profile) -> Path:
     target, before = results_folder(profile.name) / MODELS, _known_rows(profile)
     parts = []
     for run in list_runs(profile):
-        own = rows_of_run(run)
-        rows = _read_text(own) if own.exists() else before[before["run"] == run.name]
+        scored = rows_of_run(run)
+        rows = _read_text(scored) if scored.exists() else before[before["run"] == run.name]
         parts.append(rows.assign(experiment=";".join(run.experiments)))
     table = pd.concat(parts) if parts else before
     if table.empty:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tism.exact import ism
 from tism.first_order import tism
 from tism.model import build_model
+from tism.study.bench import random_sequences
 from tism.study.profiles import default_device
 from tism.study.timing import threads_kept
 from tism.taylor import tism_from_gradient
@@ -58,9 +59,7 @@ class Job:
 
     def sequences(self) -> Tensor:
         """(n_sequences, 4, length) random bases."""
-        generator = torch.Generator().manual_seed(0)
-        bases = torch.randint(4, (self.n_sequences, self.length), generator=generator)
-        return nn.functional.one_hot(bases, 4).mT.float().contiguous()
+        return random_sequences(self.n_sequences, self.length)
 
 
 def build_aitac(length: int, n_tasks: int, *, deep: bool, width: int = 298) -> nn.Sequential:

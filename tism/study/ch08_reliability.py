@@ -79,11 +79,11 @@ def _found(
 
     def compute() -> dict[str, Tensor]:
         given, where = (external.model, one_hot, task), {"start": group.start, "stop": group.stop}
-        told = reliability(*given, m=EXACT, seed=seed, args=external.args, **where)
+        result = reliability(*given, m=EXACT, seed=seed, args=external.args, **where)
         scores = tism(*given, args=external.args, **where)
         substituted = one_hot[..., group.start : group.stop] == 0
         left, share = sampling_factors(substituted, EXACT)
-        found = (told.r.atanh() * (1 + CALIBRATION.bias * left * share)).tanh()
+        found = (result.r.atanh() * (1 + CALIBRATION.bias * left * share)).tanh()
         number = effective_number(scores)
         return {"found": found, "number": number, "left": left, "share": share}
 
@@ -102,9 +102,9 @@ def reliability_coverage(errors: pd.DataFrame) -> pd.DataFrame:
     (loci, or networks).
     """
     names = ("found", "number", "left", "share")
-    told = calibrated(*(torch.tensor(errors[name].to_numpy())[:, None] for name in names))
-    r, low, high = (v[:, 0].numpy() for v in told[:3])
-    said, good = np.array(told.word)[:, 0], errors["true"] >= _GOOD
+    result = calibrated(*(torch.tensor(errors[name].to_numpy())[:, None] for name in names))
+    r, low, high = (v[:, 0].numpy() for v in result[:3])
+    said, good = np.array(result.word)[:, 0], errors["true"] >= _GOOD
     wrong = np.where(good, said == "unreliable", said == "reliable")
     covered = (low <= errors["true"]) & (errors["true"] <= high)
     judged = {"true": errors["true"], "error": r - errors["true"], "coverage90": covered}

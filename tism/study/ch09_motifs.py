@@ -55,11 +55,11 @@ def motifs_of_networks(profile: str, seeds: Mapping[str, int], **scale: int) -> 
     seeds : data set to how many of its baselines, from seed 0
     scale : n_regions and n_tasks
     """
-    of, motifs = load_profile(profile), []
+    settings, motifs = load_profile(profile), []
     for dataset, n in seeds.items():
-        data = load_dataset(of, dataset)
+        data = load_dataset(settings, dataset)
         for seed in range(n):
-            model, _ = Experiment(of, dataset, seed=seed).trained()
+            model, _ = Experiment(settings, dataset, seed=seed).trained()
             motifs.append(network_motifs(model, data, seed=seed, **scale))
     return motifs
 

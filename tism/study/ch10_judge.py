@@ -173,8 +173,8 @@ class Networks:
 
     def of(self, *experiments: str) -> pd.DataFrame:
         """Rows of experiments, whatever the reading."""
-        own = self.rows["experiments"].map(lambda names: not {*experiments}.isdisjoint(names))
-        return self.rows[own]
+        chosen = self.rows["experiments"].map(lambda names: not {*experiments}.isdisjoint(names))
+        return self.rows[chosen]
 
     def sample(self, rows: pd.DataFrame, value: pd.Series, name: str, **other: Any) -> Sample:
         """A sample of the mean of `value` of each run, by `kind`; all of its rows must be there."""

@@ -114,9 +114,9 @@ def _pairs(evidence: Evidence, relation: str) -> dict[tuple[str, str], float]:
     values = dict(zip(pairs, rows["value"], strict=True))
     if relation != _OWN:
         return values
-    own = {first: value for (first, _), value in values.items()}
-    seeds = sorted(own)
-    return {(i, j): (own[i] + own[j]) / 2 for i in seeds for j in seeds if i < j}
+    by_seed = {first: value for (first, _), value in values.items()}
+    seeds = sorted(by_seed)
+    return {(i, j): (by_seed[i] + by_seed[j]) / 2 for i in seeds for j in seeds if i < j}
 
 
 def between(

@@ -210,9 +210,9 @@ def element_data(folder: Path) -> dict[str, Any]:
     elements: dict[str, dict[str, Any]] = {}
 
     def add_element(row: dict[str, str]) -> None:
-        told = {name: row[name] for name in ("chrom", "strand", "kind", "cells", "sequence")}
+        described = {name: row[name] for name in ("chrom", "strand", "kind", "cells", "sequence")}
         placed = {name: int(row[name]) for name in ("start", "end")}
-        elements[row["element"]] = {"name": row["element"], **told, **placed, "tasks": {}}
+        elements[row["element"]] = {"name": row["element"], **described, **placed, "tasks": {}}
 
     def add_map(row: dict[str, str]) -> None:
         element = elements[row["element"]]

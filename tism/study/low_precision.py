@@ -48,8 +48,8 @@ def scored_networks() -> Iterator[tuple[str, Scores, Scores]]:
 def _scores(model: torch.nn.Module, one_hot: Tensor, **options: Any) -> tuple[Scores, Scores]:
     start = (one_hot.shape[2] - _POSITIONS) // 2
     stretch = {"start": start, "stop": start + _POSITIONS, "engine": "full"}
-    of = (model, one_hot, _TASKS)
-    return partial(tism, *of, **options), partial(ism, *of, **stretch, **options)
+    given = (model, one_hot, _TASKS)
+    return partial(tism, *given, **options), partial(ism, *given, **stretch, **options)
 
 
 def loss(low: Tensor, exact: Tensor) -> dict[str, float]:

@@ -39,8 +39,8 @@ class Experiment:
     def training(self) -> TrainingConfig:
         """The profile's settings, the variant's, then this experiment's own."""
         config = training_config(self.variant, **self.profile.training[self.dataset])
-        own = {**self.profile.variants.get(self.variant, {}), **self.changes}
-        return replace(config, **own, seed=self.seed)
+        overrides = {**self.profile.variants.get(self.variant, {}), **self.changes}
+        return replace(config, **overrides, seed=self.seed)
 
     def untrained(self) -> AITAC:
         """The network with its initial weights."""
@@ -53,8 +53,9 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """What the weights depend on."""
         checksum = profiles.dataset_checksum(self.profile, self.dataset)
-        own = {"data": checksum, "variant": self.variant, **profiles.machine_identity(self.profile)}
-        return {**training_identity(self.untrained(), self.dataset, self.training), **own}
+        machine = profiles.machine_identity(self.profile)
+        others = {"data": checksum, "variant": self.variant, **machine}
+        return {**training_identity(self.untrained(), self.dataset, self.training), **others}
 
     @property
     def name(self) -> str:

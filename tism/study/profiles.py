@@ -28,7 +28,7 @@ _SOURCES = {
     "immgen": ["immgen/ImmGen", "immgen/mouse", "immgen/mm10", "immgen/peak"],
 }
 _TABLES = {"yeast": "yeast_tasks.csv", "simulated": "motifs.csv"}
-OWN_FILES = ("peaks", "heights", "genome", "held_out")  # settings of data that name a user's file
+USER_FILES = ("peaks", "heights", "genome", "held_out")  # settings of data that name a user's file
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,18 @@ def dataset_checksum(profile: Profile, name: str) -> str:
     No published data are read. Of a user's own files the contents count, and not the paths.
     """
     settings = profile.data[name]
-    own = {key: _own_sha256(name, key, settings[key]) for key in OWN_FILES if settings.get(key)}
+    given = [key for key in USER_FILES if settings.get(key)]
+    files = {key: _user_file_sha256(name, key, settings[key]) for key in given}
     content = {
         "sources": checksum_of(_SOURCES[name]) if name in _SOURCES else None,
         "table": known_sha256(data_root() / _TABLES[name]) if name in _TABLES else None,
-        "settings": {**settings, **own},
+        "settings": {**settings, **files},
         "version": versions.DATA,
     }
     return digest(content)
 
 
-def _own_sha256(dataset: str, setting: str, path: str) -> str:
+def _user_file_sha256(dataset: str, setting: str, path: str) -> str:
     try:
         return known_sha256(Path(path))
     except OSError as error:

@@ -100,8 +100,8 @@ def chapter_key(
     notebook = notebook or read_json(repository() / "notebooks" / f"{name}.ipynb")
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     code = [text for cell in cells if (text := without_imports(cell))]
-    own = profile.chapters.get(name, {})
-    held = {"code": code, "own": own, "files": _files_read(name, own)}
+    settings = profile.chapters.get(name, {})
+    held = {"code": code, "own": settings, "files": _files_read(name, settings)}
     if name in UNTRAINED:
         return digest({**held, "versions": [versions.MODEL, versions.SPEED]})
     return digest(
@@ -111,7 +111,7 @@ def chapter_key(
             **({"estimation": versions.ESTIMATION} if name in ESTIMATING else {}),
             **({"runs": tables_key(profile)} if name == ROBUSTNESS_CHAPTER else {}),
             **_tables_read(name, profile, tables),
-            **_other_networks(own),
+            **_other_networks(settings),
         }
     )
 

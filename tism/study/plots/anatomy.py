@@ -28,8 +28,8 @@ def plot_anatomy(table: pd.DataFrame, calibration: pd.DataFrame, parts: tuple[st
         look = {"color": colour, "marker": marker, "ms": 5}
         _plot_recall(recalled, rows, dataset, look)
         groups = calibration[calibration["dataset"] == dataset]
-        said = groups[groups["by"] == "predicted"]
-        calibrated.errorbar(said["predicted"], said["exact"], said["sd"], capsize=2, lw=1, **look)
+        bins = groups[groups["by"] == "predicted"]
+        calibrated.errorbar(bins["predicted"], bins["exact"], bins["sd"], capsize=2, lw=1, **look)
         of_size = groups[groups["by"] == "exact"]
         signs.plot(of_size["exact"], of_size["wrong_sign"], **look)
     ends = calibrated.get_xlim()
@@ -63,10 +63,10 @@ def _plot_parts(ax: Axes, table: pd.DataFrame, parts: tuple[str, ...]) -> None:
 
 def _plot_recall(ax: Axes, rows: pd.DataFrame, dataset: str, look: dict) -> None:
     for what, style in (("substitutions", "-"), ("positions", ":")):
-        own = rows[rows["measure"].str.match(rf"recall of the top \d+ {what}")]
-        top = own["measure"].str.extract(r"(\d+)", expand=False).astype(int)
-        ax.plot(top, own["value"], ls=style, label=f"{dataset}, {what}", **look)
-        ax.vlines(top, own["low"], own["high"], color=look["color"], lw=1)
+        recalls = rows[rows["measure"].str.match(rf"recall of the top \d+ {what}")]
+        top = recalls["measure"].str.extract(r"(\d+)", expand=False).astype(int)
+        ax.plot(top, recalls["value"], ls=style, label=f"{dataset}, {what}", **look)
+        ax.vlines(top, recalls["low"], recalls["high"], color=look["color"], lw=1)
     ax.set(xscale="log", ylim=(0, 1), xlabel="largest effects of a map", title="B  recall")
     ax.set_xticks(top, [str(number) for number in top])
     ax.set_ylabel("share found by TISM")

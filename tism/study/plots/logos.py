@@ -113,9 +113,9 @@ def plot_logo_pair_grid(
     frames = [((), ())] * len(labels) if frames is None else frames
     for task, (label, *maps) in enumerate(zip(labels, exact, taylor, strict=True)):
         pair = axes[2 * task : 2 * task + 2, 0]
-        for ax, scores, name, own in zip(pair, maps, ("ISM", "TISM"), frames[task], strict=True):
+        for ax, scores, name, framed in zip(pair, maps, ("ISM", "TISM"), frames[task], strict=True):
             plot_logo(scores, ax, start=start, ylabel=name)
-            for frame in own:
+            for frame in framed:
                 _draw_frame(ax, *frame)
         pair[0].set_title(label)
     _label_last(figure, axes[:, 0])
