@@ -503,11 +503,8 @@ def _read_index(path: Path, index: Path) -> list[tuple[str, _Record]]:
     for number, raw in numbered_lines(index):
         name, *numbers = raw.decode(errors="replace").rstrip("\r\n").split("\t")
         if len(numbers) < 4 or not all(re.fullmatch("[0-9]{1,18}", n) for n in numbers[:4]):
-            problem, remedy = (
-                f"no index of {path.name} (line {number})",
-                "delete it to make it anew",
-            )
-            raise InputFileError(index, None, problem, remedy)
+            problem = f"no index of {path.name} (line {number})"
+            raise InputFileError(index, None, problem, "delete it to make it anew")
         records.append((name, _Record(*map(int, numbers[:4]))))
     return records
 

@@ -98,16 +98,11 @@ def _first_order_effects(
 
 METHODS = {
     "tism": Method(
-        tism,
-        _first_order_effects,
-        "first-order Taylor approximation of ISM, by gradients",
+        tism, _first_order_effects, "first-order Taylor approximation of ISM, by gradients"
     ),
     "ism": Method(ism, _exact_effects, "exact, every substitution"),
-    "budgeted": Method(
-        _budgeted,
-        None,  # a variant is a single substitution, which "ism" computes
-        "a fifth of the substitutions exact, the others estimated",
-    ),
+    # a variant is a single substitution, which "ism" computes
+    "budgeted": Method(_budgeted, None, "a fifth of the substitutions exact, the others estimated"),
     "gradient": Method(input_gradient, None, "the gradient, not corrected"),
 }
 
@@ -533,18 +528,14 @@ def source_checksums(models: list[nn.Module], output_fn: OutputFn | None) -> dic
 
     Layers of torch itself are left out. Code without a file counts by its bytes.
     """
-    layers = {
-        type(m)
-        for model in models
-        for m in model.modules()
-        if not type(m).__module__.startswith("torch.")
+    types = {type(module) for model in models for module in model.modules()}
+    parts = {
+        "model": [kind for kind in types if not kind.__module__.startswith("torch.")],
+        "output_fn": [] if output_fn is None else [output_fn],
     }
     found = {}
-    for name, parts in (
-        ("model", layers),
-        ("output_fn", [output_fn] if output_fn is not None else []),
-    ):
-        sources = sorted({_source(part) for part in parts})
+    for name, codes in parts.items():
+        sources = sorted({_source(code) for code in codes})
         found[f"the code of {name}"] = hashlib.sha256(b"".join(sources)).hexdigest()
     return found
 

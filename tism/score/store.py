@@ -562,7 +562,9 @@ def _new_array(
     with _zarr().config.set(_WRITTEN):
         return group.create_array(
             name, shape=shape, chunks=chunks, dtype=dtype,
-            compressors=_zstd(_FAST if settings else _SMALL),
+            compressors=_zarr().codecs.ZstdCodec(  # its checksum notices damage
+                level=_FAST if settings else _SMALL, checksum=True
+            ),
             dimension_names=dimensions if len(dimensions) == len(shape) else None, **settings,
         )  # fmt: skip
 
@@ -724,11 +726,6 @@ def _check_identity(store: ScoreStore, asked: dict[str, Any]) -> None:
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
-
-
-def _zstd(level: int) -> Any:
-    """Return the compression, whose checksum notices damage."""
-    return _zarr().codecs.ZstdCodec(level=level, checksum=True)
 
 
 def _zarr() -> Any:
