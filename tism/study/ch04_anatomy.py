@@ -229,10 +229,7 @@ def budgeted_by_task(exact: Tensor, base: Tensor, one_hot: Tensor, m: int) -> tu
 
 
 def equal_passes_table(
-    exact: Tensor,
-    estimates: Mapping[str, tuple[Tensor, Tensor]],
-    loci: np.ndarray,
-    **labels: Any,
+    exact: Tensor, estimates: Mapping[str, tuple[Tensor, Tensor]], loci: np.ndarray, **labels: Any
 ) -> pd.DataFrame:
     """How near to ISM the estimates of `estimates_of_equal_passes` are, one row each.
 

@@ -173,8 +173,7 @@ def sequence_correlations(
         "versions": [versions.SCORING, versions.MODEL],
     }
     found = cached_tensors(
-        f"concordance/{external.name}_{digest(content)}",
-        lambda: _correlations(external, sequences),
+        f"concordance/{external.name}_{digest(content)}", lambda: _correlations(external, sequences)
     )
     pairs = [(method, convention) for method, each in _COMPARED.items() for convention in each]
     return {pair: found[", ".join(pair)].numpy() for pair in pairs}
@@ -246,9 +245,7 @@ def concordance_rows(
     return table.drop(columns="sequences") if sources is None else table
 
 
-def concordance_quantiles(
-    correlated: dict[str, dict[tuple[str, str], np.ndarray]],
-) -> pd.DataFrame:
+def concordance_quantiles(correlated: dict[str, dict[tuple[str, str], np.ndarray]]) -> pd.DataFrame:
     """101 quantiles of r(ISM, TISM) over all entries: share (of the profiles), a column a model."""
     share = np.linspace(0, 1, 101)
     columns = {m: np.nanquantile(r["TISM", "all entries"], share) for m, r in correlated.items()}

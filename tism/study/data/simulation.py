@@ -139,12 +139,7 @@ class Truth:
 
 
 def simulate(
-    n_regions: int = 20_000,
-    n_tasks: int = 30,
-    *,
-    length: int = 251,
-    flank: int = 10,
-    seed: int = 0,
+    n_regions: int = 20_000, n_tasks: int = 30, *, length: int = 251, flank: int = 10, seed: int = 0
 ) -> Dataset:
     """Regions, their targets in log2(x + 2) of accessibility, and the truth behind them.
 
@@ -169,11 +164,7 @@ def simulate(
 
 
 def _truth(
-    window: np.ndarray,
-    plants: pd.DataFrame,
-    motifs: list[Motif],
-    tasks: list[str],
-    seed: int,
+    window: np.ndarray, plants: pd.DataFrame, motifs: list[Motif], tasks: list[str], seed: int
 ) -> Truth:
     names = [motif.name for motif in motifs]
     effects = _effects(names, tasks, seed)

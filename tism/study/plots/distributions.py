@@ -18,12 +18,7 @@ _FEW = 100
 
 
 def plot_histogram(
-    values: Any,
-    *,
-    xlabel: str,
-    label: str,
-    step: float | None = None,
-    log_y: bool = False,
+    values: Any, *, xlabel: str, label: str, step: float | None = None, log_y: bool = False
 ) -> Axes:
     """Histogram of values of any shape, with their number and median.
 
@@ -45,11 +40,7 @@ def plot_histogram(
 
 
 def plot_histogram_with_share(
-    r: Any,
-    *,
-    reference: Mapping[str, float] | None = None,
-    label: str = "profiles",
-    bins: int = 50,
+    r: Any, *, reference: Mapping[str, float] | None = None, label: str = "profiles", bins: int = 50
 ) -> Axes:
     """Histogram of correlations, with the share at least as high on the right axis (Fig 1A).
 

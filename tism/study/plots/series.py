@@ -201,14 +201,7 @@ def _part(layer: str) -> str:
 
 
 def plot_scatter_by(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    by: str,
-    *,
-    xlabel: str,
-    ylabel: str,
-    ax: Axes,
+    table: pd.DataFrame, x: str, y: str, by: str, *, xlabel: str, ylabel: str, ax: Axes
 ) -> Axes:
     """Two columns against each other, with a colour and a marker for each value of a third.
 
