@@ -16,7 +16,7 @@ from tism.budgeted import ExactEffects
 from tism.engine.choice import plan_of_engine
 from tism.exact import ism
 from tism.predictor import job_of
-from tism.running import Tasks, whole_number
+from tism.running import Tasks, in_one_tensor, whole_number
 from tism.sequence import put_bases, validate_one_hot
 
 
@@ -81,12 +81,8 @@ def interaction_map(
         new = _check_bases(bases, (n, length), "bases")
         chosen = nn.functional.one_hot(new, 4).transpose(1, 2).bool() & (job.one_hot == 0)
         exact = ExactEffects(job, plan_of_engine(engine, job, n * length * (length + 1) // 2))
-        maps = []
         with job.bar("double mutants") as report:
-            for number in range(n):
-                maps.append(_map(exact, number, chosen[number]))
-                report(1)
-    return torch.stack(maps)
+            return in_one_tensor(n, 1, lambda i, _: _map(exact, i, chosen[i])[None], report)[0]
 
 
 def _check_bases(bases: Any, shape: tuple[int, ...], name: str) -> Tensor:

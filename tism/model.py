@@ -184,11 +184,8 @@ def _dense_layers(config: AITACConfig) -> tuple[nn.Module, int]:
         return nn.Identity(), features
     layers: list[nn.Module] = [nn.Linear(features, config.dense_width)]
     for _ in range(config.n_dense):
-        layers += [
-            nn.Linear(config.dense_width, config.dense_width),
-            _ACTIVATIONS[config.activation](),
-            nn.Dropout(config.dropout),
-        ]
+        layer = nn.Linear(config.dense_width, config.dense_width)
+        layers += [layer, _ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
     return nn.Sequential(*layers), config.dense_width
 
 

@@ -109,8 +109,7 @@ def decode(one_hot: Any) -> list[str]:
 def reverse_complement(scores: Any) -> Tensor:
     """Reverse complement of anything shaped (..., 4, length): one-hot sequences or score maps."""
     checked = numeric_tensor("scores", scores)
-    if not (isinstance(scores, Tensor) and scores.requires_grad):
-        scores = checked  # which has no graph
+    scores = scores if isinstance(scores, Tensor) and scores.requires_grad else checked
     if scores.ndim < 2 or scores.shape[-2] != 4:
         raise ValueError(f"scores must have shape (..., 4, length), got {tuple(scores.shape)}")
     return scores.flip(-2, -1)
