@@ -13,6 +13,7 @@ from sphinx.locale import _
 from sphinx.util.math import get_node_equation_number
 
 UNITS = 16  # of the drawing in one em
+NARROW = 16  # em, the width of a line beside a number on a phone
 OPENING = re.compile(r'<svg\b[^>]*\bwidth="([\d.]+)" height="([\d.]+)" (viewBox="[^"]*")[^>]*>')
 
 
@@ -40,6 +41,13 @@ def draw(tex: str, block: bool) -> str:
     return OPENING.sub(lambda _: opening, drawing, count=1)
 
 
+def line(drawing: str) -> str:
+    """A drawing on a line of its own, which the keyboard reaches if it scrolls on a phone."""
+    width = float(re.search(r"width: ([\d.]+)em", drawing)[1])
+    focus = ' tabindex="0"' if width > NARROW else ""
+    return f'<div class="line"{focus}>{drawing}</div>'
+
+
 def visit_inline(translator, node: nodes.math) -> None:
     """Write an equation within a sentence."""
     translator.body.append(draw(node.astext(), block=False))
@@ -54,7 +62,7 @@ def visit_block(translator, node: nodes.math_block) -> None:
         translator.body.append(f'<span class="eqno">({number})')
         translator.add_permalink_ref(node, _("Link to this equation"))
         translator.body.append("</span>")
-    translator.body.append(f'<div class="line">{draw(node.astext(), block=True)}</div></div>\n')
+    translator.body.append(line(draw(node.astext(), block=True)) + "</div>\n")
     raise nodes.SkipNode
 
 

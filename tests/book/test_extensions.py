@@ -11,7 +11,7 @@ import torch
 import yaml
 from citation import bibtex
 from docutils import nodes
-from equations import draw
+from equations import draw, line
 from gallery import WIDTH, first_sentence, plain, small_picture
 from landing import draw_prices, draw_region, example, prices
 from launch import theme_options
@@ -38,6 +38,12 @@ def test_a_tall_equation_stands_on_the_line():
     low, tall = (draw(tex, block=True) for tex in ("x", r"\frac{1}{\sum_i x_i}"))
     drop = [float(re.search(r"vertical-align: ([-\d.]+)em", svg)[1]) for svg in (low, tall)]
     assert drop[1] < drop[0] <= 0
+
+
+def test_the_keyboard_reaches_an_equation_that_scrolls_on_a_phone():
+    short, long = (line(draw(tex, block=True)) for tex in ("f(s)", "f(s) + " * 9 + "s"))
+    assert re.match(r'<div class="line"><svg .*</svg></div>$', short, re.DOTALL)
+    assert re.match(r'<div class="line" tabindex="0"><svg ', long)
 
 
 def test_unknown_tex_is_refused():
