@@ -39,7 +39,7 @@ class Calibration(NamedTuple):
     high: float
 
 
-# fitted by chapter 07 to data/results/yeast/calibration.csv
+# of `tism.study.ch07_estimators.fit_calibration` for data/calibration.csv
 CALIBRATION = Calibration(0.764, -0.3945, 0.643, 0.343, -1.701, 2.684)
 _INFERRED = 0.4  # weight, on the scale of atanh, of the correlation with the estimate of ISM
 _DRAWN, _SUBSTITUTIONS = 60, 753  # at which the sampling factor is 1; the latter are 251 bp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,19 @@ class Budgeted(NamedTuple):
     uncertainty: Tensor
 
 
+def _refuse_budget(function: Callable[..., Budgeted]) -> Callable[..., Budgeted]:
+    """Raise a TypeError that names `m` for `budget`, the argument of versions before 0.2."""
+
+    @wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Budgeted:
+        if "budget" in options:
+            raise TypeError("budgeted_ism takes m, exact substitutions, in place of budget")
+        return function(*arguments, **options)
+
+    return checked
+
+
+@_refuse_budget
 def budgeted_ism(
     model: nn.Module,
     one_hot: Any,

@@ -70,10 +70,8 @@ def hypothetical(gradient: Any, baseline: Any) -> Tensor:
             f"baseline must have shape (4,), (4, {length}) or ({n}, 4, {length}), "
             f"got {tuple(baseline.shape)}"
         )
-    if baseline.ndim == 1:
-        baseline = baseline[:, None]
-    baseline = baseline.expand(n, 4, length)[:, None]
-    return gradient - (gradient * baseline).sum(2, keepdim=True)
+    by_position = baseline[:, None] if baseline.ndim == 1 else baseline
+    return gradient - (gradient * by_position.expand(n, 4, length)[:, None]).sum(2, keepdim=True)
 
 
 def gradient_times_input(gradient: Any, one_hot: Any) -> Tensor:
@@ -84,8 +82,7 @@ def gradient_times_input(gradient: Any, one_hot: Any) -> Tensor:
 
     Returns the shape of `gradient`.
     """
-    gradient, one_hot = _aligned(gradient, one_hot)
-    return gradient * one_hot
+    return torch.mul(*_aligned(gradient, one_hot))
 
 
 def _scores(scores: Any, name: str) -> Tensor:

@@ -3,8 +3,6 @@
 A record made with an earlier version is stale.
 """
 
-from __future__ import annotations
-
 DATA = 1
 MODEL = 1
 TRAINING = 1

@@ -121,7 +121,7 @@ def test_the_landing_picture_is_of_the_record_and_says_in_words_what_it_shows():
     assert (exact != 0).sum() <= exact.shape[1]  # one letter a position
     assert torch.corrcoef(torch.stack([exact.sum(0), taylor.sum(0)]))[0, 1] > 0.5
     assert table["mean_r"].is_monotonic_increasing
-    dearest = table.iloc[-1]["cost_measured"]
+    dearest = table.iloc[-1]["cost"]
     for drawing, words in (
         (draw_region(found), f"{found.region} for {found.task}"),
         (draw_prices(table), f"plain ISM {dearest:.0f} predictions, r 1.00"),

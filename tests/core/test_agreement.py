@@ -177,7 +177,7 @@ def test_m_is_an_int(network, sequences):
 
 def test_the_constants_are_those_of_the_record():
     how = agreement.CALIBRATION
-    fitted = fit_calibration(pd.read_csv(ROOT / "data/results/yeast/calibration.csv"))
+    fitted = fit_calibration(pd.read_csv(ROOT / "data/calibration.csv"))
     assert how == pytest.approx(fitted, rel=0.01)
 
 

@@ -148,6 +148,11 @@ def test_m_is_an_int(network, sequences, m):
         budgeted_ism(network, sequences, m=m)
 
 
+def test_the_old_argument_names_the_new_one(network, sequences):
+    with pytest.raises(TypeError, match="takes m, exact substitutions, in place of budget"):
+        budgeted_ism(network, sequences, budget=50)
+
+
 def test_choose_takes_the_largest_of_what_is_allowed():
     estimate = torch.zeros(1, 1, 4, 6)
     estimate[0, 0, 1, 2], estimate[0, 0, 3, 5], estimate[0, 0, 0, 0] = -3.0, 2.0, 1.0

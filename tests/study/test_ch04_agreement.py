@@ -174,18 +174,23 @@ def test_window_is_the_strongest_that_cuts_no_motif():
 
 
 def test_networks_are_the_unit_where_there_are_several():
-    rows = [("a", seed, "median", value, 0.0, 1.0, 9) for seed, value in enumerate((0.7, 0.8, 0.9))]
+    medians = enumerate([0.75, 0.8, 0.85])
+    rows = [("a", seed, "median", value, 0.0, 1.0, 9) for seed, value in medians]
     rows += [("a", seed, "variation", value, -1.0, 1.0, 9) for seed, value in enumerate((0.1, 0.9))]
     rows += [("b", 0, "median", 0.5, 0.4, 0.6, 9)]
+    rows += [("c", seed, "median", value, 0.0, 1.0, 9) for seed, value in enumerate((0.8, 1.0))]
+    rows += [("c", seed, "share < 0", value, 0.0, 1.0, 9) for seed, value in enumerate((0, 0.1))]
     columns = ["dataset", "seed", "measure", "value", "low", "high", "n_loci"]
     found = over_networks(pd.DataFrame(rows, columns=columns)).set_index(["dataset", "measure"])
     columns = ["value", "low", "high", "n"]
-    expected = mean_of([0.7, 0.8, 0.9])
+    expected = mean_of([0.75, 0.8, 0.85])
     assert found.loc[("a", "median"), columns].tolist() == pytest.approx(expected)
     expected = mean_correlation([0.1, 0.9])
     assert found.loc[("a", "variation"), columns].tolist() == pytest.approx(expected)
     assert found.loc[("b", "median"), columns].tolist() == [0.5, 0.4, 0.6, 9]
-    assert found["unit"].tolist() == ["networks", "networks", "loci"]
+    assert found["unit"].tolist() == ["networks", "networks", "loci", "networks", "networks"]
+    assert found.loc[("c", "median"), "high"] == 1  # no correlation is higher
+    assert found.loc[("c", "share < 0"), "low"] == 0
 
 
 def test_example_region_is_typical_and_strong(scores):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tism import build_model, ism, tism
-from tism.double_mutants import interaction_map, strongest
+from tism.double_mutants import interaction_map
 from tism.study import ch07_epistasis as beyond
 from tism.study.ch07_epistasis import JudgedPositions
 from tism.study.data.simulation import simulate
@@ -66,17 +66,27 @@ def test_most_discordant_regions_are_described(data):
 
     x = one_hot[[0]]
     scores = Scores(rows[:1], x, ism(model, x), tism(model, x), torch.zeros(1, 3))
-    chosen = scores.ism[[0], [1]]
-    maps = beyond.kept_maps(model, x, chosen, [1])
-    torch.testing.assert_close(maps[0], interaction_map(model, x, strongest(chosen), 1)[0, 0])
+    bases = beyond.drawn_bases(x, 0)
+    maps = beyond.kept_maps(model, x, bases, [1])
+    torch.testing.assert_close(maps[0], interaction_map(model, x, bases, 1)[0, 0])
     table = beyond.describe_maps(maps, scores, np.array([0]), np.array([1]), data)
     row = table.iloc[0]
     assert row["task"] == data.tasks[1]
-    bases = "".join("ACGT"[b] for b in x[0].argmax(0))
-    assert row["sequence"].split("...")[0] in bases
-    assert row["sequence"][:6][-1] == bases[row["first"]] or row["first"] < 5
+    letters = "".join("ACGT"[b] for b in x[0].argmax(0))
+    assert row["sequence"].split("...")[0] in letters
+    assert row["sequence"][:6][-1] == letters[row["first"]] or row["first"] < 5
     assert abs(row["interaction"]) == pytest.approx(maps.abs().max().item(), rel=1e-5)
     assert set(table["motif_first"][0].split(", ")) <= {"", *data.truth.motif_names}
+
+
+def test_drawn_substitutions_are_no_references_and_all_occur(data):
+    one_hot = data.one_hot(range(20))
+    bases, reference = beyond.drawn_bases(one_hot, 0), one_hot.argmax(1)
+    counts = torch.bincount((bases - reference).remainder(4).flatten(), minlength=4)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0.3 * bases.numel()
+    assert torch.equal(beyond.drawn_bases(one_hot, 0), bases)
+    assert not torch.equal(beyond.drawn_bases(one_hot, 1), bases)
 
 
 def test_position_scores():
@@ -114,7 +124,7 @@ def test_precision():
     assert np.isnan(beyond.precision(np.zeros(4), positive & False))
 
 
-def judged(kind="a", n=12):
+def judged(kind="a", seed=0, n=12):
     """Positions whose discordance is the truth, while |ISM| is noise."""
     rng = np.random.default_rng(0)
     truth = rng.random((n, 30)) < 0.2
@@ -122,11 +132,14 @@ def judged(kind="a", n=12):
     effect = rng.random((n, 30))
     scores = {"discordance": truth + 0.1 * effect, "|ISM|": effect}
     loci, level = np.arange(n), np.arange(n) / n
-    return JudgedPositions(kind, loci, level, scores, {"planted": truth}, {"half": effect > 0.5})
+    truths = {"planted pairs": truth, "double mutants": truth}
+    controls = {"bases of sites": effect > 0.5}
+    return JudgedPositions(kind, seed, loci, level, scores, truths, controls)
 
 
 def test_location_table():
-    table = beyond.location_table([judged(), judged(), judged("b")])
+    found = beyond.verdicts([judged(), judged(seed=1), judged("b")])
+    table = beyond.location_table(found[found["truth"] == "planted pairs"])
     columns = "network truth control score auroc auroc_low auroc_high precision precision_low"
     columns += " precision_high chance n_regions n_networks"
     assert [*table] == columns.split()
@@ -140,8 +153,19 @@ def test_location_table():
     assert everywhere["n_networks"].eq(2).all()
     assert everywhere["chance"].iloc[0] == pytest.approx(0.2, abs=0.05)
     assert own.loc[("alike in |ISM|", "discordance"), "auroc"] == 1
-    assert {"half", "low prediction", "high prediction"} <= {*own.index.get_level_values(0)}
+    assert {"bases of sites", "low prediction", "high prediction"} <= {
+        *own.index.get_level_values(0)
+    }
     assert own.loc[("low prediction", "discordance"), "n_regions"] == 2 * 3
+
+
+def test_claims_have_an_area_of_each_network():
+    areas = beyond.claimed_areas(beyond.verdicts([judged(), judged(seed=1), judged("b")]))
+    assert [*areas] == [*beyond.CLAIMED]
+    for claim, table in areas.items():
+        assert table[["kind", "seed"]].values.tolist() == [["a", 0], ["a", 1], ["b", 0]]
+        expected = 1 if claim == "hypothesis_alike" else pytest.approx(0.5, abs=0.1)
+        assert table["value"].tolist() == [expected] * 3
 
 
 def test_paired_regions():

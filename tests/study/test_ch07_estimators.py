@@ -19,10 +19,11 @@ from tism.study.ch07_estimators import (
     estimators,
     fit_calibration,
     midpoints,
+    r_at_cost,
     reliability_errors,
     reliability_table,
 )
-from tism.study.ch07_networks import JudgedNetwork, draw_regions, experiment_of
+from tism.study.ch07_networks import JudgedNetwork, by_network, draw_regions, experiment_of
 from tism.study.profiles import load_profile
 
 
@@ -60,11 +61,10 @@ def test_entry_changes_its_data_set_only():
 
 def test_estimator_table(networks):
     wrong = Estimator(lambda model, x, tasks, _: (-ism(model, x, tasks), x == 1))
-    known = {name: e for name, e in estimators(["pool"]).items() if name != "budgeted"}
-    known["wrong"] = wrong
+    known = estimators(["pool"], m=[72], m_in_full=[20, 72]) | {"wrong": wrong}
     table = estimator_table(pd.concat(estimator_profiles(n, known) for n in networks))
-    columns = "network estimator default n_tasks budget cost_measured mean_r low high r_not_exact"
-    columns += " recall20 share_not_below_tism n_profiles gap_closed seconds n_networks"
+    columns = "network estimator n_tasks m cost mean_r low high r_not_exact recall20"
+    columns += " share_not_below_tism n_profiles gap_closed seconds n_networks"
     assert [*table] == columns.split()
     one = table[table["network"] == "one"].set_index("estimator")
     assert one.loc["TISM", "share_not_below_tism"] == 1
@@ -78,10 +78,33 @@ def test_estimator_table(networks):
     assert one.loc["ISM", "gap_closed"] == pytest.approx(1)
     assert (table["low"] <= table["mean_r"] + 1e-9).all()
     assert (table["high"] >= table["mean_r"] - 1e-9).all()
-    assert (table[["cost_measured", "seconds"]] > 0).all(axis=None)
-    black_box = one.loc["budgeted, black box"].set_index("budget")["mean_r"]
-    assert black_box.loc[100] == pytest.approx(1)  # more than all substitutions
-    assert not table["default"].any()
+    assert (table[["cost", "seconds"]] > 0).all(axis=None)
+    black_box = one.loc["budgeted, black box"].set_index("m")["mean_r"]
+    assert one.loc["TISM", "mean_r"] <= black_box.loc[20] < black_box.loc[72]
+    for all_exact in (black_box.loc[72], one.loc["budgeted", "mean_r"]):
+        assert all_exact == pytest.approx(1)
+
+
+def test_r_at_a_cost_is_that_of_the_largest_m():
+    rows = pd.DataFrame({"kind": "a", "seed": [0, 0, 0, 0, 1], "estimator": "budgeted"})
+    rows = rows.assign(
+        m=[50, 100, 100, 150, 50], cost=[10, 24, 24, 26, 30], r=[0.5, 0.6, 0.8, 1, 1]
+    )
+    assert r_at_cost(rows, 25).values.tolist() == [["a", 0, pytest.approx(0.7)]]
+    assert r_at_cost(rows.assign(estimator="budgeted, black box"), 25).empty
+
+
+def test_numbers_of_single_networks_have_the_names_of_their_runs():
+    values = pd.DataFrame({"kind": ["x", "y"], "seed": [2, 0], "value": [0.1, 0.2]})
+    entries = [{"kind": "x", "dataset": "yeast"}]
+    entries += [{"kind": "y", "dataset": "simulated", "variant": "relu", "seeds": 3}]
+    found = by_network({"claim": values}, entries)
+    assert found.to_dict("records") == [
+        {"claim_id": "claim", "dataset": "yeast", "kind": "baseline", "run": "yeast_baseline_2",
+         "value": 0.1},
+        {"claim_id": "claim", "dataset": "simulated", "kind": "relu", "run": "simulated_relu_0",
+         "value": 0.2},
+    ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +120,7 @@ def test_depth_table_rises_from_tism_to_ism(networks):
     assert table["depth"].tolist() == list(range(len(table)))
     assert table["mean_r"].iloc[0] < table["mean_r"].iloc[-1] == pytest.approx(1)
     assert (table["n_profiles"] == 12).all()
+    assert (table["n_networks"] == 2).all()
 
 
 def test_reliability_tables(networks):

@@ -14,7 +14,6 @@ from tism.study.ch02_data import information
 from tism.study.ch09_motifs import (
     FoundMotif,
     NetworkMotifs,
-    confirmed_boxes,
     expected_motifs,
     find_motifs,
     known_motifs,
@@ -23,6 +22,7 @@ from tism.study.ch09_motifs import (
     motif_logos,
     recovery_table,
     same_bases,
+    shared_boxes,
     sharing_table,
     trim,
 )
@@ -122,13 +122,13 @@ def test_a_stretch_of_one_base_is_no_motif_of_a_forkhead_protein(known, whole_mo
     assert not report["found"].any()
 
 
-def test_boxes_are_confirmed_by_sign_and_half_of_the_height():
+def test_boxes_are_shared_by_the_rule_of_chapter_04():
     profile = torch.zeros(2, 60)
     profile[:, 10:20] = 1.0
     other = profile.clone()
     other[0, 40:50] = -1.0  # called by the second method only
     other[1] *= -1
-    counts = confirmed_boxes(profile, other)
+    counts = shared_boxes(profile, other)
     assert counts == {"ISM": 2, "ISM in TISM": 1, "TISM": 3, "TISM in ISM": 1}
 
 

@@ -114,7 +114,7 @@ def test_networks_of_other_labs_have_a_row_each(folder):
     table = scorecard.scorecard(load_profile("demo"), ["discussion"])
     rows = table[table["claim_id"] == "text_any_high"].set_index("dataset")
 
-    assert list(rows.index) == ["calderon", "deepstarr", "mpra_dragonn"]
+    assert list(rows.index) == list(scorecard.EXTERNAL_MODELS)
     assert rows["value"].between(rows["low"], rows["high"]).all()
 
 
@@ -225,25 +225,6 @@ def test_counts_have_every_verdict(folder):
 
     assert tuple(counts.columns[1:]) == scorecard.VERDICTS
     assert counts[list(scorecard.VERDICTS)].to_numpy().sum() == len(table)
-
-
-def test_hypothesis_and_estimators_are_read_from_their_tables(folder):
-    located = {"dataset": "simulated", "network": ["gelu", "relu_max"], "truth": "double mutants"}
-    located |= {"control": "all positions", "score": "discordance", "auroc": [0.8, 0.1]}
-    located |= {"auroc_low": [0.7, 0.0], "auroc_high": [0.9, 0.2], "n_regions": 20}
-    pd.DataFrame(located).to_csv(folder / "epistasis.csv", index=False)
-    quality = {"dataset": "simulated", "estimator": "budgeted", "n_tasks": 1, "budget": 50.0}
-    quality |= {"mean_r": [0.9, 0.7], "low": [0.85, 0.6], "high": [0.95, 0.75], "n_profiles": 100}
-    pd.DataFrame(quality).to_csv(folder / "estimators.csv", index=False)
-
-    found = rows_of("hypothesis_locates")
-
-    assert found[["value", "low", "high", "n"]].tolist() == [0.8, 0.7, 0.9, 20]
-    assert found["verdict"] == "holds"
-    assert rows_of("hypothesis_planted")["verdict"] == "not measured"
-    assert rows_of("beyond_50")["value"] == 0.7
-    assert rows_of("beyond_50")["verdict"] == "holds not"
-    assert rows_of("beyond_25")["verdict"] == "not measured"
 
 
 def test_run_times_are_read_from_the_record(folder):

@@ -306,7 +306,7 @@ def test_keys_of_scores(model, one_hot, name_of, monkeypatch):
         return scored(one_hot)
 
     assert held_fields(key, model.config) == fields_of(AITACConfig)
-    first, second = torch.eye(4)[:2, None, :, None].expand(2, 1, 4, 24)  # bases of most effect
+    first, second = torch.zeros(1, 24, dtype=torch.long), torch.ones(1, 24, dtype=torch.long)
     calls = [
         scored,
         lambda x=one_hot, e=first, t=0: name_of(ch07_epistasis.kept_maps, model, x, e, [t]),

@@ -187,6 +187,20 @@ def test_points_keep_the_order_of_the_rows_and_show_the_paper():
     assert ax.figure.legends[0].get_texts()[0].get_text() == "paper"
 
 
+def test_points_of_a_group_stand_below_its_name():
+    table = pd.DataFrame({"m": list("abc"), "v": 0.6, "lo": 0.5, "hi": 0.7, "of": ["x", "x", "y"]})
+    ax = plotting.plot_points_with_intervals(
+        table, "v", "lo", "hi", "m", group="of", line=0.5, xlabel="AUROC"
+    )
+    drawn(ax.figure)
+    written = [*ax.get_yticklabels(), *ax.texts]
+    assert [t.get_text() for t in sorted(written, key=lambda t: -t.get_position()[1])] == list(
+        "xabyc"
+    )
+    assert [t.get_text() for t in ax.texts] == ["x", "y"]
+    assert ax.lines[-1].get_xdata() == [0.5, 0.5]
+
+
 def test_histogram_on_a_grid_has_a_bar_a_value():
     ax = plotting.plot_histogram([0, 1, 1, 3], xlabel="tasks", label="regions", step=1)
     drawn(ax.figure)
@@ -362,11 +376,18 @@ def test_long_form_has_a_row_a_value():
 
 
 def test_curves_of_cost_and_a_map_of_interactions():
-    costs = pd.DataFrame({"estimator": ["a", "a", "b"], "cost_measured": [20.0, 10, 5]})
+    costs = pd.DataFrame({"estimator": ["a", "a", "b"], "cost": [20.0, 10, 5]})
+    costs = costs.assign(mean_r=0.5, low=0.4, high=0.7, r_not_exact=0.2)
     ax, other = plotting.panels(2)
-    plotting.plot_accuracy_cost(costs.assign(mean_r=0.5, low=0.4, high=0.7), title="x", ax=ax)
-    assert [c.get_label() for c in ax.containers] == ["a", "b"]
-    assert ax.lines[0].get_xdata().tolist() == [10, 20]
+    plotting.plot_accuracy_cost(costs, title="x", ax=ax)
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    assert ax.lines[0].get_xdata().tolist() == [20, 10]  # in the order of m
+    assert len(ax.collections) == 2
+    plotting.plot_accuracy_cost(costs, "r_not_exact", title="x", ax=other)
+    assert other.lines[0].get_ydata().tolist() == [0.2, 0.2]
+    assert not other.collections
+
+    _, other = plotting.panels(2)
 
     plotting.plot_interactions(np.diag([1.0, -2.0]), title="y", ax=other)
     assert other.images[0].get_clim() == (-2, 2)
@@ -385,7 +406,7 @@ def test_depths_show_r_behind_each_part_and_shade_what_it_adds():
         ("z, deep", "input", 0.9),
         ("z, deep", "head", 1.0),
     ]
-    depths = pd.DataFrame(rows, columns=["network", "layer", "mean_r"])
+    depths = pd.DataFrame(rows, columns=["network", "layer", "mean_r"]).assign(n_networks=3)
     dataset = {"y, deep": "y", "y, flat": "y", "z, deep": "z"}
 
     ax, other = plotting.plot_depths(depths, dataset)
@@ -393,8 +414,8 @@ def test_depths_show_r_behind_each_part_and_shade_what_it_adds():
     drawn(ax.figure)
     parts = ["input", "strand maximum", "block 1", "dense layers"]
     assert [label.get_text() for label in ax.get_xticklabels()] == parts
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["flat", "deep"]  # lowest first
-    assert [label.get_text() for label in other.get_yticklabels()] == ["deep"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["flat (3)", "deep (3)"]
+    assert [label.get_text() for label in other.get_yticklabels()] == ["deep (3)"]
     written = [text.get_text() for text in ax.texts]
     assert written == ["0.40", "0.70", "1.00", "0.50", "0.60", "0.80", "1.00"]
     shades = ax.collections[0].get_array().reshape(2, 4)

@@ -181,8 +181,10 @@ def over_networks(table: pd.DataFrame) -> pd.DataFrame:
             value, low, high, n = group[["value", "low", "high", "n_loci"]].iloc[0]
             rows.append(label | Estimate(value, low, high, int(n))._asdict() | {"unit": "loci"})
             continue
-        mean = mean_correlation if measure in ASSOCIATED else mean_of
-        rows.append(label | mean(group["value"])._asdict() | {"unit": "networks"})
+        mean = (mean_correlation if measure in ASSOCIATED else mean_of)(group["value"])
+        least = 0.0 if measure.startswith("share") else -1.0
+        possible = {"low": max(mean.low, least), "high": min(mean.high, 1.0)}
+        rows.append(label | mean._replace(**possible)._asdict() | {"unit": "networks"})
     return pd.DataFrame(rows)
 
 

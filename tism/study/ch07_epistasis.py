@@ -1,7 +1,4 @@
-"""Double mutants in chapter 07: where positions interact, and what locates such positions.
-
-The chapter takes `experiment_of`, `kept` and `networks_of` from here too.
-"""
+"""Double mutants in chapter 07: where positions interact, and what locates such positions."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from tism.double_mutants import interaction_map, strongest
 from tism.sequence import ALPHABET
 from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import auroc, summarise_pairs
-from tism.study.ch07_networks import data_and_model, experiment_of, kept, networks_of  # noqa: F401
+from tism.study.ch07_networks import data_and_model
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.data.simulation import Truth
 from tism.study.data.sites import find_sites, read_motifs
@@ -34,13 +31,14 @@ REACHES = (5, 10, 20, 40)  # bp between two positions
 _ALIKE = 4  # positions next to each other by |ISM|
 _SHARE_INTERACTING = 0.1  # of the positions, by double mutants
 _DISCORDANCE, _EFFECT = "discordance", "|ISM|"
+_MORE = f"{_DISCORDANCE} - {_EFFECT}"
 
 
 @dataclass(frozen=True)
 class JudgedPositions:
     """Positions of regions, each region in one task, with what is known of their interactions.
 
-    kind : name of the networks that differ from this one by their seed only
+    kind, seed : name of the networks that differ from this one by their seed only, and its seed
     loci, level : (n,) locus and prediction of a region
     scores : by name (n, length), expected to be large where positions interact
     truths : by name (n, length) bool, True where they do; a region without any has no verdict
@@ -48,6 +46,7 @@ class JudgedPositions:
     """
 
     kind: str
+    seed: int
     loci: np.ndarray
     level: np.ndarray
     scores: Mapping[str, np.ndarray]
@@ -55,14 +54,15 @@ class JudgedPositions:
     controls: Mapping[str, np.ndarray]
 
 
-def sites_of(
+def positions_of(
     profile: Profile, entry: Mapping[str, Any], seed: int, n_regions: int, n_maps: int
 ) -> tuple[JudgedPositions, Tensor, np.ndarray]:
     """The positions of test regions of one network, and interaction maps of some of these regions.
 
     Simulated regions have an interacting pair of sites and another site, and the task in which the
     pair does most; others the task with the highest prediction. For n_maps of the regions, spread
-    evenly, the double mutants are run of each position's strongest substitution in that task.
+    evenly, the double mutants are run. Each position has a substitution drawn at random: its
+    strongest one would make interactions large where ISM is.
 
     Returns the positions, the maps (n_maps, length, length), and the rows of their regions.
     """
@@ -77,7 +77,8 @@ def sites_of(
     region = np.arange(len(rows))
     exact, taylor = scores.ism[region, tasks], scores.tism[region, tasks]
     mapped = evenly(region, n_maps)
-    maps = kept_maps(model, scores.one_hot[mapped], exact[mapped], tasks[mapped])
+    one_hot = scores.one_hot[mapped]
+    maps = kept_maps(model, one_hot, drawn_bases(one_hot, seed), tasks[mapped])
     by_mutants = np.zeros(exact[:, 0].shape, bool)
     by_mutants[mapped] = interacting(maps)
     truths, controls = {"double mutants": by_mutants}, {}
@@ -86,7 +87,8 @@ def sites_of(
         controls = {"bases of sites": data.truth.important[rows]}
     loci, level = data.regions["locus"].to_numpy()[rows], scores.predicted[region, tasks].numpy()
     sizes = position_scores(exact, taylor, scores.one_hot)
-    return JudgedPositions(entry["kind"], loci, level, sizes, truths, controls), maps, rows[mapped]
+    judged = JudgedPositions(entry["kind"], seed, loci, level, sizes, truths, controls)
+    return judged, maps, rows[mapped]
 
 
 def paired_regions(truth: Truth, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,16 +107,23 @@ def paired_regions(truth: Truth, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
     return rows, total[rows].argmax(1)
 
 
-def kept_maps(model: nn.Module, one_hot: Tensor, exact: Tensor, tasks: Sequence[int]) -> Tensor:
+def drawn_bases(one_hot: Tensor, seed: int) -> Tensor:
+    """(n, length) base indices: at each position one of the other three bases, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randint(1, 4, one_hot[:, 0].shape, generator=generator)
+    return (one_hot.argmax(1) + shift) % 4
+
+
+def kept_maps(model: nn.Module, one_hot: Tensor, bases: Tensor, tasks: Sequence[int]) -> Tensor:
     """(n, length, length): `interaction_map` of regions, each in its task; the cache keeps them.
 
-    exact : (n, 4, length) ISM, whose strongest substitution each position has
+    bases : (n, length), the substitution of each position
     """
     maps = []
-    for region, bases, task in zip(one_hot.split(1), strongest(exact).split(1), tasks, strict=True):
-        asked = [fingerprint(model, region), bases.tolist(), int(task)]
+    for region, row, task in zip(one_hot.split(1), bases.split(1), tasks, strict=True):
+        asked = [fingerprint(model, region), row.tolist(), int(task)]
 
-        def compute(args: tuple = (model, region, bases, int(task))) -> dict[str, Tensor]:
+        def compute(args: tuple = (model, region, row, int(task))) -> dict[str, Tensor]:
             found = interaction_map(*args, device=default_device())
             return {"map": found[0, 0].contiguous()}
 
@@ -149,20 +158,42 @@ def position_scores(exact: Tensor, taylor: Tensor, one_hot: Tensor) -> dict[str,
     return {k: v.numpy() for k, v in {**found, "relative discordance": discordance / both}.items()}
 
 
-def location_table(networks: Sequence[JudgedPositions]) -> pd.DataFrame:
-    """Do scores of positions locate interacting ones? One row a kind, truth, control and score.
+def verdicts(networks: Sequence[JudgedPositions]) -> pd.DataFrame:
+    """Do scores of positions locate interacting ones? One row a region, truth, control and score.
 
     Controls: "all positions"; those of `JudgedPositions.controls`; "alike in |ISM|", pairs of
     positions in the same group of four by |ISM|; a third of the regions each by prediction. A score
     "discordance - |ISM|" is the difference of the two in the same region.
 
-    Returns network (the kind), truth, control, score, auroc and precision (at the number of
-    positives), each with its 95 % interval <measure>_low and <measure>_high over networks and loci,
-    chance (share of positives), n_regions (of all networks), n_networks.
+    Returns kind, seed, locus, truth, control, score, auroc, precision (at the number of positives)
+    and chance (share of positives).
     """
-    verdicts = pd.concat(_verdicts(network, seed) for seed, network in enumerate(networks))
+    tables = []
+    for network in networks:
+        labels = {"kind": network.kind, "seed": network.seed, "locus": network.loci}
+        for truth, positive in network.truths.items():
+            for control, compared in _controls(network).items():
+                found = {
+                    score: pd.DataFrame(map(_verdict, values, positive, *compared))
+                    for score, values in network.scores.items()
+                }
+                found[_MORE] = found[_DISCORDANCE] - found[_EFFECT]
+                found[_MORE]["chance"] = found[_EFFECT]["chance"]
+                for score, table in found.items():
+                    labels |= {"truth": truth, "control": control, "score": score}
+                    tables.append(table.assign(**labels))
+    return pd.concat(tables, ignore_index=True)
+
+
+def location_table(found: pd.DataFrame) -> pd.DataFrame:
+    """The means of `verdicts`, one row a kind of network, truth, control and score.
+
+    Returns network (the kind), truth, control, score, auroc and precision, each with its 95 %
+    interval <measure>_low and <measure>_high over networks and loci, chance, n_regions (of all
+    networks), n_networks.
+    """
     rows = []
-    for key, group in verdicts.groupby(["kind", "truth", "control", "score"], sort=False):
+    for key, group in found.groupby(["kind", "truth", "control", "score"], sort=False):
         row = dict(zip(("network", "truth", "control", "score"), key, strict=True))
         for measure in ("auroc", "precision"):
             low, high = interval(group, measure)
@@ -172,22 +203,19 @@ def location_table(networks: Sequence[JudgedPositions]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _verdicts(network: JudgedPositions, seed: int) -> pd.DataFrame:
-    """One row a truth, control, score and region: its labels and the values of `_verdict`."""
-    tables = []
-    labels = {"kind": network.kind, "seed": seed, "locus": network.loci}
-    for truth, positive in network.truths.items():
-        for control, compared in _controls(network).items():
-            found = {
-                score: pd.DataFrame(map(_verdict, values, positive, *compared))
-                for score, values in network.scores.items()
-            }
-            chance = found[_DISCORDANCE]["chance"]
-            found[f"{_DISCORDANCE} - {_EFFECT}"] = found[_DISCORDANCE] - found[_EFFECT]
-            for score, table in found.items():
-                labels |= {"truth": truth, "control": control, "score": score}
-                tables.append(table.assign(**labels, chance=chance))
-    return pd.concat(tables)
+CLAIMED = {  # truth, control and score of the claims about the hypothesis
+    "hypothesis_more": ("double mutants", "all positions", _MORE),
+    "hypothesis_planted": ("planted pairs", "all positions", _MORE),
+    "hypothesis_sites": ("planted pairs", "bases of sites", _MORE),
+    "hypothesis_alike": ("double mutants", f"alike in {_EFFECT}", _DISCORDANCE),
+}
+
+
+def claimed_areas(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """For each of `CLAIMED` the mean area of each network that has it: kind, seed, value."""
+    rows = found.set_index(["truth", "control", "score"]).sort_index(kind="stable")
+    by = {claim: rows.loc[what].groupby(["kind", "seed"]) for claim, what in CLAIMED.items()}
+    return {claim: g["auroc"].mean().rename("value").reset_index() for claim, g in by.items()}
 
 
 def _controls(network: JudgedPositions) -> dict[str, tuple[np.ndarray, Sequence]]:
@@ -261,7 +289,7 @@ def pairs_table(
 ) -> pd.DataFrame:
     """Do the double mutants of networks find the pairs of sites that were planted to interact?
 
-    found : what `sites_of` returns, by kind and seed
+    found : what `positions_of` returns, by kind and seed
     data : by kind; one without a truth is left out
 
     AUROC, with its 95 % interval over regions, of the root mean square interaction between the

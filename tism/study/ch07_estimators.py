@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tism.agreement import Calibration, assess, calibrated, effective_number, sampling_factors
+from tism.budgeted import budgeted_ism
 from tism.correlations import pearson, profile_correlation
 from tism.exact import ism
 from tism.first_order import gradient_anywhere, tism
@@ -21,11 +22,10 @@ from tism.layerwise import depths, layerwise_tism
 from tism.predictor import Job, evaluating
 from tism.running import choose_batch_size
 from tism.study.ch04_anatomy import recall
-from tism.study.ch07_budgets import budgeted_by_passes
 from tism.study.ch07_networks import JudgedNetwork
 from tism.study.statistics import interval
 
-BUDGETS = (25, 50, 100)
+BUDGETED = "budgeted"
 _SLACK = 1e-6  # correlations that differ by rounding are equal
 _STRIDE = 8  # of positions that move together in `midpoints`
 
@@ -34,38 +34,41 @@ _STRIDE = 8  # of positions that move together in `midpoints`
 class Estimator:
     """A way to estimate ISM.
 
-    run : maps model, one_hot, tasks and budget to the estimate, (n, tasks, 4, length), and a mask
-        of the entries that are exact, (n, 4, length)
-    budgets : to try; None alone if the cost cannot be chosen
-    default : True for the recommended estimator
+    run : maps model, one_hot, tasks and m to the estimate, (n, tasks, 4, length), and a mask of the
+        entries that are exact, (n, 4, length)
+    m : numbers of exact substitutions to try; None alone if the estimator has no such number
     """
 
     run: Callable[..., tuple[Tensor, Tensor]]
-    budgets: Sequence[int | None] = (None,)
-    default: bool = False
+    m: Sequence[int | None] = (None,)
 
 
 def estimators(
-    layers: Sequence[str] = (), budgets: Sequence[int] = BUDGETS
+    layers: Sequence[str] = (), *, m: Sequence[int], m_in_full: Sequence[int]
 ) -> dict[str, Estimator]:
-    """The estimators compared, by name; budgeted ones are tried at each budget."""
+    """The estimators compared, by name.
+
+    layers : where layer-wise TISM expands
+    m : exact substitutions of budgeted ISM on windows
+    m_in_full : those of budgeted ISM where each takes a forward pass, as in a black box
+    """
 
     def expansion(depth: int | str) -> Estimator:
         return Estimator(
             lambda model, x, tasks, _: (layerwise_tism(model, x, tasks, depth=depth), x == 1)
         )
 
-    def budgeted(engine: str, default: bool) -> Estimator:
-        def run(model: nn.Module, x: Tensor, tasks: Any, budget: int) -> tuple[Tensor, Tensor]:
-            return budgeted_by_passes(model, x, tasks, budget=budget, engine=engine)[:2]
+    def budgeted(engine: str, numbers: Sequence[int]) -> Estimator:
+        def run(model: nn.Module, x: Tensor, tasks: Any, m: int) -> tuple[Tensor, Tensor]:
+            return budgeted_ism(model, x, tasks, m=m, engine=engine)[:2]
 
-        return Estimator(run, budgets, default)
+        return Estimator(run, numbers)
 
     known = {"TISM": Estimator(lambda model, x, tasks, _: (tism(model, x, tasks), x == 1))}
     known |= {f"layer-wise, {layer}": expansion(layer) for layer in layers}
     return known | {
-        "budgeted": budgeted("windowed", True),
-        "budgeted, black box": budgeted("full", False),
+        BUDGETED: budgeted("windowed", m),
+        "budgeted, black box": budgeted("full", m_in_full),
         "midpoints": Estimator(lambda model, x, tasks, _: (midpoints(model, x, tasks), x == 1)),
         "ISM": Estimator(lambda model, x, tasks, _: (ism(model, x, tasks), x >= 0)),
     }
@@ -91,29 +94,29 @@ def midpoints(model: nn.Module, one_hot: Tensor, tasks: Any = None) -> Tensor:
 
 
 def estimator_profiles(network: JudgedNetwork, known: dict[str, Estimator]) -> pd.DataFrame:
-    """Every estimator and budget on every profile of a network, one row each.
+    """Every estimator and m on every profile of a network, one row each.
 
     known : of `estimators`
 
     Returns kind, seed, locus, r (with ISM), of_tism (r of TISM with ISM), r_not_exact, recall20,
-    n_tasks, seconds, cost_measured, estimator, default, budget; see `estimator_table`.
+    n_tasks, seconds, cost, estimator, m; see `estimator_table`.
     """
     tables = []
     for name, estimator in known.items():
-        for budget in estimator.budgets:
-            row = {"estimator": name, "default": estimator.default, "budget": budget}
-            tables.append(_quality(network, estimator, budget).assign(**row))
-    return pd.concat([table.astype({"budget": float}) for table in tables], ignore_index=True)
+        for m in estimator.m:
+            table = _quality(network, estimator, m).assign(estimator=name, m=m)
+            tables.append(table.astype({"m": float}))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _quality(network: JudgedNetwork, estimator: Estimator, budget: int | None) -> pd.DataFrame:
+def _quality(network: JudgedNetwork, estimator: Estimator, m: int | None) -> pd.DataFrame:
     exact, taylor = network.maps
     seconds, costs = [], []  # a sequence, one value each group of tasks
 
     def timed(x: Tensor, tasks: Any) -> tuple[Tensor, Tensor]:
         forward_pass = network.forward_seconds()
         begin = time.process_time()
-        result = estimator.run(network.model, x, tasks, budget)
+        result = estimator.run(network.model, x, tasks, m)
         seconds.append((time.process_time() - begin) / len(x))
         costs.append(seconds[-1] / forward_pass)
         return result
@@ -125,32 +128,32 @@ def _quality(network: JudgedNetwork, estimator: Estimator, budget: int | None) -
         r_not_exact=correlation_where(exact, scores, ~is_exact),
         recall20=recall(exact, scores, 20),
     )
-    medians = {"seconds": np.median(seconds), "cost_measured": np.median(costs)}
+    medians = {"seconds": np.median(seconds), "cost": np.median(costs)}
     return table.assign(n_tasks=exact.shape[1], **medians)
 
 
 def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and measured cost of estimators, one row a kind of network, estimator and budget.
+    """Accuracy and measured cost of estimators, one row a kind of network, estimator and m.
 
     profiles : of `estimator_profiles`, of any networks
 
-    Returns network (the kind), estimator, default, n_tasks, budget (forward passes a sequence),
-    cost_measured (processor time over that of a forward pass just before, median of the groups of
-    regions), mean_r with its 95 % interval low and high (over networks and, within, loci),
+    Returns network (the kind), estimator, n_tasks, m (exact substitutions a sequence), cost
+    (processor time over that of a forward pass just before, median of the groups of regions),
+    mean_r with its 95 % interval low and high (over networks and, within, loci),
     r_not_exact (over the substitutions that are not exact), recall20 (of the 20 largest effects),
     share_not_below_tism, n_profiles, gap_closed (share of 1 - r that TISM leaves), seconds (a
     sequence), n_networks.
     """
     rows = []
-    by = ["kind", "estimator", "default", "n_tasks", "budget"]
+    by = ["kind", "estimator", "n_tasks", "m"]
     for key, group in profiles.groupby(by, sort=False, dropna=False):
         group = group[group["of_tism"].notna()]
-        by_network = group.groupby("seed")[["cost_measured", "seconds"]].first().median()
+        by_network = group.groupby("seed")[["cost", "seconds"]].first().median()
         low, high = interval(group, "r")
         rows.append(
             {
                 **dict(zip(["network", *by[1:]], key, strict=True)),
-                "cost_measured": by_network["cost_measured"],
+                "cost": by_network["cost"],
                 **{"mean_r": group["r"].mean(), "low": low, "high": high},
                 "r_not_exact": group["r_not_exact"].mean(),
                 "recall20": group["recall20"].mean(),
@@ -162,6 +165,17 @@ def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def r_at_cost(profiles: pd.DataFrame, cost: float) -> pd.DataFrame:
+    """Mean r of budgeted ISM at the largest m that a network does for a cost: kind, seed, value.
+
+    profiles : of `estimator_profiles`; a network that does no m for this cost is left out
+    """
+    rows = profiles[(profiles["estimator"] == BUDGETED) & (profiles["cost"] <= cost)]
+    largest = rows["m"] == rows.groupby(["kind", "seed"])["m"].transform("max")
+    by = rows[largest].groupby(["kind", "seed"], sort=False)
+    return by["r"].mean().rename("value").reset_index()
 
 
 def correlation_where(exact: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
@@ -188,7 +202,9 @@ def depth_profiles(network: JudgedNetwork) -> pd.DataFrame:
 
 
 def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
-    """r with ISM by the depth of expansion: network, depth, layer, mean_r, low, high, n_profiles.
+    """r with ISM by the depth of expansion, one row a kind of network and depth.
+
+    Columns: network (the kind), depth, layer, mean_r, low, high, n_profiles, n_networks.
 
     The rise from one depth to the next is what the non-linearity between them costs TISM.
 
@@ -197,8 +213,9 @@ def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, group in profiles.groupby(["kind", "depth", "layer"], sort=False):
         r = group["r"]
-        rows.append((*key, r.mean(), *interval(group, "r"), r.count()))
-    columns = ["network", "depth", "layer", "mean_r", "low", "high", "n_profiles"]
+        n = r.count(), group["seed"].nunique()
+        rows.append((*key, r.mean(), *interval(group, "r"), *n))
+    columns = ["network", "depth", "layer", "mean_r", "low", "high", "n_profiles", "n_networks"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -161,3 +161,18 @@ def kept(
         key = digest([fingerprint(network.model, network.one_hot), identity, version, settings])
         tables.append(cached_table(f"{name}/{key}", partial(compute, network)))
     return pd.concat(tables, ignore_index=True)
+
+
+def by_network(
+    values: Mapping[str, pd.DataFrame], entries: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Numbers of single networks for the rules: claim_id, dataset, kind (variant), run, value.
+
+    values : by claim the columns kind (as in `entries`), seed and value
+    """
+    described = [{"variant": "baseline", **entry} for entry in entries]
+    named = pd.DataFrame(described)[["kind", "dataset", "variant"]]
+    tables = [table.assign(claim_id=claim) for claim, table in values.items()]
+    rows = pd.concat(tables, ignore_index=True).merge(named, on="kind")
+    rows["run"] = rows["dataset"] + "_" + rows["variant"] + "_" + rows["seed"].astype(str)
+    return rows.assign(kind=rows["variant"])[["claim_id", "dataset", "kind", "run", "value"]]

@@ -15,7 +15,7 @@ from tism.layerwise import depths, layerwise_tism
 from tism.model import BothStrandsConv, SoftmaxPool
 from tism.predictor import evaluating
 from tism.sequence import validate_one_hot
-from tism.study.ch07_budgets import budgeted_by_passes
+from tism.study.ch08_budgets import budgeted_by_passes
 from tism.study.ch08_networks import ExternalModel
 from tism.taylor import centre, gradient_times_input, tism_from_gradient
 

@@ -14,7 +14,7 @@ from tism.correlations import pearson
 from tism.exact import ism, predict
 from tism.first_order import tism
 from tism.study.ch02_data import information
-from tism.study.ch04_agreement import call_motifs, smooth_profile
+from tism.study.ch04_agreement import compare_motifs
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.data.download import data_root
 from tism.study.networks import Experiment
@@ -36,7 +36,7 @@ class NetworkMotifs:
     """What two methods say of the motifs of one network, on regions of the test set.
 
     tasks : names of those that were read
-    boxes : calls by the rule of the boxes and how many of them the other method confirms
+    boxes : counts of `shared_boxes`
     reports : method to the rows of `match_motifs` for each task
     expected : the known motifs that these tasks should show
     """
@@ -85,7 +85,7 @@ def network_motifs(
             ignore_index=True,
         )
     names = [data.tasks[task] for task in tasks]
-    boxes = confirmed_boxes(effects["ISM"], effects["TISM"])
+    boxes = shared_boxes(effects["ISM"], effects["TISM"])
     return NetworkMotifs(data.name, seed, names, boxes, reports, expected_motifs(data, tasks))
 
 
@@ -102,24 +102,18 @@ def learnt_tasks(model: nn.Module, data: Dataset, n: int) -> list[int]:
     return sorted(known or every, key=lambda task: -r[task].item())[:n]
 
 
-def confirmed_boxes(exact: Tensor, taylor: Tensor) -> dict[str, int]:
-    """Count the motifs that each method calls, and those of them that the other confirms.
+def shared_boxes(exact: Tensor, taylor: Tensor) -> dict[str, int]:
+    """Count the motifs that each method calls by `compare_motifs`, and those that the other shares.
 
     exact, taylor : (n, length), mean effects of n maps
-
-    `call_motifs` calls motifs. The other method confirms one if its mean height over the stretch
-    has the same sign and the lower of the two is at least half of the higher, which asks for more
-    than `compare_motifs`.
     """
     counts = dict.fromkeys(["ISM", "ISM in TISM", "TISM", "TISM in ISM"], 0)
     for pair in zip(exact, taylor, strict=True):
-        heights = dict(zip(("ISM", "TISM"), map(smooth_profile, pair), strict=True))
-        for method, other in (("ISM", "TISM"), ("TISM", "ISM")):
-            for begin, end, sign in call_motifs(heights[method]):
-                low, high = sorted(sign * h[begin:end].mean() for h in heights.values())
-                counts[method] += 1
-                counts[f"{method} in {other}"] += low >= 0.5 * high
-    return {name: int(count) for name, count in counts.items()}
+        for method, motifs in zip(("ISM", "TISM"), compare_motifs(*pair), strict=True):
+            other = "TISM" if method == "ISM" else "ISM"
+            counts[method] += len(motifs)
+            counts[f"{method} in {other}"] += sum(shared for *_, shared in motifs)
+    return counts
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import pandas as pd
 from tism.model import VARIANTS
 from tism.study.ch05_gap import lines, readings
 from tism.study.ch05_runs import read_table
+from tism.study.ch08_networks import TITLES
 from tism.study.ch10_scorecard import (
-    DATA_NAMES,
     EXTERNAL,
     EXTERNAL_MODELS,
     Evidence,
@@ -436,6 +436,6 @@ def shown_networks(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `judge_networks` that a reader needs, with names for readers."""
     names = {"paper_item": "item", "dataset": "data", "paper_value": "paper", "value": "here"}
     columns = ["source", "item", "statement", "data", "paper", "here", "low", "high", "n"]
-    table = table.replace({"dataset": DATA_NAMES}).rename(columns=names)
+    table = table.replace({"dataset": TITLES}).rename(columns=names)
     table = table[[*columns, "verdict", "seeds", "missing"]]
     return with_intervals(table, {"interval": ("low", "high")})

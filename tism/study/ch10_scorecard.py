@@ -27,6 +27,7 @@ import pandas as pd
 from tism.model import VARIANTS
 from tism.study.ch05_runs import of_experiment, read_table
 from tism.study.ch06_tables import paper_networks, ratios
+from tism.study.ch08_networks import TITLES
 from tism.study.plots import with_intervals
 from tism.study.profiles import Profile, repository
 from tism.study.records import INITIALISATIONS, MODELS, paper_numbers
@@ -34,8 +35,7 @@ from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_
 
 VERDICTS = ("holds", "holds not", "undecided", "not measured")
 _UNTRAINED = "random sequences"
-DATA_NAMES = {"calderon": "Calderon", "deepstarr": "DeepSTARR", "mpra_dragonn": "MPRA-DragoNN"}
-EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn")
+EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn", "xpresso", "aparent2")
 _OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
 
 
@@ -82,15 +82,9 @@ def _estimate_of(row: pd.Series, columns: str = "value low high n") -> Estimate:
     return Estimate(*interval, n=int(n))
 
 
-def _row(file: str, columns: str, *, lowest: bool = False, **wanted: Any) -> Measure:
-    """Columns of the first row of a table with these values, or of that with the lowest of them."""
-
-    def measure(evidence: Evidence) -> Estimate:
-        rows = evidence.rows(file, **wanted)
-        first = rows[columns.split()[0]].idxmin() if lowest else rows.index[0]
-        return _estimate_of(rows.loc[first], columns)
-
-    return measure
+def _row(file: str, columns: str, **wanted: Any) -> Measure:
+    """Columns of the first row of a table with these values."""
+    return lambda evidence: _estimate_of(evidence.rows(file, **wanted).iloc[0], columns)
 
 
 def _baselines(measure: str, less: str | None = None) -> Measure:
@@ -225,18 +219,6 @@ def _external(evidence: Evidence) -> Estimate:
     return _row("external/concordance.csv", "mean_r low high n_sequences", **wanted)(evidence)
 
 
-def _located(truth: str, control: str = "all positions", score: str = "discordance") -> Measure:
-    """AUROC with which a score finds interacting positions, on the first network of a data set."""
-    wanted = {"truth": truth, "control": control, "score": score}
-    return _row("epistasis.csv", "auroc auroc_low auroc_high n_regions", **wanted)
-
-
-def _budgeted(budget: int) -> Measure:
-    """Of the kind of network that does worst."""
-    wanted = {"estimator": "budgeted", "n_tasks": 1, "budget": budget}
-    return _row("estimators.csv", "mean_r low high n_profiles", lowest=True, **wanted)
-
-
 def _not_here(evidence: Evidence) -> Estimate:
     raise NotMeasured("the data is not at hand")
 
@@ -288,16 +270,6 @@ MEASURES: dict[str, Measure] = {
     "fig3d_relu_as_good": _ablation("relu", "test_region_r"),
     "figs4b_smaller": _ablation("adamw", "ism_size"),
     "figs4b_decay": _without_decay,
-    "hypothesis_locates": _located("double mutants"),
-    "hypothesis_planted": _located("planted pairs"),
-    "hypothesis_sites": _located("planted pairs", "bases of sites"),
-    "hypothesis_alike": _located("double mutants", "alike in |ISM|"),
-    "hypothesis_more": _located("double mutants", score="discordance - |ISM|"),
-    "beyond_25": _budgeted(25),
-    "beyond_50": _budgeted(50),
-    "beyond_coverage": _row(
-        "reliability.csv", "coverage90 coverage_low coverage_high n_profiles", lowest=True, m=60
-    ),
 }
 RUN_TIMES: dict[str, Measure] = {
     "table1_speed": _table_1,
@@ -387,7 +359,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     table = table[table["verdict"] != "not measured"]
     names = {"paper_value": "paper", "value": "here", "dataset": "data"}
     columns = ["statement", "data", "paper", "here", "low", "high", "verdict"]
-    table = table.replace({"dataset": DATA_NAMES}).rename(columns=names)[columns]
+    table = table.replace({"dataset": TITLES}).rename(columns=names)[columns]
     return with_intervals(table, {"interval": ("low", "high")})
 
 

@@ -53,7 +53,7 @@ from tism.study.records import (
     note_provenance,
 )
 
-RECORDED_VARIANTS = ("baseline", "relu", "max_pooling", "relu_max")
+RECORDED_VARIANTS = ("baseline", "relu_max")  # every seed; of others the first
 
 
 def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") -> str:
@@ -207,14 +207,15 @@ def _record_tables(maker: str, profile: str) -> None:
 def record_networks(profile: str) -> None:
     """Copy trained networks into `data/models`.
 
-    These are the baseline of every data set or, of a profile that fixes the machine, all networks
-    of the `RECORDED_VARIANTS` that are trained by now.
+    These are the baseline of every data set or, of a profile that fixes the machine, what is
+    trained by now of the `RECORDED_VARIANTS` and of the first seed of the other variants.
     """
     settings = load_profile(profile)
     networks = [Experiment(settings, dataset) for dataset in settings.datasets]
     if settings.machine:
-        ablations = [run.network for run in list_runs(settings) if "ablation" in run.experiments]
-        networks = [network for network in ablations if network.variant in RECORDED_VARIANTS]
+        runs = [run for run in list_runs(settings) if "ablation" in run.experiments]
+        plain = [run.network for run in runs if not run.control]
+        networks = [n for n in plain if n.variant in RECORDED_VARIANTS or n.seed == 0]
     else:
         for network in networks:
             network.trained()

@@ -45,8 +45,8 @@ READS = {  # tables that a chapter reads and other chapters write
     ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN),
     "10_scorecard": (
         MODELS, INITIALISATIONS, "figure_1.csv", "figure_1_networks.csv",
-        "runtime.csv", "external/concordance.csv", "estimators.csv", "reliability.csv",
-        "epistasis.csv", DESIGN, BY_NETWORK, "evidence/initialisations.csv",
+        "runtime.csv", "external/concordance.csv", DESIGN, BY_NETWORK,
+        "evidence/initialisations.csv",
     ),
 }  # fmt: skip
 
@@ -58,9 +58,7 @@ FILES = {  # tables in `data` that a chapter reads beside its data sets
         "paper_numbers.csv", "authors_timings.csv", "results/long_sequences.csv",
         "results/gpu/runtime.csv",
     ),
-    "07_beyond_first_order": (
-        "claims.csv", "paper_numbers.csv", "motifs.csv", "motifs_yeast.csv",
-    ),
+    "07_beyond_first_order": ("motifs.csv", "motifs_yeast.csv"),
     "08_measured_mutagenesis": (
         "kircher_tasks.csv", "paper_numbers.csv", "polyadenylation_signals.csv",
     ),
@@ -118,7 +116,7 @@ def chapter_key(
 
 def _other_networks(settings: dict[str, Any]) -> dict[str, Any]:
     """Identity of the networks of another profile that a chapter's settings name."""
-    name = settings.get("initialisations", {}).get("profile")
+    name = settings.get("initialisations", settings).get("profile")
     if name is None:
         return {}
     other = load_profile(name)

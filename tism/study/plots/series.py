@@ -153,10 +153,11 @@ def _mark(ax: Axes, name: str, positions: np.ndarray, row: int) -> None:
 def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
     """r with ISM of the expansion behind each part of a network, shaded by what the part adds.
 
-    table : columns network, layer, mean_r, from the input to the output
+    table : columns network, layer, mean_r, n_networks, from the input to the output
     dataset : network to data set; each data set has a panel, which leaves its name out of labels
     """
     r, rise = _by_part(table)
+    n = table.groupby("network")["n_networks"].first()
     sets = r.index.map(dataset)
     names = [name for name in dict.fromkeys(dataset.values()) if name in set(sets)]
     sizes = [(sets == name).sum() for name in names]
@@ -170,7 +171,7 @@ def plot_depths(table: pd.DataFrame, dataset: Mapping[str, str]) -> list[Axes]:
             rise.loc[shown.index], vmin=0, vmax=rise.max(axis=None), annot=shown, fmt=".2f",
             cmap="Blues", cbar=False, linewidths=1, ax=ax,
         )  # fmt: skip
-        labels = [str(network).removeprefix(f"{name}, ") for network in shown.index]
+        labels = [f"{str(kind).removeprefix(f'{name}, ')} ({n[kind]})" for kind in shown.index]
         ax.set_yticklabels(labels, rotation=0)
         ax.set_xticklabels(r.columns, rotation=30, ha="right")
         ax.set_title(name, loc="left")

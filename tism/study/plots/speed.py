@@ -157,24 +157,25 @@ def plot_speed_ups(table: pd.DataFrame) -> Axes:
     return ax
 
 
-def plot_accuracy_cost(table: pd.DataFrame, *, title: str, ax: Axes) -> Axes:
-    """Mean r with ISM against measured cost, a line an estimator, 95 % intervals.
+def plot_accuracy_cost(
+    table: pd.DataFrame, measure: str = "mean_r", *, title: str, ax: Axes
+) -> Axes:
+    """A measure of agreement with ISM against measured cost, a line an estimator.
 
-    table : columns estimator, cost_measured (forward passes a sequence), mean_r, low, high
+    table : columns estimator, m, cost (forward passes a sequence) and `measure`; for mean_r also
+        low and high, its 95 % interval
     """
     others = cycle(zip((GREEN, ORANGE, PURPLE), "^vP", strict=True))
     for name, rows in table.groupby("estimator", sort=False):
         colour, marker = ESTIMATOR_STYLES.get(name) or next(others)
-        rows = rows.sort_values("cost_measured")
-        reach = np.abs(rows[["low", "high"]].sub(rows["mean_r"], axis=0)).T
-        ax.errorbar(
-            rows["cost_measured"], rows["mean_r"], reach, color=colour, marker=marker,
-            markersize=5, capsize=2, lw=1.4, label=name,
-        )  # fmt: skip
+        ax.plot(rows["cost"], rows[measure], color=colour, marker=marker, ms=5, lw=1.4, label=name)
+        if measure == "mean_r":
+            ax.vlines(rows["cost"], rows["low"], rows["high"], color=colour, lw=3, alpha=0.4)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(ticker.NullLocator())
-    ax.set(xlabel="cost (forward passes a sequence)", ylabel="mean r with ISM", title=title)
+    name = "mean r with ISM" if measure == "mean_r" else "r where not exact"
+    ax.set(xlabel="cost (forward passes a sequence)", ylabel=name, title=title)
     ax.grid(color="#dddddd", linewidth=0.6)
     return ax

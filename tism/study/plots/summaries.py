@@ -40,15 +40,22 @@ def plot_points_with_intervals(
     *,
     xlabel: str,
     reference: str | None = None,
+    group: str | None = None,
+    line: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A dot and its interval for each row, the first row on top.
 
     value, low, high, label : columns; a row named like a method has its colour in `COLOURS`
     reference : column of published values, hollow diamonds; NaN where there is none
+    group : column whose values stand above the rows that have them; such rows follow each other
+    line : where a vertical line is drawn
     """
-    ax = ax or new_axes(height=0.42 * len(table) + 1.2)
-    rows = np.arange(len(table))[::-1]
+    begins = table[group].ne(table[group].shift()) if group else pd.Series(False, table.index)
+    places = np.arange(len(table)) + begins.cumsum().to_numpy()
+    rows = places.max() - places
+    names = dict(zip(rows[begins] + 1, table.loc[begins, group], strict=True)) if group else {}
+    ax = ax or new_axes(height=0.42 * len(table) + 0.3 * len(names) + 1.2)
     for row, (_, entry) in zip(rows, table.iterrows(), strict=True):
         colour = COLOURS.get(entry[label], BLUE)
         ax.hlines(row, entry[low], entry[high], color=colour, linewidth=2.5, alpha=0.6)
@@ -56,8 +63,12 @@ def plot_points_with_intervals(
     if reference is not None and table[reference].notna().any():
         ax.plot(table[reference], rows, "D", color="black", mfc="white", ms=7, label="paper")
         legend_outside([ax], "upper right", 1)
-    ax.set_yticks(rows, [str(name) for name in table[label]])
-    ax.set(xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
+    if line is not None:
+        ax.axvline(line, color="black", linewidth=1, zorder=0)
+    for row, name in names.items():
+        ax.text(0.01, row, name, transform=ax.get_yaxis_transform(), weight="bold", va="center")
+    ax.set_yticks(rows, table[label].map(str))
+    ax.set(xlabel=xlabel, ylim=(-0.6, max([*rows, *names]) + 0.6))
     ax.grid(axis="x", color="#dddddd", linewidth=0.8)
     ax.set_axisbelow(True)
     return ax

@@ -1,7 +1,7 @@
-"""Budgets in forward passes as exact substitutions, until chapters 07 and 08 are recorded by `m`.
+"""A budget in forward passes as exact substitutions, until chapter 08 is recorded by `m`.
 
-The recorded tables name budgeted ISM by the forward passes that it was to cost. What these passes
-bought is worked out here as it was when they were recorded, so that their numbers stay the same.
+Chapter 08 and the explorer give budgeted ISM 50 forward passes a sequence. What these passes buy is
+worked out here as it was when they were recorded, so that their numbers stay the same.
 """
 
 from __future__ import annotations
