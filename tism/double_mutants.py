@@ -30,7 +30,7 @@ def interactions(
     options : keyword arguments of `tism.ism` other than start and stop
 
     Returns (n, n_tasks, 4, length) in the unit of the model's output; zero at reference bases and
-    at `position` itself. Costs ISM of two sequences for each.
+    at `position` itself. Costs ISM of two sequences for each. Errors as in `tism.ism`.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)
@@ -68,7 +68,7 @@ def interaction_map(
 
     Returns (n, n_tasks, length, length), symmetric, zero on the diagonal and where the new base is
     the reference. Costs length * (length + 1) / 2 substitutions a sequence, by windows if the model
-    allows them.
+    allows them. Errors as in `tism.ism`.
 
     >>> import torch, tism
     >>> model = tism.build_model("baseline", length=8, n_tasks=2, width=4, seed=0)

@@ -170,12 +170,14 @@ def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
 def r_at_cost(profiles: pd.DataFrame, cost: float) -> pd.DataFrame:
     """Mean r of budgeted ISM at the largest m that a network does for a cost: kind, seed, value.
 
-    profiles : of `estimator_profiles`; a network that does no m for this cost is left out
+    profiles : of `estimator_profiles`; the value of a network that does no m for this cost is NaN
     """
-    rows = profiles[(profiles["estimator"] == BUDGETED) & (profiles["cost"] <= cost)]
+    rows = profiles[profiles["estimator"] == BUDGETED]
+    networks = pd.MultiIndex.from_frame(rows[["kind", "seed"]].drop_duplicates())
+    rows = rows[rows["cost"] <= cost]
     largest = rows["m"] == rows.groupby(["kind", "seed"])["m"].transform("max")
-    by = rows[largest].groupby(["kind", "seed"], sort=False)
-    return by["r"].mean().rename("value").reset_index()
+    r = rows[largest].groupby(["kind", "seed"])["r"].mean()
+    return r.reindex(networks).rename("value").reset_index()
 
 
 def correlation_where(exact: Tensor, scores: Tensor, mask: Tensor) -> Tensor:

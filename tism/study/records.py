@@ -58,7 +58,7 @@ FILES = {  # tables in `data` that a chapter reads beside its data sets
         "paper_numbers.csv", "authors_timings.csv", "results/long_sequences.csv",
         "results/gpu/runtime.csv",
     ),
-    "07_beyond_first_order": ("motifs.csv", "motifs_yeast.csv"),
+    "07_beyond_first_order": ("calibration.csv", "motifs.csv", "motifs_yeast.csv"),
     "08_measured_mutagenesis": (
         "kircher_tasks.csv", "paper_numbers.csv", "polyadenylation_signals.csv",
     ),
