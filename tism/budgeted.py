@@ -96,7 +96,7 @@ def budgeted_ism(
         else:
             base = _checked_base(base, job)
         exact = ExactEffects(job, plan_of_engine(engine, job, len(job.one_hot) * m))
-        return estimate_all(exact, base, m)
+        return _estimate_all(exact, base, m)
 
 
 def _is_everything(m: Any, one_hot: Tensor) -> bool:
@@ -173,14 +173,14 @@ class ExactEffects:
         return compute, reference.shape[1], size
 
 
-def estimate_all(exact: ExactEffects, base: Tensor, m: int, rounds: int = _ROUNDS) -> Budgeted:
+def _estimate_all(exact: ExactEffects, base: Tensor, m: int) -> Budgeted:
     """`refine` blocks of sequences whose kept activations fit into memory."""
     n, stretch = len(base), exact.job.stretch
     flags = torch.zeros((n, *base.shape[2:]), dtype=torch.bool)
     result = Budgeted(torch.empty_like(base), flags, torch.empty_like(base))
 
     def step(first: int, last: int) -> None:
-        block = refine(base[first:last], stretch[first:last], exact.of(first, last), m, rounds)
+        block = refine(base[first:last], stretch[first:last], exact.of(first, last), m)
         for whole, part in zip(result, block, strict=True):
             whole[first:last] = part
 

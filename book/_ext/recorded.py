@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tism.study.ch06_tables import long_table
+from tism.study.ch08_attribution import N_EXACT
 from tism.study.ch08_networks import TITLES
 from tism.study.records import RECORDED_PROFILE
 
@@ -214,6 +215,9 @@ def elsewhere(record: Record) -> dict[str, str]:
     told = record.table("external/reliability").query("model != 'all'")
     motifs = record.table("external/mpra_motifs").groupby(["model", "method"])["recovered"].sum()
     signals = record.table("external/signals")
+    with_ism = record.table("external/mpra_methods").query("first == 'ISM'")
+    with_ism = with_ism.pivot(index="model", columns="second", values="mean_r")
+    estimates = with_ism[["budgeted ISM", "layer-wise TISM"]].sub(with_ism["TISM"], axis=0)
     return {
         "signals": str(len(signals)),
         "signals_less": str((signals["r_log_odds"] < signals["r_proportion"]).sum()),
@@ -230,6 +234,8 @@ def elsewhere(record: Record) -> dict[str, str]:
         "elsewhere_rank_ism": span(ranked.xs("ISM", level="method")["mean"]),
         "elsewhere_rank_tism": span(ranked.xs("TISM", level="method")["mean"]),
         "elsewhere_elements": str(measured["n_elements"].max()),
+        "elsewhere_m": str(N_EXACT),
+        "elsewhere_gain": span(estimates.to_numpy().flat),
     }
 
 
@@ -316,7 +322,7 @@ def elsewhere_table(record: Record) -> str:
         {
             "network": TITLES[row["model"]],
             "TISM": interval(row, "mean_r"),
-            "budgeted, 50 passes": f"{with_ism.loc[row['model'], 'budgeted ISM']:.2f}",
+            f"budgeted, m = {N_EXACT}": f"{with_ism.loc[row['model'], 'budgeted ISM']:.2f}",
             "layer-wise": f"{with_ism.loc[row['model'], 'layer-wise TISM']:.2f}",
             "ISM and experiment": interval(measured.loc[row["model"], "ISM"], "mean"),
             "TISM and experiment": interval(measured.loc[row["model"], "TISM"], "mean"),

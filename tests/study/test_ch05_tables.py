@@ -98,6 +98,24 @@ def test_kinds_that_differ_by_their_gap_only_are_equal_at_equal_gap():
     assert found.loc["CNN0", "low"] < 0 < found.loc["CNN0", "high"]
 
 
+def test_the_readings_of_networks_are_compared_each_for_itself():
+    kinds = np.repeat(["baseline", "relu"], 9)
+    rows = models(variant=kinds).assign(run=np.repeat(list("abcdef"), 3))
+    rows["reading"] = ["epoch", "epoch", "best"] * 6
+    gap = np.tile([0.1, 0.2, 0.15], 6) + 0.1 * (kinds == "relu")
+    rows = rows.assign(train_region_r=0.3 + gap, test_region_r=0.3)
+    rows["tism_all"] = 0.9 - 0.5 * gap + np.repeat([0, 1, 2] * 2, 3) / 1000
+    rows["tism_all"] -= 0.2 * ((kinds == "relu") & (rows["reading"] == "best"))
+
+    table = comparison.three_readings(rows).set_index("reading")
+
+    expected = {"as trained": -0.25, "at fixed epochs": -0.05}
+    assert table.loc[[*expected], "value"].tolist() == pytest.approx([*expected.values()])
+    assert table.loc["at equal gap", "value"] == pytest.approx(-0.2 / 3)
+    assert table["kind"].unique().tolist() == ["ReLU"]
+    assert (table["high"] < 0).all()
+
+
 def test_an_origin_is_what_sets_a_network_apart():
     rows = models(
         variant=["baseline", "baseline", "relu", "adamw"],

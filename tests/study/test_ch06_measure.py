@@ -78,9 +78,9 @@ def test_portions():
 
 
 def test_extrapolation_multiplies_further_sequences_only():
-    part, one = Timing(5.0, 4.0, 6.0, ()), Timing(3.0, 3.0, 3.0, ())  # 2 to begin, 1 a sequence
-    assert _extrapolated(part, one, 0.3, 10) == {"seconds": 12.0, "low": 7.5, "high": 16.5}
-    assert _extrapolated(part, None, 0.5, 10) == {"seconds": 10.0, "low": 8.0, "high": 12.0}
+    one = Timing(3.0, 3.0, 3.0, ())  # 2 to begin, 1 a sequence
+    assert [_extrapolated(part, one, 0.3, 10) for part in (5.0, 4.0, 6.0)] == [12.0, 7.5, 16.5]
+    assert _extrapolated(5.0, None, 0.5, 10) == 10.0
 
 
 def test_jobs_are_run_once():

@@ -54,6 +54,16 @@ def test_ratio_with_its_spread():
     assert not table["extrapolated"].any()
 
 
+def test_ratios_of_repeats_are_within_a_round():
+    job = {"network": "deep", "pool": 2, "length": 9, "n_sequences": 1, "setting": "best"}
+    times = {"ISM": "8 9 12", "Yuzu": "2 3"}  # the third round went without one method
+    rows = pd.DataFrame(
+        [{**job, "method": name, "seconds": 1.0, "each": text} for name, text in times.items()]
+    )
+    assert [r.tolist() for r in speed.repeated_ratios(rows, "ISM", "Yuzu")] == [[4.0, 3.0]]
+    assert [r.tolist() for r in speed.repeated_ratios(rows, "Yuzu", "ISM")] == [[1 / 4, 1 / 3]]
+
+
 def test_speed_ups_stand_beside_those_of_the_authors(rows):
     authors = pd.read_csv(RECORD.parents[2] / "authors_timings.csv")
     table = speed.beside_authors(rows[rows["network"] != "baseline"], authors)

@@ -9,7 +9,7 @@ import pytest
 from tism.model import VARIANTS
 from tism.study import ch10_judge as judge
 from tism.study.ch10_judge import Sample, decide
-from tism.study.ch10_scorecard import read_claims
+from tism.study.ch10_scorecard import read_claims, scorecard
 from tism.study.networks import list_runs
 from tism.study.profiles import load_profile
 
@@ -26,14 +26,14 @@ def verdict(test, groups, at_least=-INF, at_most=INF, **sample):
 
 
 @pytest.mark.parametrize(
-    ("mean", "expected"), [(0.7, "holds"), (0.9, "holds not"), (0.795, "undecided")]
+    ("mean", "expected"), [(0.7, "holds"), (0.9, "does not hold"), (0.795, "undecided")]
 )
 def test_a_mean(mean, expected):
     assert verdict("mean", kinds(baseline=mean), 0.6, 0.8) == expected
 
 
 @pytest.mark.parametrize(
-    ("relu", "expected"), [(0.6, "holds"), (0.8, "holds not"), (0.69, "undecided")]
+    ("relu", "expected"), [(0.6, "holds"), (0.8, "does not hold"), (0.69, "undecided")]
 )
 def test_a_difference(relu, expected):
     groups = kinds(baseline=0.7, relu=relu, adamw=0.5)
@@ -42,7 +42,7 @@ def test_a_difference(relu, expected):
 
 
 @pytest.mark.parametrize(
-    ("relu", "expected"), [(0.7, "holds"), (0.8, "holds not"), (0.74, "undecided")]
+    ("relu", "expected"), [(0.7, "holds"), (0.8, "does not hold"), (0.74, "undecided")]
 )
 def test_equivalence(relu, expected):
     groups = kinds(baseline=0.7, relu=relu)
@@ -67,14 +67,14 @@ def test_no_worse_has_one_bound():
 
 
 @pytest.mark.parametrize(
-    ("mean", "expected"), [(-0.95, "holds"), (-0.2, "holds not"), (-0.81, "undecided")]
+    ("mean", "expected"), [(-0.95, "holds"), (-0.2, "does not hold"), (-0.81, "undecided")]
 )
 def test_a_correlation(mean, expected):
     assert verdict("correlation", kinds(baseline=mean), at_most=-0.8) == expected
 
 
 @pytest.mark.parametrize(
-    ("mean", "expected"), [(0.0, "holds"), (0.3, "holds not"), (0.09, "undecided")]
+    ("mean", "expected"), [(0.0, "holds"), (0.3, "does not hold"), (0.09, "undecided")]
 )
 def test_no_correlation(mean, expected):
     groups = kinds(baseline=mean)
@@ -82,7 +82,7 @@ def test_no_correlation(mean, expected):
 
 
 @pytest.mark.parametrize(
-    ("relu", "expected"), [(0.4, "holds"), (0.7, "holds not"), (0.495, "undecided")]
+    ("relu", "expected"), [(0.4, "holds"), (0.7, "does not hold"), (0.495, "undecided")]
 )
 def test_the_lowest_and_the_highest(relu, expected):
     groups = kinds(baseline=0.7, relu=relu, adamw=0.5)
@@ -92,7 +92,7 @@ def test_the_lowest_and_the_highest(relu, expected):
 
 
 @pytest.mark.parametrize(
-    ("relu", "expected"), [(0.7, "holds"), (0.5, "holds not"), (0.61, "undecided")]
+    ("relu", "expected"), [(0.7, "holds"), (0.5, "does not hold"), (0.61, "undecided")]
 )
 def test_every_kind(relu, expected):
     assert verdict("every", kinds(baseline=0.8, relu=relu), 0.6) == expected
@@ -101,7 +101,7 @@ def test_every_kind(relu, expected):
 def test_pairs_have_the_interval_of_the_jackknife():
     pairs = {(i, j): 0.3 + (i + j) / 1000 for i in range(5) for j in range(i + 1, 5)}
     found = decide("mean", Sample(pairs=pairs), 0.48, 0.68)
-    assert found["verdict"] == "holds not"
+    assert found["verdict"] == "does not hold"
     assert found["n"] == 5
 
 
@@ -159,15 +159,33 @@ def test_planted_networks_get_the_verdicts_that_were_planted(planted):
     judged = found.index.get_level_values("claim_id").isin(of_models)
     assert judged.sum() > 90
     assert (found.loc[judged, "verdict"] != "pending").all()
-    wanted = {"fig1a_mean": "holds not", "fig1c_gradient": "holds", "fig3d_relu": "holds"}
+    wanted = {"fig1a_mean": "does not hold", "fig1c_gradient": "holds", "fig3d_relu": "holds"}
     wanted |= {"fig3d_relu_epochs": "holds", "fig3d_relu_gap": "holds", "law_falls": "holds"}
     wanted |= {"fig3d_relu_lowest": "holds", "fig3d_max_pooling": "undecided"}
-    wanted |= {"fig3d_cnn0": "holds", "fig3c_early": "holds", "fig3c_later": "holds not"}
+    wanted |= {"fig3d_cnn0": "holds", "fig3c_early": "holds", "fig3c_later": "does not hold"}
     assert {c: found.loc[(c, "yeast"), "verdict"] for c in wanted} == wanted
     assert found.loc[("fig3d_relu", "yeast"), "value"] == pytest.approx(-0.2, abs=0.01)
     assert found.loc[("fig3d_relu_gap", "simulated"), "n"] == 3
     assert found.loc[("fig3d_exponential", "yeast"), "n"] == 3
     assert ("fig3d_exponential", "simulated") not in found.index
+
+
+def test_run_times_are_judged_by_their_repeats(monkeypatch):
+    read, rng = judge.read_table, np.random.default_rng(0)
+    times = read("yeast", "runtime.csv")
+    about_median = times["seconds"].to_numpy()[:, None] * rng.normal(1, 0.01, (len(times), 5))
+    times["each"] = [" ".join(map(str, repeats)) for repeats in about_median]
+    monkeypatch.setattr(
+        judge, "read_table", lambda *names: times if "runtime.csv" in names else read(*names)
+    )
+
+    found = judge.judge_networks().query("unit == 'repeat'").set_index("claim_id")
+
+    medians = scorecard(load_profile("yeast")).set_index("claim_id")["value"]
+    assert {*found.index} == {*judge.RUN_TIMES}
+    assert found["value"].to_dict() == pytest.approx(medians[found.index].to_dict(), rel=0.03)
+    assert (found["n"] == 5).all()
+    assert (found["verdict"] != "pending").all()
 
 
 def test_one_network_less_makes_its_claims_pending(planted):

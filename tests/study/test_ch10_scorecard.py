@@ -87,8 +87,8 @@ def test_rules_of_the_new_networks_are_complete():
     [
         (0.61, 0.79, "holds"),
         (0.60, 0.80, "holds"),
-        (0.81, 0.90, "holds not"),
-        (0.30, 0.59, "holds not"),
+        (0.81, 0.90, "does not hold"),
+        (0.30, 0.59, "does not hold"),
         (0.55, 0.65, "undecided"),
         (0.50, 0.90, "undecided"),
         (NAN, NAN, "undecided"),

@@ -117,7 +117,7 @@ def test_keys_of_a_profile(profile, name, monkeypatch):
     assert versions_in(lambda: key(profile), monkeypatch) == known
 
 
-@pytest.mark.parametrize("name", ["N_REGIONS", "N_TASKS", "SHOWN", "BUDGET", "N_SHUFFLES"])
+@pytest.mark.parametrize("name", ["N_REGIONS", "N_TASKS", "SHOWN", "N_EXACT", "N_SHUFFLES"])
 def test_the_key_of_the_explorer_holds_what_it_shows(profile, name, monkeypatch):
     key = explorer.explorer_key(profile)
     monkeypatch.setattr(explorer, name, ("another",))
@@ -400,8 +400,8 @@ def test_keys_of_predicted_effects(external, name_of, monkeypatch):
     assert len({*before.values()}) == 2
     known = {"MODEL", "SCORING", "ESTIMATION"}
     assert versions_in(lambda: key("budgeted ISM"), monkeypatch) == known
-    for constant in ("TILES", "N_SHUFFLES", "BUDGET"):
+    for constant in ("TILES", "N_SHUFFLES", "N_EXACT"):
         with monkeypatch.context() as patch:
             patch.setattr(ch08_elements, constant, 7)
             changed = [method for method in methods if key(method) != before[method]]
-        assert changed == [*(methods[1:] if constant == "BUDGET" else methods)]
+        assert changed == [*(methods[1:] if constant == "N_EXACT" else methods)]

@@ -299,6 +299,13 @@ def test_tables_are_the_same_html_at_every_run():
     assert "<script" not in plotting.show_table(pd.DataFrame({evil: [1.0], "task": [evil]})).data
 
 
+def test_zero_has_no_sign():
+    table = pd.DataFrame({"low": [-0.004], "high": [-1234.5], "r": [-0.004]})
+    html = plotting.show_table(plotting.with_intervals(table, {"interval": ("low", "high")})).data
+    assert "-0.00" not in html
+    assert "0.00 to -1,234.50" in html
+
+
 def test_style_is_opaque_white_legible_and_without_a_date(tmp_path):
     assert plt.rcParams["savefig.facecolor"] == "white"
     assert plt.rcParams["font.size"] >= 9
@@ -356,7 +363,7 @@ def test_scatter_has_a_series_a_value_of_the_third_column():
 
 
 def test_verdicts_are_stacked_with_their_numbers():
-    counts = pd.DataFrame({"dataset": ["a", "b"], "holds": [3, 0], "holds not": [1, 2]})
+    counts = pd.DataFrame({"dataset": ["a", "b"], "holds": [3, 0], "does not hold": [1, 2]})
     counts = counts.assign(undecided=[0, 1], **{"not measured": [1, 0]})
 
     ax = plotting.plot_verdicts(counts)

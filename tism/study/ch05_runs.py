@@ -189,10 +189,11 @@ def compare_initialisations(
 ) -> pd.DataFrame:
     """How alike the maps of networks are that differ in their seed only, pair by pair.
 
-    Columns: dataset; relation (ISM-ISM, TISM-TISM, ISM-TISM of one network or of two), convention
-    (of `ch04_agreement.CONVENTIONS`); first_seed and second_seed, or "all" where the pairs of the
-    relation are pooled; value, the mean of the correlations over regions and tasks, low and high
-    (95 % bootstrap interval over the test loci), n_profiles, n_constant, n_loci; key of the runs.
+    Columns: dataset; relation (ISM-ISM, TISM-TISM, ISM-TISM of one network or of two, or `ABOVE`),
+    convention (of `ch04_agreement.CONVENTIONS`); first_seed and second_seed, or "all" where the
+    pairs of the relation are pooled; value, the mean of the correlations over regions and tasks,
+    low and high (95 % bootstrap interval over the test loci), n_profiles, n_constant, n_loci; key
+    of the runs.
     """
     check_machine(profile.machine)
     runs = _initialisations(profile, dataset)
@@ -201,6 +202,7 @@ def compare_initialisations(
     rows = scored_rows(data, profile.regions_a_model)
     loci = data.regions["locus"].to_numpy()[rows]
     correlated = _between_networks(networks, data, rows, progress)
+    correlated |= _above_other_networks(correlated)
     table = pd.DataFrame(_initialisation_rows(correlated, loci))
     table.insert(0, "dataset", dataset)
     return table.assign(key=_initialisations_key(profile, dataset))
@@ -212,6 +214,7 @@ def _initialisations(profile: Profile, dataset: str) -> list[Run]:
 
 
 Pair = tuple[str, str, str, str]  # relation, convention, seeds
+ABOVE = "share of ISM-TISM, one network above the mean of ISM-ISM"
 
 
 def _between_networks(
@@ -236,6 +239,17 @@ def _pairs_of_maps(scores: dict[int, Scores]) -> Iterator[tuple[Pair, Tensor]]:
             relation += ", one network" if i == j else ", two networks"
         for convention, r in _in_conventions(a, b, one_hot).items():
             yield (relation, convention, str(i), str(j)), r
+
+
+def _above_other_networks(correlated: dict[Pair, Tensor]) -> dict[Pair, Tensor]:
+    """1 for profiles whose r of ISM and TISM exceeds the mean r of ISM of two networks, else 0."""
+    of = {pair: r for pair, r in correlated.items() if pair[1] == "all entries"}
+    others = torch.cat([r for (relation, *_), r in of.items() if relation == "ISM-ISM"]).nanmean()
+    return {
+        (ABOVE, *rest): (r > others).to(r).where(r.isfinite(), torch.nan)
+        for (relation, *rest), r in of.items()
+        if relation == "ISM-TISM, one network"
+    }
 
 
 def _in_conventions(a: Tensor, b: Tensor, one_hot: Tensor) -> dict[str, Tensor]:

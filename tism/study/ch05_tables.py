@@ -130,6 +130,35 @@ def equal_gap_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("value", ignore_index=True)
 
 
+def three_readings(models: pd.DataFrame) -> pd.DataFrame:
+    """How much higher r is than in the baseline, by kind and by the reading of its networks.
+
+    models : of one data set, read at fixed epochs and with their best weights; those of `variants`
+        count. At equal gap each reading is moved to the mean gap along one slope, that within
+        networks, and all readings count
+
+    Columns: kind, reading, and those of `tism.study.statistics.compare_all_with`; a kind with the
+    largest loss at equal gap comes first.
+    """
+    rows = models[models["run"].isin(variants(models)["run"])]
+    gap = rows["train_region_r"] - rows["test_region_r"]
+    rows = rows.assign(gap=gap, kind=kinds(rows))
+    by, as_trained = ["kind", "run"], rows["reading"] == "best"
+    readings = {
+        "as trained": rows[as_trained].groupby(by, sort=False)["tism_all"].mean(),
+        "at fixed epochs": rows[~as_trained].groupby(by, sort=False)["tism_all"].mean(),
+        "at equal gap": at_equal(rows, "tism_all", "gap", kind="kind", network="run"),
+    }
+    tables = []
+    for reading, values in readings.items():
+        groups = {kind: part.to_numpy() for kind, part in values.groupby(level=0, sort=False)}
+        table = compare_all_with(groups.pop("baseline"), groups)
+        tables.append(table.rename(columns={"name": "kind"}).assign(reading=reading))
+    order = tables[-1].sort_values("value")["kind"]
+    table = pd.concat(tables).set_index("kind").loc[order]
+    return table.reset_index()
+
+
 def example_runs(models: pd.DataFrame) -> dict[str, str]:
     """The runs of Fig S4 by label: networks of a share of the training regions, then AdamW."""
     shares = of_experiment(models, "fraction").query("seed == 0 and control == ''")

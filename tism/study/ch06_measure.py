@@ -109,6 +109,8 @@ def measure_job(job: Job, names: Sequence[str], *, budget: float, repeats: int) 
     those of the job:
     batch_size : NaN for the method's own choice
     seconds, low, high : for the whole job; median and quartiles over `repeats`
+    each : seconds of every repeat, with spaces between; the n-th repeats of a job's methods are of
+        the same round
     share : of the job that was run; below 1 the seconds are extrapolated
     bytes : peak of memory beyond what was held before, of one batch or one sequence
     preparation : seconds, once for a network
@@ -133,7 +135,9 @@ def measure_job(job: Job, names: Sequence[str], *, budget: float, repeats: int) 
     for number, row in enumerate(rows):
         if (number, "run") in timings:
             part, one = timings[number, "run"], timings.get((number, "run one"))
-            row |= _extrapolated(part, one, row["share"], job.n_sequences)
+            whole = partial(_extrapolated, one=one, share=row["share"], n=job.n_sequences)
+            row |= {"seconds": whole(part.median), "low": whole(part.low), "high": whole(part.high)}
+            row["each"] = " ".join(f"{whole(repeat):.6g}" for repeat in part.repeats)
             row["repeats"] = len(part.repeats)
     about = {"threads": torch.get_num_threads(), "device": device.type}
     return pd.DataFrame([{**asdict(job), **row, **about} for row in rows])
@@ -170,17 +174,15 @@ def _check_extrapolation(job: Job, budget: float, repeats: int) -> pd.DataFrame:
     return pd.DataFrame([{**asdict(job), **about, **times}])
 
 
-def _extrapolated(part: Timing, one: Timing | None, share: float, n: int) -> dict[str, float]:
+def _extrapolated(part: float, one: Timing | None, share: float, n: int) -> float:
     """Seconds of a whole job from those of a part.
 
     one : seconds of a single sequence, if a call takes time to begin, whatever it is given
     """
-    times = {"seconds": part.median, "low": part.low, "high": part.high}
     if one is None:
-        return {name: time / share for name, time in times.items()}
+        return part / share
     ran = round(share * n)
-    slope = {name: max(0.0, time - one.median) / (ran - 1) for name, time in times.items()}
-    return {name: time + (n - ran) * slope[name] for name, time in times.items()}
+    return part + (n - ran) * max(0.0, part - one.median) / (ran - 1)
 
 
 class Portion(NamedTuple):

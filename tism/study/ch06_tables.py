@@ -56,13 +56,7 @@ def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> p
     Returns the job, ratio (of the medians), low and high (ratios of the quartiles that lie nearest
     to each other, and farthest), extrapolated.
     """
-    rows = timed(rows, setting)
-    sides = []
-    for method in (slow, fast):
-        names = ["tangermeme, plain", "tangermeme, fast"] if method == "tangermeme" else [method]
-        times = rows[rows["method"].isin(names)].sort_values("seconds")
-        sides.append(times.drop_duplicates(JOB).sort_index().set_index(JOB))
-    a, b = (side.loc[sides[0].index.intersection(sides[1].index, sort=False)] for side in sides)
+    a, b = _of_same_jobs(rows, slow, fast, setting)
     table = {
         "ratio": a["seconds"] / b["seconds"],
         "low": a["low"] / b["high"],
@@ -70,6 +64,29 @@ def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> p
         "extrapolated": (a["share"] < 1) | (b["share"] < 1),
     }
     return pd.DataFrame(table).reset_index()
+
+
+def _of_same_jobs(
+    rows: pd.DataFrame, slow: str, fast: str, setting: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of two methods for the jobs that both have, in one order."""
+    rows = timed(rows, setting)
+    sides = []
+    for method in (slow, fast):
+        names = ["tangermeme, plain", "tangermeme, fast"] if method == "tangermeme" else [method]
+        times = rows[rows["method"].isin(names)].sort_values("seconds")
+        sides.append(times.drop_duplicates(JOB).sort_index().set_index(JOB))
+    both = sides[0].index.intersection(sides[1].index, sort=False)
+    return sides[0].loc[both], sides[1].loc[both]
+
+
+def repeated_ratios(
+    rows: pd.DataFrame, slow: str, fast: str, setting: str = "best"
+) -> list[np.ndarray]:
+    """`ratios` in every round of repeats, by job: a round has one run of each method."""
+    a, b = _of_same_jobs(rows, slow, fast, setting)
+    times = [[np.array(text.split(), float) for text in side["each"]] for side in (a, b)]
+    return [s[: len(f)] / f[: len(s)] for s, f in zip(*times, strict=True)]
 
 
 def beside_paper(rows: pd.DataFrame, paper: Mapping[str, float], table: int) -> pd.DataFrame:

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tism.budgeted import budgeted_ism
 from tism.exact import ism
 from tism.first_order import input_gradient, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.model import BothStrandsConv, SoftmaxPool
 from tism.predictor import evaluating
 from tism.sequence import validate_one_hot
-from tism.study.ch08_budgets import budgeted_by_passes
 from tism.study.ch08_networks import ExternalModel
 from tism.taylor import centre, gradient_times_input, tism_from_gradient
 
 EffectPredictor = Callable[[nn.Module, Tensor], Tensor]
 N_SHUFFLES = 20
-BUDGET = 50  # forward passes a sequence of budgeted ISM
+N_EXACT = 50  # substitutions a sequence that budgeted ISM computes
 
 
 class MeanTask(nn.Module):
@@ -129,7 +129,7 @@ EFFECT_PREDICTORS: dict[str, EffectPredictor] = {
     "ISM": ism,
     "TISM": tism,
     "layer-wise TISM": lambda model, x: layerwise_tism(model, x, depth=len(depths(model, x)) // 2),
-    "budgeted ISM": lambda model, x: budgeted_by_passes(model, x, budget=BUDGET).estimate,
+    "budgeted ISM": lambda model, x: budgeted_ism(model, x, m=N_EXACT).estimate,
     "gradient x input": lambda model, x: removal_effect(
         gradient_times_input(input_gradient(model, x), x), x
     ),

@@ -18,8 +18,8 @@ from tism.running import progress_bar
 from tism.study.cache import cached_tensors
 from tism.study.ch04_agreement import call_motifs, smooth_profile
 from tism.study.ch08_attribution import (
-    BUDGET,
     EFFECT_PREDICTORS,
+    N_EXACT,
     N_SHUFFLES,
     EffectPredictor,
     MeanTask,
@@ -94,7 +94,7 @@ def _cached(
         "method": method,
         "settings": [TILES, N_SHUFFLES],
         "versions": [versions.SCORING, versions.MODEL],
-        **({"budget": [BUDGET, versions.ESTIMATION]} if method == "budgeted ISM" else {}),
+        **({"m": [N_EXACT, versions.ESTIMATION]} if method == "budgeted ISM" else {}),
     }
     name = f"mutagenesis/{external.name}_{locus.name}_{digest(content)}"
     return cached_tensors(name, lambda: {kind: compute()})[kind]

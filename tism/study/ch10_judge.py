@@ -23,7 +23,8 @@ import pandas as pd
 
 from tism.model import VARIANTS
 from tism.study.ch05_gap import lines, readings
-from tism.study.ch05_runs import read_table
+from tism.study.ch05_runs import ABOVE, read_table
+from tism.study.ch06_tables import paper_networks, repeated_ratios
 from tism.study.ch08_networks import TITLES
 from tism.study.ch10_scorecard import (
     EXTERNAL,
@@ -37,7 +38,7 @@ from tism.study.ch10_scorecard import judge as judge_range
 from tism.study.networks import list_runs
 from tism.study.plots import with_intervals
 from tism.study.profiles import load_profile
-from tism.study.records import BY_NETWORK, DESIGN, RECORDED_PROFILE
+from tism.study.records import BY_NETWORK, DESIGN, NEW_PAIRS, RECORDED_PROFILE
 from tism.study.statistics import (
     Estimate,
     at_equal,
@@ -50,7 +51,7 @@ from tism.study.statistics import (
     mean_of,
 )
 
-VERDICTS = ("holds", "holds not", "undecided", "pending")
+VERDICTS = ("holds", "does not hold", "undecided", "pending")
 FIGURE_1 = "figure_1_networks.csv"  # of chapter 04
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
@@ -141,7 +142,7 @@ def decide(test: str, sample: Sample, at_least: float, at_most: float) -> dict[s
     elif at_least <= inner.low and inner.high <= at_most:
         verdict = "holds"
     elif outer.high < at_least or at_most < outer.low:
-        verdict = "holds not"
+        verdict = "does not hold"
     seeds = _seeds(inner, outer, at_least, at_most) if verdict == "undecided" else np.nan
     return {**inner._asdict(), "verdict": verdict, "seeds": seeds}
 
@@ -297,25 +298,32 @@ def _pairs(relation: str, less: str | None = None) -> Measure:
         try:
             return Sample(pairs=between(Evidence("evidence", networks.dataset), relation, less))
         except NotMeasured:
-            return Sample(wants=["evidence/initialisations.csv"])
+            return Sample(wants=[NEW_PAIRS])
+
+    return evaluate
+
+
+def _of_seeds(file: str, seed: str, **wanted: str) -> Measure:
+    """What a table has of every baseline, named by its column `seed`, where columns have these
+    values."""
+
+    def evaluate(networks: Networks, reading: str) -> Sample:
+        try:
+            found = read_table(RECORDED_PROFILE, file)
+        except FileNotFoundError:
+            return Sample(wants=[file])
+        for column, value in {"dataset": networks.dataset, **wanted}.items():
+            found = found[found[column] == value]
+        rows = networks.of("initialisation")
+        rows = rows[rows["at"] == -1]
+        by_seed = found.set_index(found[seed].astype(str))["value"]
+        return networks.sample(rows, rows["seed"].astype(str).map(by_seed), "baseline")
 
     return evaluate
 
 
 def _figure_1(measure: str) -> Measure:
-    """A measure of chapter 04 of every baseline."""
-
-    def evaluate(networks: Networks, reading: str) -> Sample:
-        try:
-            found = read_table(RECORDED_PROFILE, FIGURE_1)
-        except FileNotFoundError:
-            return Sample(wants=[FIGURE_1])
-        rows = networks.of("initialisation")
-        rows = rows[rows["at"] == -1]
-        found = found[(found["dataset"] == networks.dataset) & (found["measure"] == measure)]
-        return networks.sample(rows, rows["seed"].map(found.set_index("seed")["value"]), "baseline")
-
-    return evaluate
+    return _of_seeds(FIGURE_1, "seed", measure=measure)
 
 
 def _elsewhere(claim_id: str, networks: Networks) -> Sample:
@@ -343,6 +351,7 @@ MEASURES: dict[str, Measure] = {
     "figs1_input": _baselines("gradient_x_input_mean_effect", "gradient_all"),
     "fig1a_median": _figure_1("median"),
     "fig1a_share_0_6": _figure_1("share >= 0.6"),
+    "fig1a_share_between": _of_seeds(NEW_PAIRS, "first_seed", relation=ABOVE),
     "fig1d_signal": _figure_1("mean_log"),
     "figs2a_variation": _figure_1("variation"),
     "figs2b_performance": _figure_1("performance"),
@@ -378,6 +387,52 @@ for _variant in ("adamw", "mse_loss", "no_shift", "cnn0"):
     MEASURES[f"fig3d_{_variant}_worse"] = _kind(_variant, "test_region_r")
 for _variant in ("relu", "max_pooling", "no_batch_norm"):
     MEASURES[f"fig3d_{_variant}_as_good"] = _kind(_variant, "test_region_r")
+
+RepeatedRatio = Callable[[pd.DataFrame], np.ndarray]  # of runtime.csv, one number a repeat
+
+
+def _in_table_1(rows: pd.DataFrame) -> np.ndarray:
+    jobs = paper_networks(rows).query("length == 1000")
+    found = repeated_ratios(jobs, "ISM", "TISM, one task", "paper")
+    return np.mean([r[: min(map(len, found))] for r in found], axis=0)
+
+
+def _in_table_2(length: int) -> RepeatedRatio:
+    def evaluate(rows: pd.DataFrame) -> np.ndarray:
+        jobs = paper_networks(rows)
+        jobs = jobs[jobs["length"] == length]
+        jobs = jobs[jobs["n_sequences"] == jobs["n_sequences"].min()]
+        return repeated_ratios(jobs, "ISM", "TISM, one task", "paper")[0]
+
+    return evaluate
+
+
+def _growth(rows: pd.DataFrame) -> np.ndarray:
+    short, long = (_in_table_2(length)(rows) for length in (251, 20000))
+    return long[: len(short)] / short[: len(long)]
+
+
+def _lowest(slow: str, fast: str, network: str | None = None) -> RepeatedRatio:
+    """Of the job with the lowest mean ratio, of all jobs or those of a network."""
+
+    def evaluate(rows: pd.DataFrame) -> np.ndarray:
+        rows = rows if network is None else rows[rows["network"] == network]
+        return min(repeated_ratios(rows, slow, fast), key=np.mean)
+
+    return evaluate
+
+
+RUN_TIMES: dict[str, RepeatedRatio] = {
+    "table1_speed": _in_table_1,
+    "table2_251": _in_table_2(251),
+    "table2_20000": _in_table_2(20000),
+    "table2_growth": _growth,
+    "fig2_yuzu_shallow": _lowest("ISM", "Yuzu", "shallow"),
+    "fig2_yuzu_deep": _lowest("ISM", "Yuzu", "deep"),
+    "fig2_tism_yuzu": _lowest("Yuzu", "TISM, one task"),
+    "figs3_order": _lowest("ISM", "Yuzu"),
+    "title_quick": _lowest("windowed ISM", "TISM, all tasks"),
+}
 
 ONLY = {  # data sets of claims that not all can have
     "figs4a_fewer": ["yeast"],
@@ -417,7 +472,10 @@ def _samples(claim: Mapping[str, Any], networks: Mapping[str, Networks]) -> dict
     if claim["claim_id"] == "fig1b_region":
         return {"mouse": Sample(wants=["the data of the paper"])}
     if claim["unit"] == "repeat":
-        return {"random sequences": Sample(wants=["times of single repeats"])}
+        rows = read_table(RECORDED_PROFILE, "runtime.csv")
+        if "each" not in rows:
+            return {"random sequences": Sample(wants=["times of single repeats"])}
+        return {"random sequences": Sample({"any": RUN_TIMES[claim["claim_id"]](rows)}, "any")}
     if claim["claim_id"] not in MEASURES:
         chosen = ONLY.get(claim["claim_id"], [*networks])
         return {name: _elsewhere(claim["claim_id"], networks[name]) for name in chosen}

@@ -5,7 +5,7 @@ data/paper_numbers.csv), and the rule, which no run changes: the range `at_least
 which what `MEASURES` computes has to lie. With its 95 % interval it
 
 - holds, where the whole interval lies in the range;
-- holds not, where the interval has no point in common with it;
+- does not hold, where the interval has no point in common with it;
 - is undecided, where it has some, or where there is no interval;
 - was not measured, where the tables do not have it.
 
@@ -33,7 +33,7 @@ from tism.study.profiles import Profile, repository
 from tism.study.records import INITIALISATIONS, MODELS, paper_numbers
 from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_of
 
-VERDICTS = ("holds", "holds not", "undecided", "not measured")
+VERDICTS = ("holds", "does not hold", "undecided", "not measured")
 _UNTRAINED = "random sequences"
 EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn", "xpresso", "aparent2")
 _OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
@@ -317,7 +317,7 @@ def judge(estimate: Estimate, at_least: float, at_most: float) -> str:
     if at_least <= estimate.low and estimate.high <= at_most:
         return "holds"
     if estimate.high < at_least or at_most < estimate.low:
-        return "holds not"
+        return "does not hold"
     return "undecided"
 
 
@@ -365,5 +365,6 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def count_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """How many claims have each verdict, a row a data set, a column a verdict."""
+    table = table.replace({"dataset": TITLES})
     counts = table.groupby(["dataset", "verdict"], sort=False).size().unstack(fill_value=0)
     return counts.reindex(columns=VERDICTS, fill_value=0).reset_index().rename_axis(columns=None)

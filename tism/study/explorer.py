@@ -37,7 +37,7 @@ from tism.exact import ism
 from tism.score.readers import InputFileError
 from tism.sequence import decode, one_hot_encode
 from tism.study.cache import write_csv
-from tism.study.ch08_attribution import BUDGET, EFFECT_PREDICTORS, N_SHUFFLES, MeanTask
+from tism.study.ch08_attribution import EFFECT_PREDICTORS, N_EXACT, N_SHUFFLES, MeanTask
 from tism.study.ch08_elements import MEASURED, UNMEASURED, in_thousandths
 from tism.study.ch08_networks import TITLES, ExternalModel
 from tism.study.data.dataset import Dataset, evenly
@@ -95,7 +95,7 @@ def maps_of(
 
     regions, tasks : numbers in `scores`
 
-    The methods of `COMPUTED` see one task at a time, so that a budget is that of one task.
+    The methods of `COMPUTED` see one task at a time: exact substitutions are chosen for it.
     """
     one_hot = scores.one_hot[regions]
     maps = {"ISM": scores.ism[regions][:, tasks], "TISM": scores.tism[regions][:, tasks]}
@@ -149,7 +149,7 @@ def explorer_key(profile: Profile) -> str:
         {
             **networks_identity(profile),
             "estimation": versions.ESTIMATION,
-            "own": [N_REGIONS, N_TASKS, SHOWN, BUDGET, N_SHUFFLES],
+            "own": [N_REGIONS, N_TASKS, SHOWN, N_EXACT, N_SHUFFLES],
         }
     )
 

@@ -40,13 +40,13 @@ ROBUSTNESS_CHAPTER = "05_robustness"  # counts the runs of the profile
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
 EXAMPLES = "example_maps.csv"
 DESIGN = "evidence/models.csv"  # the networks of book/design.md
+NEW_PAIRS = "evidence/initialisations.csv"  # how alike those are that differ in their seed only
 BY_NETWORK = "evidence/by_network.csv"  # what chapters measure of them one by one
 READS = {  # tables that a chapter reads and other chapters write
-    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN),
+    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN, NEW_PAIRS),
     "10_scorecard": (
         MODELS, INITIALISATIONS, "figure_1.csv", "figure_1_networks.csv",
-        "runtime.csv", "external/concordance.csv", DESIGN, BY_NETWORK,
-        "evidence/initialisations.csv",
+        "runtime.csv", "external/concordance.csv", DESIGN, BY_NETWORK, NEW_PAIRS,
     ),
 }  # fmt: skip
 

@@ -75,7 +75,12 @@ def plot_points_with_intervals(
 
 
 def plot_kinds(
-    networks: pd.DataFrame, summary: pd.DataFrame, measure: str = "value", *, xlabel: str
+    networks: pd.DataFrame,
+    summary: pd.DataFrame,
+    measure: str = "value",
+    *,
+    xlabel: str,
+    ax: Axes | None = None,
 ) -> Axes:
     """Kinds of network, the first of `summary` on top: a large dot is a mean, small ones networks.
 
@@ -83,7 +88,7 @@ def plot_kinds(
     summary : columns kind, value, low, high and, for hollow diamonds, paper
     """
     ax = plot_points_with_intervals(
-        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel
+        summary, "value", "low", "high", "kind", reference="paper", xlabel=xlabel, ax=ax
     )
     rows = dict(zip(summary["kind"], np.arange(len(summary))[::-1], strict=True))
     known = networks[networks["kind"].isin(rows)]
@@ -121,7 +126,7 @@ def plot_verdicts(counts: pd.DataFrame) -> Axes:
     left, rows = np.zeros(len(counts)), np.arange(len(counts))[::-1]
     looks = {
         "holds": (GREEN, ""),
-        "holds not": (VERMILLION, "//"),
+        "does not hold": (VERMILLION, "//"),
         "undecided": (ORANGE, ".."),
         "not measured": ("#dddddd", ""),
     }
@@ -166,7 +171,8 @@ def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) ->
 
     name = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
     style = Styler(table, uuid=name, cell_ids=False).hide(axis="index")
-    style = style.format(formats, thousands=",", precision=2, na_rep="", escape="html")
+    formats = dict.fromkeys(table.select_dtypes("float"), "{:z,.2f}") | dict(formats or {})
+    style = style.format(formats, thousands=",", na_rep="", escape="html")
     style = style.format_index(escape="html", axis="columns")
     cells = [{"selector": "td, th", "props": "padding: 0.2em 0.6em; text-align: left;"}]
     numbers = [{"selector": cell, "props": "text-align: right;"} for cell in ("td", "th")]
@@ -188,7 +194,7 @@ def with_intervals(
     for name, (low, high) in columns.items():
         both = zip(table[low], table[high], strict=True)
         known = ((np.isfinite(a) and np.isfinite(b), a, b) for a, b in both)
-        shown[low] = [f"{a:,.{digits}f} to {b:,.{digits}f}" if k else "" for k, a, b in known]
+        shown[low] = [f"{a:z,.{digits}f} to {b:z,.{digits}f}" if k else "" for k, a, b in known]
         shown = shown.rename(columns={low: name}).drop(columns=high)
     return shown
 
