@@ -20,7 +20,7 @@ from citation import bibtex
 from landing import landing_numbers
 from recorded import Record, numbers
 
-INSERTED = re.compile(r"(<data value=(\w+)(?::([^>\s]+))?>)(.*?)(</data>)", re.DOTALL)
+INSERTED = re.compile(r"(<data value=([^\s:>]+)(?::([^>\s]+))?>)(.*?)(</data>)", re.DOTALL)
 GLUED = "application/papermill.record/text/plain"
 
 

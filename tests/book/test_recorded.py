@@ -45,6 +45,8 @@ def test_only_the_text_of_an_element_is_replaced():
     assert fill(filled, {"r": 0.25, "t": "one line"}).endswith("<data value=t>one line</data> c")
     with pytest.raises(ValueError, match="nothing is called t, which <data value=t> asks for"):
         fill(text, {"r": 0.25})
+    with pytest.raises(ValueError, match="nothing is called ISM-TISM,"):
+        fill("<data value=ISM-TISM></data>", {})
 
 
 def test_a_chapter_shows_what_its_cells_glued():
