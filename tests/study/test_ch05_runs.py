@@ -11,7 +11,7 @@ import torch
 from tism.correlations import pearson, profile_correlation
 from tism.study import ch05_runs as robustness
 from tism.study.ch03_training import predict_rows
-from tism.study.ch04_agreement import correlations_with_ism
+from tism.study.ch04_agreement import compare_motifs, correlations_with_ism
 from tism.study.ch05_runs import (
     ABOVE,
     check_tables,
@@ -30,6 +30,7 @@ from tism.study.profiles import load_dataset, load_profile, profile_names
 from tism.study.scores import score_regions, scored_rows
 from tism.study.statistics import summarise
 from tism.study.training import training_rows
+from tism.taylor import mean_effect
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,8 @@ def test_one_pass_measures_what_whole_maps_give(smoke, monkeypatch):
     assert maps["ism_size"][3, 2].item() == pytest.approx(size, rel=1e-3)
     size = np.sqrt((taylor[substituted] ** 2).mean())
     assert maps["tism_size"][3, 2].item() == pytest.approx(size, rel=1e-3)
+    profile = mean_effect(whole.ism[3:4, 2:3], whole.one_hot[3:4]).sum(2)[0, 0]
+    assert maps["ism_motifs"][3, 2].item() == len(compare_motifs(profile, profile)[0]) > 0
 
 
 def test_a_linear_network_has_equal_maps(smoke):

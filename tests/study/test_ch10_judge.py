@@ -137,8 +137,9 @@ def planted(monkeypatch):
             row |= {"train_region_r": row["test_region_r"] + gap}
             rows.append({**row, "tism_all": r, "gradient_all": r - 0.2})
     table = pd.DataFrame(rows)
-    for name in ("tism_substitutions", "gradient_substitutions", "tism_mean_effect", "ism_size",
-                 "gradient_x_input_mean_effect", "tism_task_differences"):  # fmt: skip
+    others = ["tism_substitutions", "tism_mean_effect", "tism_task_differences", "ism_size"]
+    others += ["gradient_substitutions", "gradient_x_input_mean_effect", "ism_motifs"]
+    for name in others:
         table[name] = table["tism_all"] + rng.normal(0, 0.001, len(table))
     read = judge.read_table
 

@@ -20,6 +20,9 @@ gradient_all, gradient_substitutions, gradient_x_input_mean_effect
     the same for the gradient and for gradient x input
 ism_size, tism_size
     root mean square of the effects of the substitutions, in standard deviations of the target
+ism_motifs
+    motifs of an ISM map by `ch04_agreement.call_motifs`, mean over regions and tasks; rows that are
+    older than this column do not have it
 n_regions, n_tasks, n_loci, n_constant
     what was scored; profiles without a correlation over all entries
 key
@@ -47,7 +50,7 @@ from tism.running import progress_bar
 from tism.score.files import write_text
 from tism.study.cache import read_csv, read_json, write_csv
 from tism.study.ch03_training import performance, performance_table, predict_rows
-from tism.study.ch04_agreement import correlations_with_ism
+from tism.study.ch04_agreement import call_motifs, correlations_with_ism, smooth_profile
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.machine import check_machine
 from tism.study.networks import Run, list_runs
@@ -56,7 +59,7 @@ from tism.study.records import INITIALISATIONS, MODELS, find_table
 from tism.study.scores import Scores, score_sequences, scored_rows
 from tism.study.statistics import summarise
 from tism.study.training import training_rows
-from tism.taylor import centre
+from tism.taylor import centre, mean_effect
 
 _COLUMNS = {
     ("TISM", "all entries"): "tism_all",
@@ -181,6 +184,9 @@ def _compare(scores: Scores) -> dict[str, Tensor]:
     n_substitutions = (scores.one_hot == 0).sum((1, 2))[:, None]  # maps are zero elsewhere
     for name, effects in (("ism_size", scores.ism), ("tism_size", scores.tism)):
         r[name] = (effects.double().square().sum((2, 3)) / n_substitutions).sqrt()
+    profiles = mean_effect(scores.ism, scores.one_hot).sum(2)
+    counts = [len(call_motifs(smooth_profile(profile))) for profile in profiles.flatten(0, 1)]
+    r["ism_motifs"] = torch.tensor(counts, dtype=torch.float64).view(profiles.shape[:2])
     return r
 
 
