@@ -114,6 +114,13 @@ def test_gzipped_fasta_is_unpacked_once(tmp_path, write):
     assert len(list((tmp_path / "cache").rglob("*.fa"))) == 1
 
 
+@pytest.mark.parametrize("text", [">a\nAC*T\n", ">a\nAC\nACGT\nAC\n", ">a\nA\n>a\nA\n", ">a\rAC\r"])
+def test_errors_name_the_file_that_was_given(write, text):
+    path = write(text, "genome.fa.gz")
+    with pytest.raises(InputFileError, match=f"^{path}[:,]"), Genome(path) as genome:
+        genome.codes("a", 0, 4)
+
+
 def test_strange_letters_are_named_by_line(write):
     with Genome(write(">a\nACGT\nACGT\n>b\nACGT\nAC*T\n", "g.fa")) as genome:
         assert genome.codes("a", 0, 8)[1] == 0

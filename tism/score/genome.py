@@ -77,14 +77,15 @@ class Genome:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = _plain_file(Path(path))
-        self._records = _index(self.path)
+        self.path = Path(path)
+        plain = _plain_file(self.path)
+        self._records = _index(plain, self.path)
         self.sizes: dict[str, int] = {name: record.size for name, record in self._records.items()}
         empty = [name for name, size in self.sizes.items() if not size]
         if empty:
             problem = f"{empty[0]!r} has no sequence"
             raise InputFileError(self.path, None, problem, "add it or drop the header")
-        self._file = self.path.open("rb")
+        self._file = plain.open("rb")
 
     def codes(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return base indices, (stop - start,) uint8, and how many of them are ambiguous letters.
@@ -141,9 +142,9 @@ class Genome:
     def _line(self, chrom: str, position: int) -> int:
         """Return the number of the line of the file that holds a position of a chromosome."""
         offset = self._records[chrom].byte(position)
-        with self.path.open("rb") as file:
-            blocks = iter(lambda: file.read(min(2**20, offset - file.tell())), b"")
-            return 1 + sum(block.count(b"\n") for block in blocks)
+        self._file.seek(0)
+        blocks = iter(lambda: self._file.read(min(2**20, offset - self._file.tell())), b"")
+        return 1 + sum(block.count(b"\n") for block in blocks)
 
     def close(self) -> None:
         """Close the file."""
@@ -477,24 +478,27 @@ def _unpack(path: Path, file: gzip.GzipFile, unpacked: Path) -> None:
         raise InputFileError(path, None, f"damaged ({error})", "fetch it again") from None
 
 
-def _index(path: Path) -> dict[str, _Record]:
-    """Return the records of a FASTA file, from an index that fits it or that is made now."""
+def _index(path: Path, given: Path) -> dict[str, _Record]:
+    """Return the records of a FASTA file, from an index that fits it or that is made now.
+
+    given : the file that errors name; `path` may be its unpacked copy
+    """
     beside, cached = path.with_name(path.name + ".fai"), _cache_file(path, ".fai")
     index = next((index for index in (beside, cached) if _is_index_of(path, index)), None)
     if index is None:
         index = beside if os.access(path.parent, os.W_OK) else cached
         with one_at_a_time(index):
             if not _is_index_of(path, index):  # another process may have made it meanwhile
-                _build_index(path, index)
+                _build_index(path, index, given)
         if not _is_index_of(path, index):
             index.unlink()
-            raise InputFileError(path, None, "its lines have different lengths", _ONE_WIDTH)
+            raise InputFileError(given, None, "its lines have different lengths", _ONE_WIDTH)
     records = _read_index(path, index)
     names = [name for name, _ in records]
     if len(set(names)) < len(names):
         twice = next(name for number, name in enumerate(names) if name in names[:number])
         problem = f'Duplicate key "{twice}": two sequences have this name'
-        raise InputFileError(path, None, problem, "rename or delete one of them")
+        raise InputFileError(given, None, problem, "rename or delete one of them")
     return dict(records)
 
 
@@ -539,7 +543,7 @@ def _is_index_of(path: Path, index: Path) -> bool:
     return False
 
 
-def _build_index(path: Path, index: Path) -> None:
+def _build_index(path: Path, index: Path, given: Path) -> None:
     try:
         import pyfaidx
     except ImportError:
@@ -548,15 +552,15 @@ def _build_index(path: Path, index: Path) -> None:
         begin = file.read(_END)
     if b"\r" in begin and b"\n" not in begin:
         remedy = "rewrite the line ends of an old Mac (tr '\\r' '\\n')"
-        raise InputFileError(path, None, "has carriage returns for line ends", remedy)
+        raise InputFileError(given, None, "has carriage returns for line ends", remedy)
     with replacing(index) as temporary:
         try:
             with pyfaidx.Faidx(path, indexname=temporary, build_index=False) as file:
                 file.build_index()
         except UnicodeDecodeError:
             for number, line in numbered_lines(path):
-                decoded(path, number, line)  # raises at the first line that is no text
+                decoded(given, number, line)  # raises at the first line that is no text
             raise
         except pyfaidx.FastaIndexingError as error:
             remedy = _ONE_WIDTH if "Line length" in str(error) else "begin each with '>name'"
-            raise InputFileError(path, None, str(error), remedy) from None
+            raise InputFileError(given, None, str(error), remedy) from None
