@@ -53,7 +53,7 @@ READS = {  # tables that a chapter reads and other chapters write
 FILES = {  # tables in `data` that a chapter reads beside its data sets
     "03_train_model": ("schedule_trials.csv", "paper_numbers.csv"),
     "04_ism_vs_tism": ("paper_numbers.csv",),
-    "05_robustness": ("claims.csv", "paper_numbers.csv"),
+    "05_robustness": ("claims.csv", "claims_evidence.csv", "paper_numbers.csv"),
     "06_runtime": (
         "paper_numbers.csv", "authors_timings.csv", "results/long_sequences.csv",
         "results/gpu/runtime.csv",
