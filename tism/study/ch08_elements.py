@@ -38,6 +38,7 @@ BLOCK = 20  # bp; beyond that the measured effects of positions no longer correl
 N_RESAMPLES = 1000
 _FARTHEST = 40  # bp, of the autocorrelation
 _TAILS = (0.025, 0.975)
+_ROUNDING = 1e-6  # of a correlation; maps that differ by less are no evidence of a difference
 
 
 def tile_starts(length: int, window: int) -> np.ndarray:
@@ -136,7 +137,8 @@ def compare_with_measured(
         if number != exact:
             resampled, difference = drawn[:, exact] - drawn[:, number], r[exact] - r[number]
             low, high = np.nanquantile(resampled, _TAILS)
-            p = 2 * stats.norm.sf(abs(difference) / max(np.nanstd(resampled), 1e-12))
+            error = max(np.nanstd(resampled), _ROUNDING)
+            p = 2 * stats.norm.sf(abs(difference) / error)
             ahead = {"method": method, "difference": difference, "low": low, "high": high}
             differences.append(ahead | {"p": p})
     return pd.DataFrame(rows), pd.DataFrame(differences)
