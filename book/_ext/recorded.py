@@ -65,6 +65,11 @@ class Record:
         table = table[(table["match"] == "any") & (table["statistic"] == statistic)]
         return table.set_index(["model", "method"])
 
+    def with_ism(self) -> pd.DataFrame:
+        """Mean r of each method with ISM over the measured elements, by network."""
+        table = self.table("external/mpra_methods").query("first == 'ISM'")
+        return table.pivot(index="model", columns="second", values="mean_r")
+
 
 def span(values: Iterable[float], form: str = "{:.2f}") -> str:
     """The smallest and the largest value as "low to high", or one number if both print alike."""
@@ -215,8 +220,7 @@ def elsewhere(record: Record) -> dict[str, str]:
     told = record.table("external/reliability").query("model != 'all'")
     motifs = record.table("external/mpra_motifs").groupby(["model", "method"])["recovered"].sum()
     signals = record.table("external/signals")
-    with_ism = record.table("external/mpra_methods").query("first == 'ISM'")
-    with_ism = with_ism.pivot(index="model", columns="second", values="mean_r")
+    with_ism = record.with_ism()
     estimates = with_ism[["budgeted ISM", "layer-wise TISM"]].sub(with_ism["TISM"], axis=0)
     return {
         "signals": str(len(signals)),
@@ -316,8 +320,7 @@ def elsewhere_table(record: Record) -> str:
     concordance = record.table("external/concordance")
     concordance = concordance.query("method == 'TISM' and convention == 'all entries'")
     concordance = concordance[concordance["model"].isin(measured.index.unique("model"))]
-    with_ism = record.table("external/mpra_methods").query("first == 'ISM'")
-    with_ism = with_ism.pivot(index="model", columns="second", values="mean_r")
+    with_ism = record.with_ism()
     rows = [
         {
             "network": TITLES[row["model"]],

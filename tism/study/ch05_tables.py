@@ -125,9 +125,13 @@ def equal_gap_table(rows: pd.DataFrame) -> pd.DataFrame:
     """
     gap = rows["train_region_r"] - rows["test_region_r"]
     moved = at_equal(rows.assign(gap=gap), "tism_all", "gap", kind="kind", network="run")
-    groups = {kind: part.to_numpy() for kind, part in moved.groupby(level=0, sort=False)}
-    table = compare_all_with(groups.pop("baseline"), groups)
-    return table.sort_values("value", ignore_index=True)
+    return _from_baseline(moved).sort_values("value", ignore_index=True)
+
+
+def _from_baseline(values: pd.Series) -> pd.DataFrame:
+    """`compare_all_with` the baseline, of a value of each network, by kind and network."""
+    groups = {kind: part.to_numpy() for kind, part in values.groupby(level=0, sort=False)}
+    return compare_all_with(groups.pop("baseline"), groups)
 
 
 def three_readings(models: pd.DataFrame) -> pd.DataFrame:
@@ -149,14 +153,12 @@ def three_readings(models: pd.DataFrame) -> pd.DataFrame:
         "at fixed epochs": rows[~as_trained].groupby(by, sort=False)["tism_all"].mean(),
         "at equal gap": at_equal(rows, "tism_all", "gap", kind="kind", network="run"),
     }
-    tables = []
-    for reading, values in readings.items():
-        groups = {kind: part.to_numpy() for kind, part in values.groupby(level=0, sort=False)}
-        table = compare_all_with(groups.pop("baseline"), groups)
-        tables.append(table.rename(columns={"name": "kind"}).assign(reading=reading))
+    tables = [
+        _from_baseline(values).rename(columns={"name": "kind"}).assign(reading=reading)
+        for reading, values in readings.items()
+    ]
     order = tables[-1].sort_values("value")["kind"]
-    table = pd.concat(tables).set_index("kind").loc[order]
-    return table.reset_index()
+    return pd.concat(tables).set_index("kind").loc[order].reset_index()
 
 
 def example_runs(models: pd.DataFrame) -> dict[str, str]:
