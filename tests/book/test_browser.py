@@ -40,7 +40,8 @@ return {
 };
 """
 
-# elements that stick out of the window, unless they scroll within a box of their own
+# elements that stick out of the window, unless they scroll within a box of their own, and code of
+# chapters that is cut on a laptop
 OVERFLOW = """
 const scrolls = (e) => e && e !== document.body
   && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
@@ -48,6 +49,9 @@ const root = document.documentElement;
 const out = [...document.querySelectorAll("article *")]
   .filter((e) => e.getBoundingClientRect().right > root.clientWidth + 1 && !scrolls(e))
   .map((e) => e.outerHTML.slice(0, 120));
+const wide = (pre) => innerWidth > 1000 && pre.scrollWidth > pre.clientWidth;
+const code = [...document.querySelectorAll(".cell_input pre")].filter(wide);
+out.push(...code.map((pre) => pre.textContent));
 return root.scrollWidth > root.clientWidth ? ["the page", ...out] : out;
 """
 

@@ -36,6 +36,14 @@ def test_code_runs_and_agrees(names: dict[str, object]):
 
 
 @torch.no_grad()
+def test_effects_of_variants_are_subtracted_predictions(names: dict[str, object]):
+    variants, grelu_model = names["variants"], names["grelu_model"]
+    pair = (variants.alternates[:], variants[:])
+    alternate, reference = (grelu_model(x.double()).mean(-1) for x in pair)
+    torch.testing.assert_close(names["effects"].double(), alternate - reference)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("position", [0, 50, 100])
 def test_layouts_of_tools_that_are_not_installed(names: dict[str, object], position: int):
     """As gReLU 1.1 and CREsted 1.11 define them: predictions of mutants against the original's."""

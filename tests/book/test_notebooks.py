@@ -118,10 +118,7 @@ def test_committed_networks_belong_to_the_recorded_profile(monkeypatch):
         assert record.with_suffix(".safetensors").stat().st_size <= 3_000_000
 
 
-UNCUT = {"06_runtime"}  # leaves with its next record, which takes an hour of a quiet machine
-
-
-@pytest.mark.parametrize("name", sorted(set(chapters()) - UNCUT))
+@pytest.mark.parametrize("name", chapters())
 def test_cells_are_short_and_fit_a_laptop(name):
     code = [cell for cell in source(name)["cells"] if cell["cell_type"] == "code"]
     texts = ["".join(cell["source"]) for cell in code]

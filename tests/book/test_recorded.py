@@ -95,7 +95,9 @@ def test_missing_table_is_named(tmp_path: Path):
 
 
 def test_exact_ism_is_the_first_advice_because_windows_are_cheap(record: Record):
-    assert (record.costs["windowed ISM"] < record.costs["ISM"] / 5).all()
+    windows = record.costs["windowed ISM"]
+    assert (windows < record.costs["ISM"] / 4).all()
+    assert windows[windows.index.max()] < windows[windows.index.min()]  # bp
 
 
 def test_budgeted_ism_is_ahead_of_layerwise_tism_at_its_price(record: Record):

@@ -102,7 +102,7 @@ def test_peaks_to_store_to_modisco_files(files, capsys):
 def test_variants_to_table(files, capsys):
     run(f"{SCORE} --vcf variants.vcf --length 11 --method ism --out v.zarr")
     said = capsys.readouterr().err
-    assert "1 rows refused: no alternate base" in said
+    assert "1 row refused: no alternate base" in said
     assert "11 windows of 11 bp, the first base of each variant at column 5 (from 0)" in said
     refused = pd.read_csv("v.zarr.refused.tsv", sep="\t")
     assert refused["line"].tolist() == [12]

@@ -116,6 +116,23 @@ def test_the_readings_of_networks_are_compared_each_for_itself():
     assert (table["high"] < 0).all()
 
 
+def test_a_share_of_the_regions_has_a_row_for_each_network_and_reading():
+    rows = models(
+        experiment=["fraction", "fraction", "fraction", "initialisation;fraction", "ablation"],
+        reading=["epoch", "epoch", "best", "best", "best"],
+        fraction=[0.05, 0.05, 0.05, 1.0, 1.0],
+        seed=0,
+        tism_all=[0.8, 0.6, 0.9, 0.5, 0.1],
+    ).assign(test_region_r=0.2, learned_region_r=0.4)
+
+    table = comparison.shares(rows).set_index(["fraction", "reading"])
+
+    assert table["tism_all"].to_dict() == pytest.approx(
+        {(0.05, "as trained"): 0.9, (0.05, "at fixed epochs"): 0.7, (1.0, "as trained"): 0.5}
+    )
+    assert table[["test", "learned"]].to_numpy().tolist() == [[0.2, 0.4]] * 3
+
+
 def test_an_origin_is_what_sets_a_network_apart():
     rows = models(
         variant=["baseline", "baseline", "relu", "adamw"],

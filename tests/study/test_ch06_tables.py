@@ -20,7 +20,7 @@ def rows():
 def test_tables(rows):
     text = speed.times_table(rows)
     assert len(text) == len(rows[speed.JOB].drop_duplicates())
-    assert text["ISM"].str.match(r"(~ )?[\d.e+-]+ \([\d.e+-]+-[\d.e+-]+\)").all()
+    assert text["ISM"].str.match(r"(~ )?[\d.,]+ \([\d.,]+-[\d.,]+\)").all()
     networks = speed.paper_networks(rows)
     few = networks[networks["n_sequences"] == networks["n_sequences"].min()]
     beside = speed.beside_paper(few, paper_numbers(), 2)

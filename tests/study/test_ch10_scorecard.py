@@ -110,6 +110,15 @@ def test_without_tables_nothing_is_measured(folder):
     assert scorecard.shown(own).empty
 
 
+def test_a_claim_is_not_measured_only_where_no_data_set_has_it():
+    table = scorecard.scorecard(load_profile("yeast"), ["Fig 1A", "Fig 1B", "Fig 3C"])
+    datasets = table.groupby("claim_id")["dataset"].agg(list)
+
+    assert datasets["fig1a_mean"] == ["yeast", "simulated"]
+    assert datasets["fig1b_region"] == ["yeast", "simulated"]  # the paper's data are on neither
+    assert datasets["fig3c_start"] == ["yeast"]
+
+
 def test_networks_of_other_labs_have_a_row_each(folder):
     table = scorecard.scorecard(load_profile("demo"), ["discussion"])
     rows = table[table["claim_id"] == "text_any_high"].set_index("dataset")

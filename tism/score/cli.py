@@ -313,8 +313,8 @@ def _list_refused(refused: Any, out: Path) -> None:
         return
     write_table(listing, refused)
     for reason, count in refused["reason"].value_counts().items():
-        _say(f"{count:,} rows refused: {reason}")
-    _say(f"they are listed in {listing}")
+        _say(f"{count:,} {'row' if count == 1 else 'rows'} refused: {reason}")
+    _say(f"listed in {listing}")
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ RELATIONS = {
     "TISM-TISM": "fig3a_tism_tism_r",
     "ISM-TISM, two networks": "",
 }
+READINGS = {"best": "as trained", "epoch": "at fixed epochs"}
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
 VARIANT_NAMES = {
     "baseline": "baseline",
@@ -159,6 +160,19 @@ def three_readings(models: pd.DataFrame) -> pd.DataFrame:
     ]
     order = tables[-1].sort_values("value")["kind"]
     return pd.concat(tables).set_index("kind").loc[order].reset_index()
+
+
+def shares(models: pd.DataFrame) -> pd.DataFrame:
+    """Networks trained on a share of the training regions: one row a network and reading.
+
+    Columns: fraction, seed, reading (of `READINGS`; the mean of the fixed epochs), tism_all; test
+    and learned, the performance (mean r across tasks) on test regions and on those trained on.
+    """
+    chosen = models["experiment"].str.split(";").map(lambda names: "fraction" in names)
+    rows = models[chosen].assign(reading=models["reading"].map(READINGS))
+    columns = {"tism_all": "tism_all", "test_region_r": "test", "learned_region_r": "learned"}
+    means = rows.groupby(["fraction", "seed", "reading"])[[*columns]].mean()
+    return means.rename(columns=columns).reset_index()
 
 
 def example_runs(models: pd.DataFrame) -> dict[str, str]:

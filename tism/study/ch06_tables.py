@@ -12,12 +12,20 @@ from tism.study.ch06_cost import forward_equivalents
 from tism.study.data.download import data_root
 
 JOB = ["network", "pool", "length", "n_sequences"]
+NAMES = {"n_sequences": "sequences", "length": "length, bp"}  # for readers
 OURS = ["ISM", "windowed ISM", "TISM, one task", "TISM, all tasks"]
-FORMATS = {
-    **dict.fromkeys(["ISM, s", "TISM, s", "paper: ISM, s", "paper: TISM, s"], "{:,.3g}"),
+
+
+def three_digits(value: float) -> str:
+    """A number with three digits and no exponent: 0.0586, 15.7, 90,500."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+FORMATS = {  # in the order of the columns of `beside_paper`
+    **dict.fromkeys(["ISM, s", "TISM, s"], three_digits),
     **dict.fromkeys(["speed-up", "paper: speed-up"], "{:,.0f}"),
-    "ISM against windowed ISM": "{:.1f}",
-    "windowed ISM against TISM": "{:.1f}",
+    **dict.fromkeys(["ISM / windowed", "windowed / TISM"], "{:.1f}"),
+    **dict.fromkeys(["paper: ISM, s", "paper: TISM, s"], three_digits),
 }
 
 
@@ -37,7 +45,8 @@ def times_table(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
     """One row a job, one column a method: seconds with quartiles, "~" before an extrapolation."""
     rows = timed(rows, setting)
     text = [
-        f"{'~ ' * (row.share < 0.999)}{row.seconds:.3g} ({row.low:.3g}-{row.high:.3g})"
+        f"{'~ ' * (row.share < 0.999)}{three_digits(row.seconds)} "
+        f"({three_digits(row.low)}-{three_digits(row.high)})"
         for row in rows.itertuples()
     ]
     return _by_method(rows.assign(text=text), "text", rows["method"].unique())
@@ -103,9 +112,9 @@ def beside_paper(rows: pd.DataFrame, paper: Mapping[str, float], table: int) -> 
         key = f"table{table}_{name.lower()}_"
         result[f"paper: {name}, s"] = [paper.get(f"{key}{n}", np.nan) for n in result.index]
     result["paper: speed-up"] = result["paper: ISM, s"] / result["paper: TISM, s"]
-    result["ISM against windowed ISM"] = ours["ISM"] / ours["windowed ISM"]
-    result["windowed ISM against TISM"] = ours["windowed ISM"] / ours["TISM, one task"]
-    return result.reset_index()
+    result["ISM / windowed"] = ours["ISM"] / ours["windowed ISM"]
+    result["windowed / TISM"] = ours["windowed ISM"] / ours["TISM, one task"]
+    return result[[*FORMATS]].reset_index()
 
 
 def checks(rows: pd.DataFrame) -> pd.DataFrame:
@@ -242,7 +251,7 @@ def growth_of_yuzu(rows: pd.DataFrame, network: str) -> float:
     table = table[table["network"] == network]
     if len(table) < 2:
         return float("nan")
-    longer, times = np.log2(table["length"]), np.log2(table["precomputation, s"])
+    longer, times = np.log2(table["length"]), np.log2(table["once, s"])
     return float(2 ** ((times.iloc[-1] - times.iloc[0]) / (longer.iloc[-1] - longer.iloc[0])))
 
 
@@ -254,7 +263,7 @@ def yuzu_table(rows: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "network": "network",
         "length": "length",
-        "preparation": "precomputation, s",
+        "preparation": "once, s",
         "seconds": "a sequence, s",
         "error": "largest difference",
     }

@@ -496,3 +496,9 @@ def shown_networks(table: pd.DataFrame) -> pd.DataFrame:
     table = table.replace({"dataset": TITLES}).rename(columns=names)
     table = table[[*columns, "verdict", "seeds", "missing"]]
     return with_intervals(table, {"interval": ("low", "high")})
+
+
+def verdicts_on(table: pd.DataFrame, dataset: str, *items: str) -> pd.DataFrame:
+    """`shown_networks` of one data set and of some items of the paper, without naming either."""
+    chosen = table["dataset"].eq(dataset) & table["paper_item"].isin(items)
+    return shown_networks(table[chosen]).drop(columns=["item", "data"])

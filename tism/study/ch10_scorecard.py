@@ -322,7 +322,7 @@ def judge(estimate: Estimate, at_least: float, at_most: float) -> str:
 
 
 def scorecard(profile: Profile, items: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a claim and data set.
+    """One row a claim and data set; where a claim was measured on any, those without are left out.
 
     items : of the paper, such as "Fig 3A"; by default all
 
@@ -342,7 +342,9 @@ def scorecard(profile: Profile, items: Sequence[str] | None = None) -> pd.DataFr
             verdict = judge(estimate, claim["at_least"], claim["at_most"])
             rows.append({**claim, "dataset": dataset, **estimate._asdict(), "verdict": verdict})
     columns = ["claim_id", "paper_item", "statement", "dataset", "paper_value", *Estimate._fields]
-    return pd.DataFrame(rows)[[*columns, "verdict", "at_least", "at_most"]]
+    table = pd.DataFrame(rows)[[*columns, "verdict", "at_least", "at_most"]]
+    measured = table["verdict"] != "not measured"
+    return table[measured | ~measured.groupby(table["claim_id"]).transform("any")]
 
 
 def _measure_of(claim_id: str, profile: Profile) -> tuple[Measure, Sequence[str]]:
