@@ -23,7 +23,7 @@ def three_digits(value: float) -> str:
 
 FORMATS = {  # in the order of the columns of `beside_paper`
     **dict.fromkeys(["ISM, s", "TISM, s"], three_digits),
-    **dict.fromkeys(["speed-up", "paper: speed-up"], "{:,.0f}"),
+    **dict.fromkeys(["speed-up", "paper's"], "{:,.0f}"),
     **dict.fromkeys(["ISM / windowed", "windowed / TISM"], "{:.1f}"),
     **dict.fromkeys(["paper: ISM, s", "paper: TISM, s"], three_digits),
 }
@@ -111,7 +111,7 @@ def beside_paper(rows: pd.DataFrame, paper: Mapping[str, float], table: int) -> 
     for name in ("ISM", "TISM"):
         key = f"table{table}_{name.lower()}_"
         result[f"paper: {name}, s"] = [paper.get(f"{key}{n}", np.nan) for n in result.index]
-    result["paper: speed-up"] = result["paper: ISM, s"] / result["paper: TISM, s"]
+    result["paper's"] = result["paper: ISM, s"] / result["paper: TISM, s"]
     result["ISM / windowed"] = ours["ISM"] / ours["windowed ISM"]
     result["windowed / TISM"] = ours["windowed ISM"] / ours["TISM, one task"]
     return result[[*FORMATS]].reset_index()
