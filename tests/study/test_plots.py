@@ -336,6 +336,8 @@ def test_replicates_have_a_dot_a_network_and_a_line_through_the_means():
     assert [line.get_ydata().tolist() for line in dots] == [[0.5, 0.6, 0.8, 0.9], [0.4, 0.7]]
     means = [bars.lines[0].get_ydata() for bars in ax.containers]
     assert means[0].tolist() == pytest.approx([0.55, 0.85])
+    caps = [cap.get_ydata() for cap in ax.containers[0].lines[1]]
+    assert np.array(caps)[:, 1].tolist() == pytest.approx([0.85 - 12.706 * 0.05, 1.0], rel=1e-3)
     labels = ax.get_legend_handles_labels()[1]
     assert labels == ["paper", "baseline", "other"]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "7"]

@@ -103,8 +103,9 @@ def plot_replicates(
     marks: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A measure of networks against a setting: dots, and lines through the means with t intervals.
+    """A correlation of networks against a setting: dots, lines through the means with t intervals.
 
+    y : column of correlations, beyond whose range no interval is drawn
     series : column whose values each have a line; lines stand side by side, some points apart
     scale : of the x axis; "symlog" shows zero too
     paper : x to published y, hollow diamonds
@@ -115,7 +116,7 @@ def plot_replicates(
     groups = table.groupby(series, sort=False)
     for (name, rows), colour, aside in zip(groups, CYCLE, points, strict=False):
         mean = means(rows, y, [x]).sort_values(x)
-        reach = np.abs(mean[["low", "high"]].sub(mean["value"], axis=0)).T
+        reach = np.abs(mean[["low", "high"]].clip(-1, 1).sub(mean["value"], axis=0)).T
         dots = ax.plot(rows[x], rows[y], ".", color=colour, alpha=0.45, markersize=6)
         bars = ax.errorbar(
             mean[x], mean["value"], reach, color=colour, label=name, capsize=2, lw=1.6
