@@ -34,6 +34,13 @@ def test_tables(rows):
     assert set(speed.headline(networks)["comparison"]) == set(speed.HEADLINES.values())
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05861, "0.0586"), (15.74, "15.7"), (1_234_567.0, "1,230,000")]
+)
+def test_three_digits_have_no_exponent(value: float, text: str):
+    assert speed.three_digits(value) == text
+
+
 def test_the_faster_batch_is_the_best_and_the_papers_stands_apart(rows):
     best, paper = speed.timed(rows), speed.timed(rows, "paper")
     assert (best["seconds"].to_numpy() <= paper.loc[:, "seconds"].to_numpy()).all()

@@ -150,8 +150,8 @@ def three_readings(models: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(gap=gap, kind=kinds(rows))
     by, as_trained = ["kind", "run"], rows["reading"] == "best"
     readings = {
-        "as trained": rows[as_trained].groupby(by, sort=False)["tism_all"].mean(),
-        "at fixed epochs": rows[~as_trained].groupby(by, sort=False)["tism_all"].mean(),
+        READINGS["best"]: rows[as_trained].groupby(by, sort=False)["tism_all"].mean(),
+        READINGS["epoch"]: rows[~as_trained].groupby(by, sort=False)["tism_all"].mean(),
         "at equal gap": at_equal(rows, "tism_all", "gap", kind="kind", network="run"),
     }
     tables = [

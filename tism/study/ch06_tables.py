@@ -18,7 +18,7 @@ OURS = ["ISM", "windowed ISM", "TISM, one task", "TISM, all tasks"]
 
 def three_digits(value: float) -> str:
     """A number with three digits and no exponent: 0.0586, 15.7, 90,500."""
-    return f"{float(f'{value:.3g}'):,g}"
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 FORMATS = {  # in the order of the columns of `beside_paper`
