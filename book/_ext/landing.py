@@ -127,13 +127,14 @@ def svg(figure: Any, title: str) -> str:
     from matplotlib import pyplot as plt
 
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    with plt.rc_context({"svg.hashsalt": title}):  # two figures of one page have other ids
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     plt.close(figure)
     drawing = file.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"#(?:000000|262626|333333)\b", "currentColor", drawing)
-    drawing = re.sub(r'<g id="\w+">', "<g>", drawing)  # two figures of one page have the same
+    drawing = re.sub(r'<g id="[\w.]+">', "<g>", drawing)  # which two figures have in common
     opening = re.search(r"<svg\b[^>]*(viewBox=\"[^\"]*\")[^>]*>", drawing)
     label = escape(title, quote=True)
     return f'<svg role="img" aria-label="{label}" {opening[1]}>' + drawing[opening.end() :]
