@@ -13,12 +13,13 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from recorded import Record, numbers
 
+from tism.study.ch05_runs import read_table
 from tism.study.compendium import run_chapter, stale_records
 from tism.study.data import download
 from tism.study.data.download import data_root
 from tism.study.networks import Experiment
 from tism.study.profiles import load_profile, repository
-from tism.study.records import RECORDED_PROFILE, chapters, open_chapter, without_imports
+from tism.study.records import DESIGN, RECORDED_PROFILE, chapters, open_chapter, without_imports
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,14 @@ def test_committed_networks_belong_to_the_recorded_profile(monkeypatch):
         dataset, seed = identity["dataset"], identity["training"]["seed"]
         assert identity == Experiment(profile, dataset, identity["variant"], seed).identity()
         assert record.with_suffix(".safetensors").stat().st_size <= 3_000_000
+
+
+def test_committed_networks_are_those_of_the_table():
+    table = read_table(RECORDED_PROFILE, DESIGN).query("reading == 'best'").set_index("run")
+    for record in sorted((data_root() / "models" / "evidence").glob("*.json")):
+        trained, row = json.loads(record.read_text()), table.loc[record.stem]
+        assert trained["best_epoch"] == row["epoch"], record.stem
+        assert trained["best_r"] == pytest.approx(row["validation_region_r"], abs=1e-5), record.stem
 
 
 @pytest.mark.parametrize("name", chapters())

@@ -10,6 +10,7 @@ import torch
 
 from tism.correlations import pearson, profile_correlation
 from tism.study import ch05_runs as robustness
+from tism.study.cache import load_checkpoint, save_checkpoint
 from tism.study.ch03_training import predict_rows
 from tism.study.ch04_agreement import compare_motifs, correlations_with_ism
 from tism.study.ch05_runs import (
@@ -234,6 +235,21 @@ def test_a_killed_run_does_not_measure_again_what_it_has(smoke, monkeypatch):
     monkeypatch.setattr(robustness, "_measure", lambda *a: pytest.fail("measured again"))
 
     pd.testing.assert_frame_equal(score_run(run), first)
+
+
+def test_other_weights_of_a_run_are_measured_anew(smoke):
+    run = find_run(smoke, "simulated_baseline_0_epochs")
+    first = score_run(run)
+    rows_of_run(run).unlink()
+    last = run.epochs[-1]
+    stem = robustness.work_folder("checkpoints") / run.network.name / f"epoch_{last}"
+    tensors, metadata = load_checkpoint(stem)
+    save_checkpoint(stem, {name: 2 * tensor for name, tensor in tensors.items()}, metadata)
+
+    found = score_run(run)
+
+    is_last = found["epoch"] == last
+    assert (found["ism_size"] != first["ism_size"]).tolist() == is_last.tolist()
 
 
 def test_a_measure_without_any_value_is_missing_not_an_error():

@@ -56,7 +56,7 @@ from tism.study.machine import check_machine
 from tism.study.networks import Run, list_runs
 from tism.study.profiles import Profile, digest, load_dataset, results_folder, work_folder
 from tism.study.records import INITIALISATIONS, MODELS, find_table
-from tism.study.scores import Scores, score_sequences, scored_rows
+from tism.study.scores import Scores, score_sequences, scored_rows, weights_sha256
 from tism.study.statistics import summarise
 from tism.study.training import training_rows
 from tism.taylor import centre, mean_effect
@@ -77,8 +77,8 @@ _REGIONS_AT_ONCE = 50
 def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
     """Train a run where that is still to be done and write its rows of models.csv.
 
-    They go to results/<profile>/models/<run>/rows.csv, whole or not at all. Rows of single
-    snapshots are kept in the cache, so that a killed run repeats one at most.
+    They go to results/<profile>/models/<run>/rows.csv, whole or not at all. What is measured of
+    single snapshots is kept in the cache, by their weights: a killed run repeats one at most.
     """
     network, training, rows = run.network, run.network.training, []
     check_machine(network.profile.machine)
@@ -92,7 +92,7 @@ def score_run(run: Run, *, progress: bool = False) -> pd.DataFrame:
         "fraction": training.fraction,
     }
     for reading, epoch, model in run.networks(progress=progress):
-        kept = work_folder("cache") / "models" / f"{digest([run.key, epoch])}.json"
+        kept = work_folder("cache") / "models" / f"{digest([run.key, weights_sha256(model)])}.json"
         if not kept.exists():
             write_text(kept, json.dumps(_measure(run, model, progress)) + "\n")
         read = {"reading": reading, "epoch": epoch, "warmup_epochs": training.warmup_epochs}
