@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from pathlib import Path
 
@@ -105,3 +106,52 @@ def test_sequences_without_a_genome_have_no_track(tmp_path):
     with pytest.raises(ValueError, match="value must be one of mean-effect, centred"):
         write_bigwig(store, tmp_path / "t.bw", 0, value="sum")
     assert not list(tmp_path.glob("t.bw"))
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_bigwig_that_lacks_something_never_replaces_a_good_one(store, monkeypatch, share):
+    """As on a full disk, where pybigtools prints its errors and returns."""
+    write_bigwig(store, "t.bw", 0)
+    before, real = Path("t.bw").read_bytes(), pybigtools.open
+
+    class Cut:
+        def __init__(self, path: str) -> None:
+            self.path = Path(path)
+
+        def write(self, *what: object) -> None:
+            real(str(self.path), "w").write(*what)
+            content = self.path.read_bytes()
+            self.path.write_bytes(content[: int(share * len(content))])
+
+    monkeypatch.setattr(pybigtools, "open", lambda path, *mode: Cut(path) if mode else real(path))
+    with pytest.raises(OSError, match=r"^t\.bw: could not be written whole, the disk may be full"):
+        write_bigwig(store, "t.bw", 1)
+    assert Path("t.bw").read_bytes() == before
+    assert not list(Path().glob(".t.*"))
+
+
+def test_windows_of_n_have_no_track(tmp_path):
+    model = tism.build_model("baseline", length=20, n_tasks=1, width=4, seed=0)
+    (tmp_path / "g.fa").write_text(f">chr1\n{'N' * 60}\n")
+    (tmp_path / "p.bed").write_text("chr1\t20\t40\n")
+    with Genome(tmp_path / "g.fa") as genome:
+        store = score_to_store(tmp_path / "n", model, read_windows(tmp_path / "p.bed", genome))
+    for write in (write_bigwig, write_bedgraph):
+        with pytest.raises(StoreError, match="all bases that were scored are N: nothing to export"):
+            write(store, tmp_path / "n.bw")
+    assert not list(tmp_path.glob("*n.bw*"))
+
+
+def test_the_name_of_a_track_decides_how_it_is_packed(store):
+    write_bigwig(store, "t.BW", 1)
+    write_bigwig(store, "t", 1)
+    assert Path("t").read_bytes() == Path("t.BW").read_bytes()
+    write_bedgraph(store, "t.bedgraph", 1)
+    write_bedgraph(store, "t.bedgraph.gz", 1)
+    assert gzip.open("t.bedgraph.gz").read() == Path("t.bedgraph").read_bytes()
+    with pytest.raises(ValueError, match=r"t\.bedgraph\.zst: text is packed by gzip only"):
+        write_bedgraph(store, "t.bedgraph.zst", 1)
+    with pytest.raises(
+        ValueError, match=r"t\.bw\.gz: a bigWig is packed in itself; leave \.gz out"
+    ):
+        write_bigwig(store, "t.bw.gz", 1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
+import io
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -26,29 +29,53 @@ _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell 
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
     """Give a temporary file beside `path`, which takes the place of `path` if the block succeeds.
 
-    Where the block fails, the temporary file is deleted and `path` stays as it was. A pipe or a
-    device gets the content when it is whole. Raises OSError naming `path` where the disk is full.
+    ending : of the temporary file's name, by which some writers choose a format; None is `path`'s
+
+    Where the block fails, the temporary file is deleted and `path` stays as it was. A link stays a
+    link to the file that is replaced; a pipe or a device gets the content when it is whole. Raises
+    OSError naming `path` where it cannot be written or the disk is full.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    ending = path.suffix if ending is None else ending
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, name a file", str(path))
+    if path.exists() and not path.is_file():
         with tempfile.TemporaryDirectory() as folder:
-            yield (temporary := Path(folder) / path.name)
+            yield (temporary := Path(folder) / f"{path.stem}{ending}")
             with temporary.open("rb") as file, path.open("wb") as target:
                 shutil.copyfileobj(file, target)
         return
-    with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
-        os.close(handle)
-        temporary = Path(name)
+    with disk_errors_named(path):
+        temporary = beside(path, ending)
         try:
+            temporary.touch()  # an error of the folder comes before the work
             yield temporary
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, path.resolve())
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return a new hidden name in the folder that `path` is in, or that it leads to as a link.
+
+    A file or folder made there has the rights that the user's umask leaves.
+    """
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{ending}")
+
+
+@contextmanager
+def replacing_text(path: Path) -> Iterator[IO[str]]:
+    """Give a text file that takes the place of `path`; it is packed if the name ends in .gz."""
+    if path.suffix in (".bgz", ".bz2", ".xz", ".zst", ".zip"):
+        raise ValueError(f"{path}: text is packed by gzip only; name it .gz, or without an ending")
+    with replacing(path) as temporary, temporary.open("wb") as raw:
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        with io.TextIOWrapper(packed, "utf-8", newline="") as file:
+            yield file
 
 
 @contextmanager
@@ -60,6 +87,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        Path(lock.lock_file).touch()  # where it cannot be made, filelock would wait for ever
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -76,26 +104,31 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk_named(
+def disk_errors_named(
     path: Path, kept: Callable[[], str] = lambda: "it stays as it was"
 ) -> Iterator[None]:
-    """Turn the errors of a full disk into one OSError that names `path` and the remedy.
+    """Turn errors of the disk into an OSError that names `path`, and the remedy if it is full.
 
     kept : says what is on the disk after the error
     """
     try:
         yield
     except Exception as error:
-        if not is_full_disk(error) or "no space left for" in str(error):
-            raise
-        message = f"no space left for {path}: {kept()}; free some space and run again"
-        raise OSError(errno.ENOSPC, message) from error
+        temporary = str(path.resolve().with_name(f".{path.resolve().stem}."))
+        if is_full_disk(error) and "no space left for" not in str(error):
+            too_large = getattr(error, "errno", None) == errno.EFBIG
+            remedy = "raise the limit of a file (ulimit -f)" if too_large else "free some space"
+            message = f"no space left for {path}: {kept()}; {remedy} and run again"
+            raise OSError(errno.ENOSPC, message) from error
+        if str(getattr(error, "filename", None)).startswith(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def is_full_disk(error: BaseException) -> bool:
     """True if the error was raised because the disk, or the user's share of it, is full."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return type(error).__name__ == "SafetensorError" and "No space left" in str(error)
 
 
@@ -113,8 +146,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
             texts = column.astype(str)
             first = texts.str[:1].isin(list("=+@\t\r-"))
             safe[name] = texts.where(~first, texts[first].map(_as_text))
-    with replacing(path) as temporary:
-        safe.to_csv(temporary, sep="\t", index=False)
+    with replacing_text(path) as file:
+        safe.to_csv(file, sep="\t", index=False)
 
 
 def _as_text(cell: Any) -> str:
@@ -128,7 +161,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?in
 
 def data_folder(otherwise: Path | None = None) -> Path:
     """Return the folder TISM_DATA_DIR, else `otherwise`, else `tism` in the user's cache folder."""
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "tism"
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tism"
     return Path(os.environ.get("TISM_DATA_DIR") or otherwise or user_cache).expanduser()
 
 

@@ -32,7 +32,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ import torch
 from torch import Tensor
 
 from tism.running import progress_bar
-from tism.score.files import full_disk_named, one_at_a_time, write_text
+from tism.score.files import beside, disk_errors_named, one_at_a_time, write_text
 from tism.sequence import indices_from_one_hot, one_hot_from_indices, validate_one_hot
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ class ScoreStore:
                 raise ValueError(f"compute must return shape {expected}, got {array.shape}")
         for remnant in self._file(chunk).parent.glob("*.partial"):  # of a process that was killed
             remnant.unlink(missing_ok=True)
-        with full_disk_named(self.path, lambda: _chunks_kept(self.path)):
+        with disk_errors_named(self.path, lambda: _chunks_kept(self.path)):
             self._note_not_finite(chunk, values[SCORES])
             for name, array in values.items():
                 try:
@@ -528,11 +527,10 @@ def _create(
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: exists and is no store of scores; name another")
-    with full_disk_named(path, lambda: _chunks_kept(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(path.suffix, f".{path.stem}.", path.parent))
+    with disk_errors_named(path, lambda: _chunks_kept(path)):
+        draft = beside(path, path.suffix)
         try:
-            draft.chmod(0o755)
+            draft.mkdir()
             group = _zarr().create_group(draft, overwrite=True)
             checksum = sequences_checksum(
                 windows[SEQUENCES], columns, windows.get(ALTERNATES), group
@@ -550,7 +548,7 @@ def _create(
             content["notes"] |= {key: list(named) for key, named in names}
             content = json.loads(json.dumps(content))
             group.attrs["tism"] = {**content, "layout": _layout(draft, content)}
-            return _move(draft, path)
+            return _move(draft, path.resolve())
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from tism.score.files import replacing
+from tism.score.files import replacing, replacing_text
 from tism.score.modisco import column_of_task, regions_of_positions
 from tism.score.store import ScoreStore, StoreError
 from tism.taylor import centre, mean_effect, tism_from_gradient
@@ -40,6 +41,8 @@ def track(
     rows = store.finite_rows(~np.isinf(values).any(1), drop)
     regions = regions_of_positions(store).iloc[rows]
     values = values[rows]
+    if np.isnan(values).all():
+        raise StoreError(f"{store.path}: all bases that were scored are N: nothing to export")
     minus = (regions["strand"] == "-").to_numpy()
     values[minus] = values[minus, ::-1]
     order = np.lexsort((regions["start"], regions["chrom"].astype(str)))
@@ -85,23 +88,49 @@ def _merged(chrom: np.ndarray, start: np.ndarray, values: np.ndarray) -> Iterato
 def write_bigwig(
     store: ScoreStore, path: str | Path, task: int | None = None, **how: object
 ) -> None:
-    """Write a `track` as bigWig; its options are those of `track`."""
+    """Write a `track` as bigWig; its options are those of `track`.
+
+    Raises OSError where the file does not hold every base afterwards, as on a full disk.
+    """
     try:
         import pybigtools
     except ImportError:
         raise ImportError("bigWig needs pybigtools: pip install 'tism[score]'") from None
+    path = Path(path)
+    if path.suffix in (".gz", ".bgz", ".zip"):
+        raise ValueError(f"{path}: a bigWig is packed in itself; leave {path.suffix} out")
+    written: Counter[str] = Counter()
+
+    def counted() -> Iterator[tuple[str, int, int, float]]:
+        for base in _bases(stretches):
+            written[base[0]] += 1
+            yield base
+
     stretches = track(store, task, **how)
-    with replacing(Path(path)) as temporary:
-        writer = pybigtools.open(str(temporary), "w")
-        writer.write(store.notes["chromosomes"], _bases(stretches))
+    with replacing(path, ".bw") as temporary:
+        try:
+            pybigtools.open(str(temporary), "w").write(store.notes["chromosomes"], counted())
+            with pybigtools.open(str(temporary)) as file:
+                whole = {c: sum(1 for _ in file.records(c)) for c in file.chroms()} == written
+        except BaseException as error:
+            if type(error).__name__ not in ("BBIReadError", "PanicException"):
+                raise
+            whole = False
+        if not whole:  # of errors of writing pybigtools says nothing, or panics
+            raise OSError(
+                f"{path}: could not be written whole, the disk may be full; nothing changed"
+            )
 
 
 def write_bedgraph(
     store: ScoreStore, path: str | Path, task: int | None = None, **how: object
 ) -> None:
-    """Write a `track` as bedGraph, one line a base; its options are those of `track`."""
+    """Write a `track` as bedGraph, one line a base, packed if the name of the file ends in .gz.
+
+    Its options are those of `track`.
+    """
     stretches = track(store, task, **how)
-    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing_text(Path(path)) as file:
         file.writelines(f"{c}\t{s}\t{e}\t{value:.6g}\n" for c, s, e, value in _bases(stretches))
 
 

@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tism.score.files import data_folder, file_sha256, full_disk_named, write_text
+from tism.score.files import data_folder, file_sha256, disk_errors_named, write_text
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0
@@ -166,7 +166,7 @@ def _retrieve(source: Source, target: Path) -> Path:
     """Download to `target`.part, then move it to `target` if its checksum is right."""
     part, expected = Path(f"{target}.part"), _expected_sha256(source)
     try:
-        with full_disk_named(target, lambda: "what has arrived is kept"):
+        with disk_errors_named(target, lambda: "what has arrived is kept"):
             if not part.exists() or file_sha256(part) != expected:  # a kill may leave it whole
                 _complete(part, source.url)
     except requests.RequestException as error:

@@ -1,0 +1,68 @@
+"""Files take their names whole, with the rights and links that the user asked for."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tism.score.files import data_folder, disk_errors_named, write_table, write_text
+
+TABLE = pd.DataFrame({"name": ["a", "b"], "n": [1, 2]})
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "t.txt", "words")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "t.txt").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far/file")  # which is not there yet
+    for text in ("first", "second"):
+        write_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "far" / "file").read_text() == text
+    assert {path.name for path in tmp_path.rglob("*")} == {"far", "file", "link"}
+
+
+def test_a_table_is_packed_as_its_name_says(tmp_path):
+    write_table(tmp_path / "t.tsv", TABLE)
+    write_table(tmp_path / "t.tsv.gz", TABLE)
+    assert gzip.open(tmp_path / "t.tsv.gz").read() == (tmp_path / "t.tsv").read_bytes()
+    with pytest.raises(ValueError, match=r"t\.tsv\.zst: text is packed by gzip only"):
+        write_table(tmp_path / "t.tsv.zst", TABLE)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, r"no space left for .*/t\.txt: .*; free some space and run again"),
+        (errno.EFBIG, r"no space left for .*/t\.txt: .*; raise the limit of a file \(ulimit -f\)"),
+        (errno.EACCES, r"Permission denied: '.*/t\.txt'"),
+    ],
+)
+def test_errors_of_the_disk_name_the_users_file(tmp_path, number, words):
+    error = OSError(number, os.strerror(number), str(tmp_path / ".t.0123abcd.txt"))
+    with pytest.raises(OSError, match=words), disk_errors_named(tmp_path / "t.txt"):
+        raise error
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder, name a file"):
+        write_text(tmp_path, "words")
+
+
+def test_an_empty_name_of_the_cache_is_none(monkeypatch):
+    monkeypatch.delenv("TISM_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert data_folder() == Path("~/.cache/tism").expanduser()
