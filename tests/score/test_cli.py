@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tomllib
@@ -390,6 +392,59 @@ def test_interruption_says_how_to_go_on(files, capsys, monkeypatch):
         run(f"{SCORE} --bed peaks.bed --out s.zarr")
     assert stop.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_terminated_process_leaves_no_draft(files, capsys, monkeypatch):
+    def terminate(*_: object) -> None:
+        assert list(files.glob(".s.*"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr("tism.score.store._layout", terminate)
+        with pytest.raises(SystemExit) as stop:
+            run(f"{SCORE} --bed peaks.bed --out s")
+    assert stop.value.code == 143
+    assert not [*files.glob(".s*"), *files.glob("s")]
+    signal.signal(signal.SIGTERM, before)
+    for name in (".s.0123abcd", ".t.0123abcd"):  # of processes that were killed at once
+        (files / name / "scores").mkdir(parents=True)
+    run(f"{SCORE} --bed peaks.bed --out s")
+    assert [path.name for path in files.glob(".*")] == [".t.0123abcd"]
+
+
+def test_out_is_a_new_folder_or_a_link_to_one(files, capsys):
+    for name in (".", "", "..", "a/.."):
+        with pytest.raises(SystemExit):
+            main([*SCORE.split(), "--bed", "peaks.bed", f"--out={name}"])
+        assert "must end in the name of a new folder" in capsys.readouterr().err
+    Path("empty").mkdir()
+    for name, target in (("dangling", "far/new"), ("link", "empty")):
+        Path(name).symlink_to(target)
+        run(f"{SCORE} --bed peaks.bed --out {name}")
+        assert Path(name).is_symlink()
+        assert not open_store(target).missing()
+
+
+def test_damaged_chunks_are_found_by_the_check_and_empty_ones_written_anew(files, capsys):
+    command = f"{SCORE} --bed peaks.bed --out s --chunk-size 3"
+    run(command)
+    whole = open_store("s").read()
+    for chunk in (1, 3):  # the last has one row
+        file = Path(f"s/scores/c/{chunk}/0/0/0")
+        file.write_bytes(b"")
+    with pytest.raises(SystemExit, match="1"):
+        run("status s --check")
+    capsys.readouterr()
+    run(command.replace(" --quiet", ""))
+    torch.testing.assert_close(open_store("s").read(), whole)
+    assert "4.0/4 sequences" in capsys.readouterr().err
+    run(command.replace(" --quiet", ""))
+    assert "/0 sequences" not in capsys.readouterr().err
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert f"{file}: damaged (" in error_of("status s --check", capsys)
 
 
 def test_lack_of_memory_says_what_to_ask_less_of(files, capsys, monkeypatch):

@@ -10,7 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tism.score.files import data_folder, disk_errors_named, write_table, write_text
+from tism.score.files import (
+    data_folder,
+    disk_errors_named,
+    one_at_a_time,
+    write_table,
+    write_text,
+)
 
 TABLE = pd.DataFrame({"name": ["a", "b"], "n": [1, 2]})
 
@@ -38,7 +44,9 @@ def test_a_link_stays_a_link(tmp_path):
 def test_a_table_is_packed_as_its_name_says(tmp_path):
     write_table(tmp_path / "t.tsv", TABLE)
     write_table(tmp_path / "t.tsv.gz", TABLE)
-    assert gzip.open(tmp_path / "t.tsv.gz").read() == (tmp_path / "t.tsv").read_bytes()
+    assert (
+        gzip.decompress((tmp_path / "t.tsv.gz").read_bytes()) == (tmp_path / "t.tsv").read_bytes()
+    )
     with pytest.raises(ValueError, match=r"t\.tsv\.zst: text is packed by gzip only"):
         write_table(tmp_path / "t.tsv.zst", TABLE)
 
@@ -66,3 +74,14 @@ def test_an_empty_name_of_the_cache_is_none(monkeypatch):
     monkeypatch.delenv("TISM_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert data_folder() == Path("~/.cache/tism").expanduser()
+
+
+def test_nobody_waits_where_no_lock_can_be_made(tmp_path, monkeypatch):
+    """As in /proc, where filelock would ask for ever."""
+
+    def refuse(path: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with one_at_a_time(tmp_path / "s") as alone:
+        assert not alone

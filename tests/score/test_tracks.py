@@ -124,7 +124,7 @@ def test_a_bigwig_that_lacks_something_never_replaces_a_good_one(store, monkeypa
             self.path.write_bytes(content[: int(share * len(content))])
 
     monkeypatch.setattr(pybigtools, "open", lambda path, *mode: Cut(path) if mode else real(path))
-    with pytest.raises(OSError, match=r"^t\.bw: could not be written whole, the disk may be full"):
+    with pytest.raises(OSError, match=r"^t\.bw: not written whole, the disk may be full"):
         write_bigwig(store, "t.bw", 1)
     assert Path("t.bw").read_bytes() == before
     assert not list(Path().glob(".t.*"))
@@ -148,10 +148,8 @@ def test_the_name_of_a_track_decides_how_it_is_packed(store):
     assert Path("t").read_bytes() == Path("t.BW").read_bytes()
     write_bedgraph(store, "t.bedgraph", 1)
     write_bedgraph(store, "t.bedgraph.gz", 1)
-    assert gzip.open("t.bedgraph.gz").read() == Path("t.bedgraph").read_bytes()
+    assert gzip.decompress(Path("t.bedgraph.gz").read_bytes()) == Path("t.bedgraph").read_bytes()
     with pytest.raises(ValueError, match=r"t\.bedgraph\.zst: text is packed by gzip only"):
         write_bedgraph(store, "t.bedgraph.zst", 1)
-    with pytest.raises(
-        ValueError, match=r"t\.bw\.gz: a bigWig is packed in itself; leave \.gz out"
-    ):
+    with pytest.raises(ValueError, match=r"t\.bw\.gz: a bigWig is packed in itself"):
         write_bigwig(store, "t.bw.gz", 1)

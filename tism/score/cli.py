@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
 from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
-_INCOMPLETE, _NOT_FINITE = 1, 3  # exit status
+_INCOMPLETE, _NOT_FINITE, _INTERRUPTED, _TERMINATED = 1, 3, 130, 143  # exit status
 _MOST_DIGITS = 6  # of the number of a task; a longer range would fill the memory
 _DESCRIPTION = """\
 In silico saturation mutagenesis (ISM) of any PyTorch model of DNA, exact or by first-order Taylor
@@ -69,7 +70,7 @@ of both alleles begin at the same base; an indel moves what stands behind it. A 
 takes it that a task means the same on both; what a shift moves out of a window is replaced by N.
 Rows that cannot be scored are counted by reason and listed in <out>.refused.tsv. N is encoded as
 four zeros, and so are IUPAC letters for several bases, which are counted.
-exit status: 0; 2 for an error; 3 if some scores are not finite; 130 after an interruption"""
+exit status: 0; 2 for an error; 3 if some scores are not finite; 130 or 143 after an interruption"""
 _EXPORT_EXAMPLES = """\
 examples:
   a track of task 3 for a genome browser, and one as text:
@@ -99,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="tism: %(message)s")
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             options = _parser().parse_args(arguments)
             options.typed = sys.argv[1:] if arguments is None else arguments
@@ -106,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             if sys.stdout:  # it may be closed
                 sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say("interrupted; the same command goes on where this one stopped")
-        sys.exit(130)
+        sys.exit(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED)
     except BrokenPipeError:
         with suppress(OSError, ValueError):  # what is still in the buffer has nowhere to go
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,6 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(error)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it; like Ctrl-C it deletes what is half made."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -205,7 +216,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--max-refused", type=_percent, default=10, metavar="PERCENT",
         help="fail if more of the rows cannot be scored (default: 10)")
     add = parser.add_argument_group("scores").add_argument
-    add("--out", type=Path, required=True, metavar="STORE", help="folder to write into")
+    add("--out", type=_folder, required=True, metavar="STORE", help="folder to write into")
     add("--method", choices=METHODS, default="tism", metavar="NAME",
         help="; ".join(f"{name}: {method.about}" for name, method in METHODS.items()))
     add("--tasks", type=parse_tasks, metavar="LIST",
@@ -332,6 +343,7 @@ def _status(options: argparse.Namespace) -> None:
                 print(f"{key}: {known[key]}")
     if options.check:
         store.check()
+        store.check_scores()
         sys.exit(_INCOMPLETE if missing else _NOT_FINITE if bad else 0)
 
 
@@ -398,6 +410,12 @@ def _positions(text: str) -> int | tuple[int, int]:
     if len(numbers) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} does not look like 50 or 100:150")
     return numbers if len(numbers) == 2 else numbers[0]
+
+
+def _folder(text: str) -> Path:
+    if Path(text).name in ("", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in the name of a new folder")
+    return Path(text)
 
 
 def _percent(text: str) -> float:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -79,13 +79,14 @@ def replacing_text(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[bool]:
     """Let one process at a time make what is at `path`; the others wait until it has.
 
-    Where files cannot be locked, nobody waits.
+    Gives True for the one. Where files cannot be locked, nobody waits, and all get False.
     """
+    path = path.resolve()
     lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
+    with suppress(OSError, NotImplementedError):
         path.parent.mkdir(parents=True, exist_ok=True)
         Path(lock.lock_file).touch()  # where it cannot be made, filelock would wait for ever
         try:
@@ -93,10 +94,8 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         except Timeout:
             _log.info("waiting for another process, which makes %s", path)
             lock.acquire()
-    except (OSError, NotImplementedError):
-        pass
     try:
-        yield
+        yield lock.is_locked
     finally:
         if lock.is_locked:
             Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it finds the work done

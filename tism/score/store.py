@@ -25,6 +25,7 @@ scores/not_finite, a file for each chunk. ``xarray.open_zarr(store, consolidated
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
@@ -185,7 +186,7 @@ class ScoreStore:
         """
         missing = {chunk: self.rows(chunk) for chunk in self.missing(shard)}
         total = sum(rows.stop - rows.start for rows in missing.values())
-        with progress_bar(total, progress, "scores") as report:
+        with progress_bar(total, progress and total > 0, "scores") as report:
             for chunk, rows in missing.items():
                 if not self._is_written(chunk):  # another process may have written it by now
                     self._write(chunk, compute(rows))
@@ -267,6 +268,13 @@ class ScoreStore:
         if found != self.identity["sequences"]:
             raise StoreError(_damaged(self.path, "its sequences or columns were changed"))
 
+    def check_scores(self) -> None:
+        """Read each chunk that is written; StoreError names the file of the first damaged one."""
+        missing = set(self.missing())
+        for chunk in (chunk for chunk in range(self.n_chunks) if chunk not in missing):
+            for name in self.arrays:
+                self.read(self.rows(chunk), name)
+
     def _values(self, name: str, numbers: np.ndarray | None = None) -> np.ndarray:
         try:
             return _picked(self._array(name), np.arange(len(self)) if numbers is None else numbers)
@@ -294,7 +302,8 @@ class ScoreStore:
         return self.path / name / array.metadata.encode_chunk_key(coordinates)
 
     def _is_written(self, chunk: int) -> bool:
-        return all(self._file(chunk, name).exists() for name in self.arrays)
+        files = (self._file(chunk, name) for name in self.arrays)
+        return all(file.exists() and file.stat().st_size for file in files)
 
 
 class StoredWindows:
@@ -469,8 +478,10 @@ def create_store(
     if not (path / "zarr.json").exists():
         size = _chunk_size(chunk_size, sequences, row_shape, dtype, most_maps)
         shapes = {SCORES: row_shape, **(further or {})}
-        with one_at_a_time(path):
+        with one_at_a_time(path) as alone:
             if not (path / "zarr.json").exists():  # another process may have made it meanwhile
+                if alone:
+                    _delete_drafts(path)
                 content = {"identity": identity, "notes": dict(notes())}
                 made = _create(path, content, windows, columns, shapes, dtype, size)
     store = open_store(path)
@@ -525,6 +536,8 @@ def _create(
 
     Returns False if another process, which could not be waited for, was faster.
     """
+    if path.name in ("", ".."):
+        raise StoreError(f"{str(path)!r} must end in the name of a new folder")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: exists and is no store of scores; name another")
     with disk_errors_named(path, lambda: _chunks_kept(path)):
@@ -551,6 +564,14 @@ def _create(
             return _move(draft, path.resolve())
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _delete_drafts(path: Path) -> None:
+    """Delete what processes that were killed left of this store, before they moved it there."""
+    target = path.resolve()
+    name = f".{glob.escape(target.stem)}.{'[0-9a-f]' * 8}{glob.escape(target.suffix)}"
+    for draft in target.parent.glob(name):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _new_array(

@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from tism.score.files import data_folder, file_sha256, disk_errors_named, write_text
+from tism.score.files import data_folder, disk_errors_named, file_sha256, write_text
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0
