@@ -503,6 +503,73 @@ def test_errors_of_the_users_code_take_one_line(files, capsys, code, words):
     assert len([line for line in error.splitlines() if "error" in line]) == 1
 
 
+def own_model(start: str = "", load: str = "", forward: str = "") -> str:
+    """A file of a model with these statements at its start and in its functions."""
+    return f"""
+from __future__ import annotations
+import argparse, dataclasses, os, sys
+import torch
+{start}
+argparse.ArgumentParser().parse_args()  # of another program
+
+@dataclasses.dataclass
+class Settings:
+    width: int = 4
+
+class Net(torch.nn.Conv1d):
+    def forward(self, x):
+        {forward}
+        return super().forward(x).sum(2)
+
+def load():
+    {load}
+    return Net(Settings.width, 3, 3)
+"""
+
+
+OWN = "score --fasta genome.fa --model lab/own.py:load --quiet --bed peaks.bed --out s"
+
+
+@pytest.mark.parametrize("place", ["start", "load", "forward"])
+def test_code_that_ends_the_program_is_an_error(files, capsys, place):
+    Path("lab").mkdir()
+    Path("lab/own.py").write_text(own_model(**{place: "sys.exit(0)"}))
+    assert "lab/own.py:load ended the program by sys.exit(0)" in error_of(OWN, capsys)
+    assert not list(files.glob("s*"))
+
+
+def test_code_runs_as_python_runs_a_file(files):
+    """It goes to another folder and imports what lies beside it, whenever it likes."""
+    Path("lab/more").mkdir(parents=True)
+    for name in ("beside_load", "beside_forward", "more/further"):
+        Path(f"lab/{name}.py").write_text("SEED = 0")
+    code = own_model(
+        start=f'os.chdir("lab"); sys.path.insert(0, "{files}/lab/more")',
+        load="import beside_load, further; open('own.py').close(); torch.manual_seed(further.SEED)",
+        forward="import beside_forward",
+    )
+    Path("lab/own.py").write_text(code)
+    for k in range(2):
+        state = {"weight": torch.full((3, 4, 3), k + 1.0), "bias": torch.zeros(3)}
+        save_file(state, f"{k}.safetensors")
+    path, arguments = list(sys.path), list(sys.argv)
+    run(f"{OWN} --weights 0.safetensors 1.safetensors")
+    assert not open_store(files / "s").missing()
+    assert Path.cwd() == files
+    assert sys.argv == arguments
+    assert sys.path == [f"{files}/lab/more", *path]  # what the code adds stays
+    sys.path[:] = path
+
+
+def test_weights_of_whole_numbers_do_not_fit_a_model_of_others(files, capsys):
+    state = load_function("my_model.py:load")().state_dict()
+    save_file({name: (100 * t).to(torch.int8) for name, t in state.items()}, "w.safetensors")
+    error = error_of(f"{SCORE} --bed peaks.bed --out s --weights w.safetensors", capsys)
+    assert "is torch.int8, but torch.float32 in the model; give the weights of this model" in error
+    save_file({name: t.half() for name, t in state.items()}, "w.safetensors")
+    load_model("my_model.py:load", weights=Path("w.safetensors"))
+
+
 def test_export_needs_numbers_and_a_file_name(files, capsys):
     run(f"{SCORE} --bed peaks.bed --out s.zarr --tasks 0")
     error = error_of("export s.zarr --modisco x --background nan 0.5 0.25 0.25", capsys)

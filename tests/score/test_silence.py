@@ -364,6 +364,21 @@ def test_models_of_chance_or_of_batch_mates_are_an_error(files, capsys, model, w
     assert not open_store("s").missing()
 
 
+@pytest.mark.parametrize(
+    ("begun", "change", "words"),
+    [
+        (":chance --output-fn m.py:twice", (":chance", ":mixing"), "(changed: --model)"),
+        (":chance", (":chance", ":chance --output-fn m.py:twice"), "--output-fn"),
+        (":load", (":load", ':load --model-args {"scale":3}'), "(changed: --model-args)"),
+    ],
+)
+def test_leave_to_chance_is_no_leave_for_other_functions(files, capsys, begun, change, words):
+    options = "--bed p.bed --out s --chunk-size 4 --allow-nondeterministic"
+    run(f"{SCORE}{begun} {options} --shard 1/2")
+    run(f"{SCORE}{begun} {options} --shard 2/2 --chunk-size 4")
+    assert words in said(f"{SCORE}{begun.replace(*change)} {options}", capsys)
+
+
 # --- rows that are refused --------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from tism.running import is_out_of_memory
 from tism.score import tracks
 from tism.score.files import described, write_table
-from tism.score.loading import load_args, load_model, load_output_fn
+from tism.score.loading import load_args, load_model, load_output_fn, running_code
 from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
 from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
@@ -245,7 +245,7 @@ def _score(options: argparse.Namespace) -> None:
     folds = options.weights or [None]
     models = [load_model(options.model, options.model_args, weights) for weights in folds]
     output_fn = load_output_fn(options.output_fn) if options.output_fn else None
-    with Genome(options.fasta) as genome:
+    with running_code(options.model, options.output_fn), Genome(options.fasta) as genome:
         sequences = _read(options, genome)
         _check_refused(sequences, options)
         store = score_to_store(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import logging
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def load_model(
     Raises ValueError where the function or the weights cannot be found or do not fit, and TypeError
     where the function returns no module.
     """
-    function = load_function(where)
-    with _naming_errors(where):
-        model = function(**(keywords or {}))
+    with running_code(where):
+        function = _function(where)
+        with _naming_errors(where):
+            model = function(**(keywords or {}))
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where} must return a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
@@ -66,8 +68,15 @@ def _load_weights(model: nn.Module, weights: Path) -> None:
             "write one with safetensors.torch.save_file(model.state_dict(), path)"
         )  # fmt: skip
         raise ValueError(f"{weights}: no safetensors file ({kind}); {remedy}") from None
+    wanted = model.state_dict()
+    state = _without_prefixes(state, wanted, weights)
+    for name in state.keys() & wanted.keys():
+        kinds = state[name].dtype, getattr(wanted[name], "dtype", state[name].dtype)
+        if kinds[0].is_floating_point != kinds[1].is_floating_point:
+            problem = f"{name} is {kinds[0]}, but {kinds[1]} in the model"
+            raise ValueError(f"{weights}: {problem}; give the weights of this model, not quantised")
     try:
-        model.load_state_dict(_without_prefixes(state, model.state_dict(), weights))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{weights}: does not fit the model: {error}") from None
 
@@ -104,6 +113,40 @@ def load_output_fn(where: str) -> Callable[..., Any]:
 
 def load_function(where: str) -> Callable[..., Any]:
     """Return the function at "package.module:function" or "path/to/file.py:function"."""
+    with running_code(where):
+        return _function(where)
+
+
+@contextmanager
+def running_code(*names: str | None) -> Iterator[None]:
+    """Let a user's code run as `python file.py` runs it, without harm to the command.
+
+    names : of its functions, as `load_function` takes them
+
+    The folders of the files are the first of `sys.path`, and the code sees no arguments of the
+    command. Where it calls `sys.exit`, a ValueError says so. The arguments, the path and the
+    working directory come back as they were.
+    """
+    named = [name for name in names if name]
+    files = [Path(name.rpartition(":")[0]) for name in named]
+    home, arguments = Path.cwd(), sys.argv
+    folders = [str(f.resolve().parent if f.suffix == ".py" else home) for f in files]
+    sys.path[:0] = folders
+    sys.argv = [str(file) for file in files[:1]]
+    try:
+        yield
+    except SystemExit as error:
+        problem = f"ended the program by sys.exit({error.code!r})"
+        raise ValueError(f"{' or '.join(named)} {problem}; --debug shows where") from error
+    finally:
+        sys.argv = arguments
+        os.chdir(home)
+        for folder in folders:
+            with suppress(ValueError):  # the code may have taken it off
+                sys.path.remove(folder)
+
+
+def _function(where: str) -> Callable[..., Any]:
     place, _, name = where.rpartition(":")
     if not place or not name:
         raise ValueError(f"{where!r} must be package.module:function or path/to/file.py:function")
@@ -118,20 +161,19 @@ def load_function(where: str) -> Callable[..., Any]:
 def _module_of_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    if (loaded := _loaded.get(path.resolve())) is not None:
-        return loaded
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # for its imports, as `python file.py` does
-    try:
+    file = path.resolve()
+    if file not in _loaded:
+        spec = importlib.util.spec_from_file_location(f"_tism_{path.stem}", file)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         with _naming_errors(path):
             spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    return _loaded.setdefault(path.resolve(), module)
+        _loaded[file] = module, Path.cwd()
+    module, folder = _loaded[file]
+    os.chdir(folder)  # where its code went; `running_code` comes back
+    return module
 
 
-_loaded: dict[Path, Any] = {}
+_loaded: dict[Path, tuple[Any, Path]] = {}
 
 
 @contextmanager
@@ -145,7 +187,6 @@ def _naming_errors(where: Any) -> Iterator[None]:
 
 
 def _module(name: str) -> Any:
-    sys.path.insert(0, "")  # as `python -m` does
     try:
         with _naming_errors(name):
             return importlib.import_module(name)
@@ -155,8 +196,6 @@ def _module(name: str) -> Any:
         if not missing or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(f"no module {name!r}; name a file as path/to/file.py") from None
-    finally:
-        sys.path.pop(0)
 
 
 def load_args(path: Path) -> tuple[np.ndarray, ...]:

@@ -601,9 +601,9 @@ def _check_probe(
         scale = size.amax(0).clamp_min(max(1e-6 * float(size.max()), 1e-30))
         gap = ((stored - probe).abs() / scale).nan_to_num(0, 0, 0)
         same = bool((stored.isfinite() == probe.isfinite()).all()) and gap.max() <= _TOLERANCE
-        if same or allow_nondeterministic:
-            if changed:
-                _log.warning("%s changed since the store was begun, but predicts the same", changed)
+        if same and changed:
+            _log.warning("%s changed since the store was begun, but predicts the same", changed)
+        if same or (allow_nondeterministic and not changed):
             return
     raise StoreError(
         f"{store.path}: its model predicted {_few(stored[0])} for the first sequence, this one "
