@@ -41,6 +41,17 @@ def test_a_link_stays_a_link(tmp_path):
     assert {path.name for path in tmp_path.rglob("*")} == {"far", "file", "link"}
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd here")
+def test_an_open_file_is_written_not_replaced(tmp_path):
+    """As /dev/stdout is after `>` or `>>`."""
+    with (tmp_path / "t").open("w") as file:
+        file.write("before ")
+        file.flush()
+        write_text(Path(f"/dev/fd/{file.fileno()}"), "after")
+    assert (tmp_path / "t").read_text() == "before after"
+    assert list(tmp_path.iterdir()) == [tmp_path / "t"]
+
+
 def test_a_table_is_packed_as_its_name_says(tmp_path):
     write_table(tmp_path / "t.tsv", TABLE)
     write_table(tmp_path / "t.tsv.gz", TABLE)

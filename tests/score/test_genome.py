@@ -289,6 +289,7 @@ REFUSED = {
     "reference": (variant(50, ref="ACGT"[("ACGT".index(CHR1[49]) + 1) % 4]), "REF is not the base"),
     "N": ("chr1\t131\t.\tA\tC\n", "REF is not the base of genome.fa: N"),
     "same": (variant(50, CHR1[49]), "ALT is REF"),
+    "telomere": ("chr1\t0\t.\tA\tC\n", "POS 0 lies before the chromosome"),
 }
 
 
@@ -301,7 +302,7 @@ def test_variants_that_cannot_be_scored_are_listed(genome, write, name):
     assert refused.line == 4
     assert refused.reason.startswith(reason)
     chrom, position, _, ref, alt = row.strip().split("\t")[:5]
-    assert refused.record == f"{chrom}:{position} {ref.upper()}>{alt.upper()}"
+    assert refused.record == f"{chrom}:{position} {ref}>{alt}"  # as in the file
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_variants_that_cannot_be_scored_are_listed(genome, write, name):
         (VCF_HEADER, None, "holds no variant"),
         ("chr1 5 . A C\n", 1, "1 tab-separated columns; a VCF row begins with CHROM, POS"),
         (VCF_HEADER + "chr1\tfive\t.\tA\tC\n", 3, "POS is 'five'"),
-        (VCF_HEADER + "chr1\t0\t.\tA\tC\n", 3, "POS is '0'"),
+        (VCF_HEADER + "chr1\t-1\t.\tA\tC\n", 3, "POS is '-1'"),
         (VCF_HEADER + "1\t50\t.\tA\tC\n2\t50\t.\tA\tC\n", 3, "none of the 2 rows can be used"),
     ],
 )

@@ -221,19 +221,54 @@ def test_a_packed_genome_of_the_same_date_and_size_is_unpacked_again(files):
     [
         ("", "does not contain a valid sequence"),
         ("ACGT\n", "before the first sequence"),
-        (">\nAC\n", "Bad sequence name"),
+        (">\nAC\n", "line 1: a header without a name"),
+        (">a\nAC\n> \nAC\n", "line 3: a header without a name; begin each with '>name'"),
+        (">a\nAC\n>b\n", "'b' has no sequence; add it or drop the header"),
+        (">a\nAC\n>b", "'b' has no sequence; add it or drop the header"),
         (">a\nAC\n>a\nAC\n", "two sequences have this name; rename or delete one of them"),
         (">a\nACGT\n\nACGT\n", "line 3.; give every sequence lines of one length, none of them"),
         (">a\nACGT\nAC\nACGT\n", "line 3.; give every sequence lines of one length"),
         (">a\nAC\nACGT\n", "give every sequence lines of one length"),
         (">a\rACGT\r>b\rACGT\r", "rewrite the line ends of an old Mac"),
-        ("\ufeff>a\nACGT\n", "begin each with '>name'"),
     ],
 )
 def test_faults_of_a_genome_say_what_helps(files, text, words):
     Path("bad.fa").write_bytes(text.encode())
     with pytest.raises(InputFileError, match=f"bad.fa.*{words}"):
         Genome("bad.fa")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_part_of_a_genome(files, pack):
+    Path("g.fa").write_bytes(pack(b"\xef\xbb\xbf" + Path("g.fa").read_bytes()))
+    with Genome("g.fa") as genome:
+        assert genome.sizes == {"chr1": 900, "chrM": 40}
+        assert "".join("ACGT"[code] for code in genome.codes("chr1", 0, 90)[0]) == LETTERS[:90]
+
+
+@pytest.mark.parametrize("name", ["p.bed", "v.vcf", "g.fa"])
+def test_a_file_of_bgzip_without_its_last_block_is_damaged(files, capsys, name):
+    """It was cut between two blocks, which are whole."""
+    extra = b"\x04" + bytes(6) + b"\6\0BC\2\0"  # flags, time and system, then the size of the block
+
+    def block(content: bytes) -> bytes:
+        packed = gzip.compress(content, mtime=0)
+        size = (len(packed) + 7).to_bytes(2, "little")
+        return packed[:3] + extra[:5] + b"\0\xff" + extra[7:] + size + packed[10:]
+
+    end = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+    content = Path(name).read_bytes()
+    kind = "--vcf v.vcf --length 21" if name == "v.vcf" else "--bed p.bed"
+    for out, blocks in (("whole", [content, b""]), ("cut", [content])):
+        packed = b"".join(block(each) if each else end for each in blocks)
+        Path(name).write_bytes(packed)
+        command = f"{SCORE}:load {kind} --out {out}"
+        if out == "whole":
+            run(command)
+        else:
+            shown = said(command, capsys)
+            assert f"{name}" in shown
+            assert "damaged (its end is missing: no empty block of bgzip); fetch it" in shown
 
 
 def test_lines_that_are_shorter_than_the_index_says_are_refused(files):
@@ -400,6 +435,36 @@ def test_the_list_of_refused_rows_belongs_to_the_store(files, capsys):
     Path("p.bed").write_text(good)
     run(f"{SCORE}:load --bed p.bed --out s")
     assert not Path("s.refused.tsv").exists()
+
+
+def test_arguments_of_refused_rows_are_named(files, capsys):
+    Path("p.bed").write_text("chr7\t5\t25\tx\n" + Path("p.bed").read_text())
+    np.savez("a.npz", control=np.zeros((22, 3)))
+    shown = said(f"{SCORE}:load --bed p.bed --out s --args a.npz", capsys)
+    assert "a.npz: array 0 must have one row a sequence (21) or one for all, has 22" in shown
+    assert "p.bed has 1 refused rows that need none (the first in line 1: chromosome is" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "words"),
+    [
+        ("x.bed", "n\t0\t.\t1.5\t1\t-1\t4", "x.bed: looks like narrowPeak; --summit centres"),
+        ("x.NARROWPEAK", "n\t0\t.\t1\t1\t1\t4", ""),
+        ("x.bed", "n\t0\t.\t10\t30\t0,9,0\t4", ""),
+        ("x.bed", "n\t0\t.\t1.5\t1\t-1\t99", ""),
+        ("x.bed", "n\t0\t.", ""),
+    ],
+)
+def test_what_looks_like_narrow_peak_is_said(files, caplog, name, columns, words):
+    Path(name).write_text(f"chr1\t40\t60\t{columns}\n")
+    with Genome("g.fa") as genome:
+        windows = read_windows(name, genome, 11)
+        assert windows.regions["start"].tolist() == [39 if "NARROW" in name else 45]
+        assert words in caplog.text
+        assert bool(words) == ("looks like" in caplog.text)
+        caplog.clear()
+        read_windows(name, genome, 11, summit=False)
+        assert not caplog.text
 
 
 def test_many_refused_rows_are_an_error(files, capsys):

@@ -251,7 +251,7 @@ def _score(options: argparse.Namespace) -> None:
         store = score_to_store(
             options.out, models, sequences, options.tasks, method=options.method,
             mutate=options.mutate, average=options.average, output_fn=output_fn,
-            args=load_args(options.args) if options.args else (),
+            args=_args(options, sequences),
             chunk_size=options.chunk_size, shard=options.shard, batch_size=options.batch_size,
             device=options.device, progress=not options.quiet,
             allow_nondeterministic=options.allow_nondeterministic,
@@ -314,6 +314,22 @@ def _check_refused(sequences: Any, options: argparse.Namespace) -> None:
             f"{refused['line'].iloc[0]}: {refused['record'].iloc[0]}); mend the file or raise "
             "--max-refused"
         )
+
+
+def _args(options: argparse.Namespace, sequences: Any) -> tuple[Any, ...]:
+    """Return the arrays of --args; ValueError where they have other rows than the windows."""
+    arrays = load_args(options.args) if options.args else ()
+    for number, array in enumerate(arrays):
+        if len(array) in (1, len(sequences)):
+            continue
+        wanted = f"must have one row a sequence ({len(sequences):,}) or one for all"
+        problem = f"{options.args}: array {number} {wanted}, has {len(array):,}"
+        if len(refused := sequences.refused):
+            line, reason = refused["line"].iloc[0], refused["reason"].iloc[0]
+            problem += f"; {options.vcf or options.bed} has {len(refused):,} refused rows that "
+            problem += f"need none (the first in line {line}: {reason})"
+        raise ValueError(problem)
+    return arrays
 
 
 def _list_refused(refused: Any, out: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+_STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # which may lead to a file, as after `>`
 _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell two changes apart
 
 
@@ -35,16 +36,16 @@ def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
     ending : of the temporary file's name, by which some writers choose a format; None is `path`'s
 
     Where the block fails, the temporary file is deleted and `path` stays as it was. A link stays a
-    link to the file that is replaced; a pipe or a device gets the content when it is whole. Raises
-    OSError naming `path` where it cannot be written or the disk is full.
+    link to the file that is replaced; a pipe, a device or an open file (/dev/stdout) gets the
+    content when it is whole. Raises OSError naming `path` where it cannot be written.
     """
     ending = path.suffix if ending is None else ending
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, name a file", str(path))
-    if path.exists() and not path.is_file():
+    if path.exists() and (not path.is_file() or str(path.absolute()).startswith(_STREAMS)):
         with tempfile.TemporaryDirectory() as folder:
             yield (temporary := Path(folder) / f"{path.stem}{ending}")
-            with temporary.open("rb") as file, path.open("wb") as target:
+            with temporary.open("rb") as file, path.open("ab") as target:
                 shutil.copyfileobj(file, target)
         return
     with disk_errors_named(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import logging
@@ -12,7 +13,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from tism.running import whole_number
 from tism.score.files import data_folder, file_version, one_at_a_time, replacing
 from tism.score.readers import (
     DAMAGED,
+    LIKE_NARROW_PEAK,
     InputFileError,
     decoded,
     numbered_lines,
@@ -81,10 +83,6 @@ class Genome:
         plain = _plain_file(self.path)
         self._records = _index(plain, self.path)
         self.sizes: dict[str, int] = {name: record.size for name, record in self._records.items()}
-        empty = [name for name, size in self.sizes.items() if not size]
-        if empty:
-            problem = f"{empty[0]!r} has no sequence"
-            raise InputFileError(self.path, None, problem, "add it or drop the header")
         self._file = plain.open("rb")
 
     def codes(self, chrom: str, start: int, stop: int) -> tuple[np.ndarray, int]:
@@ -288,7 +286,8 @@ def read_windows(
     bed : three columns or more, of which the first four are read; plain or gzipped
     length : bases of each window; None takes the length of the intervals, which must then be one
     summit : centre each window on its summit, start plus column 10, instead of the middle of the
-        interval; None does so if the file's name ends in .narrowPeak or .narrowPeak.gz
+        interval; None does so if the file's name ends in .narrowPeak or .narrowPeak.gz (in either
+        case of letters), and gives a warning if another file looks like one
     strand : read column 6, and each row with "-" there as its reverse complement
     pad : fill windows that reach beyond the chromosome with N instead of refusing them
 
@@ -297,10 +296,13 @@ def read_windows(
     window that reaches beyond the chromosome are left out and listed in `refused`.
     Raises InputFileError, naming the line, for any other fault of the file.
     """
-    if summit is None:
-        summit = bool(re.search(r"\.narrowPeak(\.b?gz)?$", str(bed)))
+    unsaid = summit is None
+    if unsaid:
+        summit = bool(re.search(r"\.narrowPeak(\.b?gz)?$", str(bed), re.IGNORECASE))
     further = [name for name, asked in (("strand", strand), ("summit", summit)) if asked]
     table = read_bed(bed, columns=4, further=further)
+    if unsaid and not summit and table.attrs[LIKE_NARROW_PEAK]:
+        _log.warning("%s: looks like narrowPeak; --summit centres windows on column 10", bed)
     if length is None:
         length = _length_of_all(bed, table)
     length = _checked_length(length)
@@ -394,10 +396,10 @@ def read_variants(vcf: str | Path, genome: Genome, length: int, *, pad: bool = F
     behind the reference as fill the window.
 
     Alternates that cannot be scored are left out and listed in `refused` with the first reason that
-    applies: unknown chromosome, missing or symbolic alternate, letters other than ACGT, window
-    beyond the chromosome, alternate longer than its half of the window, REF unlike the genome, ALT
-    equal to REF. Raises InputFileError, naming the line, for a line that is no VCF row and where no
-    row can be scored.
+    applies: unknown chromosome, missing or symbolic alternate, letters other than ACGT, position or
+    window beyond the chromosome, alternate longer than its half of the window, REF unlike the
+    genome, ALT equal to REF. Raises InputFileError, naming the line, for a line that is no VCF row
+    and where no row can be scored.
     """
     length = _checked_length(length)
     kept, refused, phased = [], [], False
@@ -405,13 +407,13 @@ def read_variants(vcf: str | Path, genome: Genome, length: int, *, pad: bool = F
         phased = phased or bool(re.search(r"(^|\t)[0-9.]\|[0-9.]", "".join(rest[4:])))
         first = int(text) - 1
         start = first - length // 2
-        for alt in alts.upper().split(","):
-            window = (chrom, start, start + length)
-            reason = _why_refused(genome, window, first, ref.upper(), alt, pad)
+        for alt in alts.split(","):
+            window, bases = (chrom, start, start + length), (ref.upper(), alt.upper())
+            reason = _why_refused(genome, window, first, *bases, pad)
             if reason:
-                refused.append((line, f"{chrom}:{text} {ref.upper()}>{alt}", reason))
+                refused.append((line, f"{chrom}:{text} {ref}>{alt}", reason))
             else:
-                kept.append((*window, first + 1, name, ref.upper(), alt))
+                kept.append((*window, first + 1, name, *bases))
     refused = pd.DataFrame(refused, columns=["line", "record", "reason"])
     if not kept and not len(refused):
         raise InputFileError(vcf, None, "holds no variant", "give a VCF file with variants")
@@ -434,6 +436,8 @@ def _why_refused(
         return "no alternate base: missing or symbolic"
     if not ref or set(ref + alt) - set(ALPHABET + "N") or "N" in alt:
         return "letters other than A, C, G, T"
+    if first < 0:
+        return "POS 0 lies before the chromosome"
     behind = max(end, end + len(ref) - len(alt))  # the window of the alternate may reach farther
     size = genome.sizes[chrom]
     if first + len(ref) > size or (not pad and (start < 0 or behind > size)):
@@ -455,12 +459,14 @@ def _cache_file(path: Path, ending: str) -> Path:
 
 
 def _plain_file(path: Path) -> Path:
-    """Return the file itself, or its unpacked copy in the cache if it is gzipped."""
+    """Return the file, or its copy in the cache if it is gzipped or has a byte-order mark."""
     with open_text(path) as file:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputFileError(path, None, "is no file on disk", "save the genome into one first")
-        if not isinstance(file, gzip.GzipFile):
+        marked = file.peek(3)[:3] == codecs.BOM_UTF8
+        if not isinstance(file, gzip.GzipFile) and not marked:
             return path
+        file.read(3 if marked else 0)
         unpacked = _cache_file(path, ".fa")
         if not unpacked.exists():
             with one_at_a_time(unpacked):
@@ -469,7 +475,7 @@ def _plain_file(path: Path) -> Path:
         return unpacked
 
 
-def _unpack(path: Path, file: gzip.GzipFile, unpacked: Path) -> None:
+def _unpack(path: Path, file: IO[bytes], unpacked: Path) -> None:
     _log.info("unpacking %s into %s", path, unpacked)
     try:
         with replacing(unpacked) as temporary, temporary.open("wb") as target:
@@ -491,15 +497,25 @@ def _index(path: Path, given: Path) -> dict[str, _Record]:
             if not _is_index_of(path, index):  # another process may have made it meanwhile
                 _build_index(path, index, given)
         if not _is_index_of(path, index):
+            records = _read_index(path, index)
             index.unlink()
+            _check_not_empty(given, records)
             raise InputFileError(given, None, "its lines have different lengths", _ONE_WIDTH)
     records = _read_index(path, index)
+    _check_not_empty(given, records)
     names = [name for name, _ in records]
     if len(set(names)) < len(names):
         twice = next(name for number, name in enumerate(names) if name in names[:number])
         problem = f'Duplicate key "{twice}": two sequences have this name'
         raise InputFileError(given, None, problem, "rename or delete one of them")
     return dict(records)
+
+
+def _check_not_empty(path: Path, records: list[tuple[str, _Record]]) -> None:
+    empty = [name for name, record in records if not record.size]
+    if empty:
+        problem = f"{empty[0]!r} has no sequence"
+        raise InputFileError(path, None, problem, "add it or drop the header")
 
 
 def _read_index(path: Path, index: Path) -> list[tuple[str, _Record]]:
@@ -563,4 +579,12 @@ def _build_index(path: Path, index: Path, given: Path) -> None:
             raise
         except pyfaidx.FastaIndexingError as error:
             remedy = _ONE_WIDTH if "Line length" in str(error) else "begin each with '>name'"
-            raise InputFileError(given, None, str(error), remedy) from None
+            line, problem = None, str(error)
+            if "Bad sequence name" in problem:  # with the number of the line before it
+                line, problem = _nameless_header(path), "a header without a name"
+            raise InputFileError(given, line, problem, remedy) from None
+
+
+def _nameless_header(path: Path) -> int:
+    lines = numbered_lines(path)
+    return next(number for number, line in lines if line[:1] == b">" and not line[1:].strip())

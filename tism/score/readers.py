@@ -15,9 +15,11 @@ import pandas as pd
 
 BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
 NARROW_PEAK_COLUMNS = (*BED_COLUMNS, "signal", "p", "q", "summit")
+LIKE_NARROW_PEAK = "like narrowPeak"  # attribute of a table
 BED_HEADERS = ("track", "browser")
 VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)  # of a gzipped file
+_END_OF_BGZIP = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _LONGEST_LINE = 2**26  # bytes; a file without line ends would fill the memory
 _AS_TEXT = "give a text file, saved as UTF-8"
 # What people name in the place of a text file, by its first bytes.
@@ -54,8 +56,10 @@ def open_text(path: str | Path) -> IO[bytes]:
     """
     try:
         file = open(path, "rb")  # noqa: SIM115  the caller closes it
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            packed, file = file, gzip.GzipFile(fileobj=file)
+        begin = file.peek(18)[:18]
+        if begin[:2] == b"\x1f\x8b":
+            packed = file
+            file = gzip.GzipFile(fileobj=_Blocks(packed) if begin[12:14] == b"BC" else packed)
             file.myfileobj = packed  # closed with it
     except FileNotFoundError:
         remedy = "give the path of an existing file"
@@ -72,6 +76,24 @@ def open_text(path: str | Path) -> IO[bytes]:
         file.close()
         raise
     return file
+
+
+class _Blocks:
+    """A file of bgzip, to be read by `gzip`; EOFError where its last, empty block is not there.
+
+    A file that was cut between two blocks is a whole file to `gzip`.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._end = file, b""
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most as many as this."""
+        found = self._file.read(size)
+        if size and not found and self._end != _END_OF_BGZIP:
+            raise EOFError("its end is missing: no empty block of bgzip")
+        self._end = (self._end + found)[-len(_END_OF_BGZIP) :]
+        return found
 
 
 def _check_is_text(path: str | Path, begin: bytes) -> None:
@@ -134,7 +156,8 @@ def read_bed(
 
     Returns the columns that the file has of chrom, start, end (0-based, half-open), name, score
     (finite floats), strand and, if asked for, summit (bases from the start, -1 for none); and the
-    column line, the number of the interval's line.
+    column line, the number of the interval's line. Its attribute `LIKE_NARROW_PEAK` is True if all
+    rows have the ten columns of narrowPeak.
 
     Raises InputFileError at the first line that breaks one of these rules, or where the file holds
     no interval.
@@ -155,7 +178,16 @@ def read_bed(
     _check_intervals(path, numbers, frame)
     if chromosome_sizes is not None:
         _check_chromosomes(path, numbers, frame, chromosome_sizes)
-    return frame.assign(line=numbers)
+    frame = frame.assign(line=numbers)
+    lengths = (frame["end"] - frame["start"]).tolist()
+    frame.attrs[LIKE_NARROW_PEAK] = all(map(_is_narrow_peak, rows, lengths))
+    return frame
+
+
+def _is_narrow_peak(row: list[str], length: int) -> bool:
+    """True if columns 7 to 9 are numbers, and column 10, the last, is a place in the interval."""
+    numbers = len(row) == len(NARROW_PEAK_COLUMNS) and all(map(_FINITE.fullmatch, row[6:9]))
+    return numbers and bool(_WHOLE.fullmatch(row[9])) and -1 <= int(row[9]) < length
 
 
 def _bed_rows(path: str | Path) -> tuple[np.ndarray, list[list[str]]]:
@@ -254,9 +286,9 @@ def vcf_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
                 path, number, f"{len(fields)} tab-separated columns",
                 f"a VCF row begins with {', '.join(VCF_COLUMNS[:5])}",
             )  # fmt: skip
-        if not re.fullmatch("[0-9]{1,18}", fields[1]) or not int(fields[1]):
+        if not re.fullmatch("[0-9]{1,18}", fields[1]):
             problem = f"POS is {_brief(fields[1])}"
-            raise InputFileError(path, number, problem, "give a whole number from 1 on")
+            raise InputFileError(path, number, problem, "give a whole number")
         yield number, fields
 
 
