@@ -90,8 +90,24 @@ def test_numbers_follow_the_tables(record: Record, tmp_path: Path):
 
 
 def test_missing_table_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"concordance\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"figure_1\.csv"):
         numbers(Record(tmp_path))
+
+
+def test_ratios_beside_the_table_of_lengths_are_of_its_jobs(record: Record):
+    passes = record.costs
+    ratios = record.table("runtime_headline").set_index(["comparison", "length"])["ratio"]
+    for slow, name in (("windowed ISM", "windowed ISM"), ("ISM", "plain ISM")):
+        for tasks in ("TISM, one task", "TISM, all tasks"):
+            found = (passes[slow] / passes[tasks]).to_dict()
+            assert ratios[f"{name} / {tasks}"].to_dict() == pytest.approx(found, rel=1e-4)
+
+
+def test_no_cost_of_exact_ism_is_above_the_largest_that_pages_tell(record: Record):
+    costs = record.windowed_costs
+    narrow = record.table("estimators").query("estimator == 'ISM'")["cost"]
+    assert costs.max() >= max(narrow.max(), record.costs["windowed ISM"].max())
+    assert numbers(record)["windowed_most"] == f"{costs.max():.0f}"
 
 
 def test_exact_ism_is_the_first_advice_because_windows_are_cheap(record: Record):

@@ -40,13 +40,13 @@ def square(scores):
 def test_parts_are_those_that_the_difference_was_made_of(maps, one_hot):
     exact, offset, noise = maps
     parts = anatomy.parts_of_difference(exact + offset, exact, one_hot)
-    assert parts["one offset a position"].numpy() == pytest.approx(1)
+    assert parts["one offset per position"].numpy() == pytest.approx(1)
     parts = anatomy.parts_of_difference(exact, 3 * exact, one_hot)
-    assert parts["one slope a map"].numpy() == pytest.approx(1)
+    assert parts["one slope per profile"].numpy() == pytest.approx(1)
     estimate = exact + offset + noise
     shares = anatomy.parts_of_difference(exact, estimate, one_hot)
     total = square(offset) + square(noise)
-    torch.testing.assert_close(shares["one offset a position"], square(offset) / total)
+    torch.testing.assert_close(shares["one offset per position"], square(offset) / total)
     slope = square(exact) / square(exact + noise)  # of ISM on the estimate, within positions
     rest = square(slope[..., None, None] * (exact + noise) - exact) / total
     torch.testing.assert_close(shares["the rest"], rest)

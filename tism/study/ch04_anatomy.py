@@ -21,7 +21,7 @@ from tism.study.profiles import default_device
 from tism.study.scores import Scores
 from tism.study.statistics import summarise
 
-PARTS = ("one offset a position", "one slope a map", "the rest")
+PARTS = ("one offset per position", "one slope per profile", "the rest")
 TOP = (1, 20, 50)
 _EDGES = {  # of the groups of `calibration_table`, as shares of all substitutions
     "predicted": (0, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1),
