@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tism.budgeted import ExactEffects, expected_size, refine
 from tism.correlations import profile_correlation
-from tism.engine.choice import plan_of_engine
+from tism.engine.choice import Plan, by_engine
 from tism.first_order import taylor_scores
 from tism.predictor import OutputFn, job_of
 from tism.running import Tasks, checked_seed, in_one_tensor, whole_number
@@ -97,10 +97,14 @@ def reliability(
     """
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     with job_of(model, one_hot, tasks, start, stop, batch_size, progress, **lent) as job:
-        m, generator = _checked_m(m, job.stretch), torch.Generator().manual_seed(checked_seed(seed))
+        m, seed = _checked_m(m, job.stretch), checked_seed(seed)
         base = taylor_scores(replace(job, progress=False))
-        exact = ExactEffects(job, plan_of_engine(engine, job, len(base) * m))
-        r = _assess_all(exact, base, m, generator)
+
+        def correlation(plan: Plan | None) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            return _assess_all(ExactEffects(job, plan), base, m, generator)
+
+        r = by_engine(engine, job, len(base) * m, correlation)
         return calibrated(r, effective_number(base), *sampling_factors(job.stretch == 0, m))
 
 

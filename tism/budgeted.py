@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tism.engine.choice import Plan, plan_of_engine
+from tism.engine.choice import Plan, by_engine
 from tism.exact import by_position, exact_scores
 from tism.first_order import taylor_scores
 from tism.predictor import Job, OutputFn, Predictor, job_of
@@ -95,8 +95,11 @@ def budgeted_ism(
             base = taylor_scores(replace(job, progress=False))
         else:
             base = _checked_base(base, job)
-        exact = ExactEffects(job, plan_of_engine(engine, job, len(job.one_hot) * m))
-        return _estimate_all(exact, base, m)
+
+        def estimate(plan: Plan | None) -> Budgeted:
+            return _estimate_all(ExactEffects(job, plan), base, m)
+
+        return by_engine(engine, job, len(base) * m, estimate)
 
 
 def _is_everything(m: Any, one_hot: Tensor) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tism.budgeted import ExactEffects
-from tism.engine.choice import plan_of_engine
+from tism.engine.choice import Plan, by_engine
 from tism.exact import ism
 from tism.predictor import job_of
 from tism.running import Tasks, in_one_tensor, whole_number
@@ -80,9 +80,13 @@ def interaction_map(
         n, _, length = job.one_hot.shape
         new = _check_bases(bases, (n, length), "bases")
         chosen = nn.functional.one_hot(new, 4).transpose(1, 2).bool() & (job.one_hot == 0)
-        exact = ExactEffects(job, plan_of_engine(engine, job, n * length * (length + 1) // 2))
-        with job.bar("double mutants") as report:
-            return in_one_tensor(n, 1, lambda i, _: _map(exact, i, chosen[i])[None], report)[0]
+
+        def found(plan: Plan | None) -> Tensor:
+            exact = ExactEffects(job, plan)
+            with job.bar("double mutants") as report:
+                return in_one_tensor(n, 1, lambda i, _: _map(exact, i, chosen[i])[None], report)[0]
+
+        return by_engine(engine, job, n * length * (length + 1) // 2, found)
 
 
 def _check_bases(bases: Any, shape: tuple[int, ...], name: str) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tism import predictor
-from tism.engine.choice import Plan, attempt, plan_of_engine
-from tism.engine.replay import WindowedModel
+from tism.engine.choice import Plan, by_engine
 from tism.engine.window import Untraceable
 from tism.running import (
     Report,
@@ -97,11 +96,10 @@ def predict(
 
 def exact_scores(job: predictor.Job, engine: str) -> Tensor:
     """`ism` of a job, by windows if the engine asks for them and they work out, else in full."""
-    scores, plan = None, plan_of_engine(engine, job, int((job.stretch == 0).sum()))
-    if plan is not None:
-        scores = attempt(engine, job.predict, lambda: _windowed_ism(job, plan))
-    if scores is None:
-        scores = _full_ism(job)
+    total = int((job.stretch == 0).sum())
+    scores = by_engine(
+        engine, job, total, lambda plan: _windowed_ism(job, plan) if plan else _full_ism(job)
+    )
     return predictor.warn_if_not_finite(scores, "ISM")
 
 
@@ -139,31 +137,44 @@ def _windowed_ism(job: predictor.Job, plan: Plan) -> Tensor:
 
         effects, batch_size = by_position(run, changed, batch_size, report)
         if check:
-            _check_largest(windows, changed, effects, index)
-            predictor.warn_if_rounded(predict, windows.output[:, chosen], effects)
+            output = windows.output[:, chosen]
+            with full_precision(predict.device):
+                other = _other_alone(job, predict, sequences, output, changed, effects)
+            if other and not predictor.warn_if_unstable(
+                predict.of(other), sequences[other], windows.output[other]
+            ):
+                raise Untraceable("windows and the whole model disagree")
+            predictor.warn_if_rounded(predict, output, effects)
         return effects
 
     return in_blocks(job, "ISM", plan.sequences, effects_of)
 
 
-def _check_largest(
-    windows: WindowedModel, changed: Substitutions, effects: Tensor, tasks: Tensor
-) -> None:
-    """Compare the largest effect with that of the mutated sequence alone, run in full.
+def _other_alone(
+    job: predictor.Job,
+    predict: predictor.Predictor,
+    sequences: Tensor,
+    output: Tensor,
+    changed: Substitutions,
+    effects: Tensor,
+) -> list[int]:
+    """Run the mutant of the largest effect alone, and that of the first that is not finite.
 
-    Warns if the model is unstable; raises Untraceable if windows are wrong.
+    output, effects : (n, tasks) and (substitutions, tasks), of the chosen tasks
+
+    Returns the number of the sequence where an effect is another then, or nothing.
     """
-    number = int(effects.abs().nan_to_num(0, 0).amax(1).argmax())
-    row, position, base = (numbers[number : number + 1] for numbers in changed)
-    reference, predict = windows.sequences[row], windows.predict.of(row)
-    with uncompiled(), full_precision(predict.device):
-        alone = predict(put_bases(reference.clone(), position, base)) - windows.output[row]
-        tolerance = predict.tolerance(windows.output[row], effects[number])
-    alone = alone[0, tasks].to(effects)
-    if torch.allclose(alone, effects[number], rtol=0, atol=tolerance, equal_nan=True):
-        return
-    if not predictor.warn_if_unstable(predict, reference, windows.output[row]):
-        raise Untraceable("windows and the whole model disagree")
+    largest = int(effects.abs().nan_to_num(0, 0).amax(1).argmax())
+    strange = (~effects.isfinite().all(1)).nonzero()[:1].flatten().tolist()
+    for number in {largest, *strange}:
+        row, position, base = (numbers[number : number + 1] for numbers in changed)
+        with uncompiled():
+            alone = predict.of(row)(put_bases(sequences[row], position, base))
+        tolerance = predict.tolerance(alone, effects[number])
+        alone = (take_tasks(alone, job.chosen(alone.shape[1])) - output[row]).to(effects)[0]
+        if not torch.allclose(alone, effects[number], rtol=0, atol=tolerance, equal_nan=True):
+            return row.tolist()
+    return []
 
 
 def by_position(
@@ -193,17 +204,18 @@ def _full_ism(job: predictor.Job) -> Tensor:
     def effects_of(predict, sequences, changed, report, check) -> Tensor:
         """Sequences and their substitutions run in one stream of batches."""
         nonlocal batch_size
-        n = len(sequences)
+        n, unstable = len(sequences), False
         row = on_device(np.concatenate([np.arange(n), changed[0]]), predict.device)
         position, base = on_device(np.stack(changed[1:]), predict.device)
 
         def predictions(start: int, stop: int) -> Tensor:
+            nonlocal unstable
             batch, mutants = sequences[row[start:stop]], slice(max(start - n, 0), max(stop - n, 0))
             put_bases(batch[max(n - start, 0) :], position[mutants], base[mutants])
             owner, first = predict.of(row[start:stop]), check and start == 0
             output = owner(batch.clone() if first else batch)
             if first:
-                predictor.warn_if_unstable(owner, batch, output)
+                unstable = predictor.warn_if_unstable(owner, batch, output)
             output = take_tasks(output, job.chosen(output.shape[1]))
             return output.to(torch.promote_types(torch.float32, output.dtype))
 
@@ -213,11 +225,37 @@ def _full_ism(job: predictor.Job) -> Tensor:
         predicted, batch_size = in_one_tensor(len(row), batch_size, predictions, done, on_cpu=False)
         effects = predicted[n:] - predicted[row[n:]]
         if check:
+            if batch_size > 1 and not unstable:
+                _check_company(job, predict, sequences, changed, predicted[n:], batch_size)
             predictor.warn_if_rounded(predict, predicted[:n], effects)
         return effects
 
     block = max(1, batch_size * _BATCHES_PER_BLOCK // (3 * len(job.window)))
     return in_blocks(job, "ISM", block, effects_of, smallest=block)
+
+
+def _check_company(
+    job: predictor.Job,
+    predict: predictor.Predictor,
+    sequences: Tensor,
+    changed: Substitutions,
+    predicted: Tensor,
+    batch_size: int,
+) -> None:
+    """Run one mutant of every batch in other company; warn if its prediction is another there.
+
+    predicted : (substitutions, chosen tasks)
+    """
+    every = np.arange(0, len(predicted), batch_size)
+
+    def predictions(start: int, stop: int) -> Tensor:
+        row, position, base = (numbers[every[start:stop]] for numbers in changed)
+        output = predict.of(row)(put_bases(sequences[row], position, base))
+        return take_tasks(output, job.chosen(output.shape[1])).to(predicted)
+
+    again, _ = in_one_tensor(len(every), batch_size, predictions, on_cpu=False)
+    before = predicted[on_device(every, predicted.device)]
+    predictor.warn_if_mixed(predict, before, again, predicted - predicted[:1])
 
 
 def scores_of_effects(effects: Tensor, changed: Substitutions, window: range) -> Tensor:

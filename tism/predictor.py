@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tism import running
 from tism.sequence import validate_one_hot
@@ -155,7 +156,8 @@ def evaluating(
             if moves:
                 model.to(target)
             for module in model.modules():
-                module.training = False
+                if hasattr(module, "training"):
+                    module.training = False
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
             if autocast is None and torch.is_autocast_enabled(target.type):
@@ -258,6 +260,10 @@ def _check_model(model: Any, output_fn: Any, autocast: Any) -> None:
         raise ValueError(
             f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}"
         )
+    if any(map(is_lazy, chain(model.parameters(), model.buffers()))):
+        raise ValueError(
+            "model has lazy layers, whose weights have no shape yet: run it once on sequences"
+        )
     if any(p.is_inference() for p in chain(model.parameters(), model.buffers())):
         raise ValueError(
             "model was made under torch.inference_mode(), where autograd cannot use it: "
@@ -273,7 +279,7 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
         value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         if not isinstance(value, Tensor) or not value.ndim:
             _refuse_hidden_tensors(number, value)
-            yield value
+            yield value.to(predictor.device) if isinstance(value, Tensor) else value
             continue
         if len(value) not in (1, n):
             raise ValueError(
@@ -288,8 +294,9 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
 def _refuse_hidden_tensors(number: int, value: Any) -> None:
     """Raise TypeError for a collection of tensors, whose rows would not go with the sequences."""
     parts = value.values() if isinstance(value, dict) else value
-    held = (isinstance(part, Tensor | np.ndarray) for part in parts)
-    if isinstance(value, tuple | list | dict) and any(held):
+    if isinstance(value, tuple | list | dict) and any(
+        isinstance(part, Tensor | np.ndarray) for part in parts
+    ):
         raise TypeError(
             f"args[{number}] must be a tensor or hold none, got a {type(value).__name__} of "
             "tensors: give each as an argument of its own and collect them in a Module's forward"
@@ -299,7 +306,7 @@ def _refuse_hidden_tensors(number: int, value: Any) -> None:
 @contextmanager
 def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
     """Restore training and requires_grad flags, buffers and, if the model `moves`, its tensors."""
-    training = {module: module.training for module in model.modules()}
+    training = {m: m.training for m in model.modules() if hasattr(m, "training")}  # or frozen
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = [  # buffers are copied by a move
         (module._parameters, name, parameter, parameter.data, getattr(parameter.grad, "data", None))
@@ -361,13 +368,33 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
     effects = run(row.flip(1)) - alone  # of the complement
     if is_like(output[:1], effects):
         return False
-    other, what, why = run(row), "differ from call to call", _NOISE
+    other = run(row)
     if is_like(other, effects):
-        other, what, why = output[:1], "depend on the other sequences of their batch", _MIXED
+        _warn_of_batch(float((alone - output[:1]).abs().max()))
+        return True
     gap = float((alone - other).abs().max())
-    message = f"the model's predictions {what}, here by {gap:.2g} ({why}"
+    message = f"the model's predictions differ from call to call, here by {gap:.2g} ({_NOISE}"
     warnings.warn(message, UnstableModelWarning, stacklevel=2)
     return True
+
+
+def warn_if_mixed(predict: Predictor, output: Tensor, again: Tensor, effects: Tensor) -> None:
+    """Warn if sequences are predicted otherwise among others.
+
+    output, again : (rows, tasks), predictions of the same sequences
+    effects : (substitutions, tasks), against which differences by rounding are small
+    """
+    gap = float((again - output).abs().nan_to_num(0, 0).max())
+    if gap > predict.tolerance(output, effects):
+        _warn_of_batch(gap)
+
+
+def _warn_of_batch(gap: float) -> None:
+    message = (
+        "the model's predictions depend on the other sequences of their batch, here by "
+        f"{gap:.2g} ({_MIXED}"
+    )
+    warnings.warn(message, UnstableModelWarning, stacklevel=2)
 
 
 def warn_if_rounded(predict: Predictor, output: Tensor, effects: Tensor) -> None:

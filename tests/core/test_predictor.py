@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 from copy import deepcopy
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import tism
 from tism.double_mutants import interaction_map
+from tism.engine.replay import WindowedModel
+from tism.engine.window import Untraceable
 from tism.predictor import (
     CostWarning,
     NotFiniteWarning,
@@ -280,6 +284,27 @@ def test_the_default_engine_warns_and_windows_refuse(kind, bases):
         tism.ism(Unstable(kind), many, engine="windowed")
 
 
+class Scaled(nn.Module):
+    """Divides by the largest number of the batch, which only some mutants exceed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv1d(4, 16, 9).double(), nn.Conv1d(16, 2, 5).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(x))
+        return torch.relu(self.second(hidden / hidden.amax())).mean(2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_scale_of_the_batch_is_noticed_where_the_reference_is_not_changed(seed):
+    index = torch.randint(4, (1, 200), generator=torch.Generator().manual_seed(seed))
+    one_hot = nn.functional.one_hot(index, 4).transpose(1, 2).double()
+    with pytest.warns(UnstableModelWarning, match="depend on the other sequences of their batch"):
+        tism.ism(Scaled(), one_hot, batch_size=20)
+
+
 class Switched(nn.Module):
     """A model whose behaviour changes after windows have been tried."""
 
@@ -331,6 +356,62 @@ def test_scores_that_are_not_finite_are_counted_and_named(name, bases):
         NotFiniteWarning, match=r"scores are not finite, first those of one_hot\[1\]"
     ):
         FUNCTIONS[name](Logarithm(), bases)
+
+
+class Kept(nn.Module):
+    """Keeps its last features, and takes another way where they are large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv1d(4, 16, 9), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor, limit: float = 1e6) -> Tensor:
+        self.features = [torch.relu(self.conv(x))]
+        if self.features[0].max() > limit:
+            return self.head(self.features[0].clamp(max=1).mean(2))
+        return self.head(self.features[0].mean(2))
+
+
+@pytest.mark.parametrize("name", ["budgeted_ism", "ism, windowed"])
+def test_no_private_tensor_stays_in_a_model(name, sequences):
+    model = Kept()
+    FUNCTIONS[name](model, sequences.repeat(1, 1, 20))
+    assert type(model.features[0]) is Tensor
+    deepcopy(model)
+
+
+@pytest.mark.parametrize("name", ["budgeted_ism", "reliability", "interaction_map"])
+def test_what_windows_cannot_follow_later_runs_in_full(name, sequences, monkeypatch):
+    run = {**FUNCTIONS, "interaction_map": interaction_map}[name]
+    given = (torch.zeros(1, 200, dtype=torch.long),) if name == "interaction_map" else ()
+    model, one_hot = Kept(), sequences[:1].repeat(1, 1, 10)
+    expected = run(model, one_hot, *given, engine="full")
+    fail = Untraceable("what the model runs depends on the batch")
+    monkeypatch.setattr(WindowedModel, "effects", Mock(side_effect=fail))
+    torch.testing.assert_close(run(model, one_hot, *given), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="depends on the batch"):
+        run(model, one_hot, *given, engine="windowed")
+
+
+@pytest.mark.parametrize("value", [3.5, np.float64(3.5), torch.tensor(3.5)])
+def test_extra_inputs_may_be_single_numbers(value, sequences):
+    first, second = (tism.ism(Kept(), sequences, args=given) for given in ((value,), ()))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_frozen_script_runs(sequences):
+    layers = nn.Sequential(nn.Conv1d(4, 2, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    frozen = torch.jit.freeze(torch.jit.script(layers))
+    found = tism.ism(frozen, sequences.float())
+    torch.testing.assert_close(found, tism.ism(layers, sequences.float()))
+
+
+def test_lazy_layers_are_named(sequences):
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match="has lazy layers, whose weights"):
+        tism.predict(model, sequences)
 
 
 def test_buffers_come_back(bases):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -61,6 +62,15 @@ def check(function, args: tuple = (), mixed: str | None = None) -> None:
     assert (windows.replay.mixed or [None])[0] == mixed
 
 
+def masked(x: Tensor, value: float) -> Tensor:
+    return x.masked_fill(x.mean(1, keepdim=True) < 0, value)
+
+
+def convolved(x: Tensor) -> Tensor:
+    return F.conv1d(x, numbers(4, 4, 3), padding=1)
+
+
+Pair = namedtuple("Pair", "first second")
 MASK = torch.arange(LENGTH) % 3 == 0
 C4, C3 = numbers(1, 2, LENGTH), numbers(2, LENGTH)
 FOLLOWED = {
@@ -100,6 +110,13 @@ FOLLOWED = {
     "cat constant channel": lambda x: torch.cat([x, torch.ones(len(x), 1, LENGTH).double()], 1),
     "cat constant row": lambda x: torch.cat([C4.expand(len(x), -1, -1), x], dim=1),
     "cat constant ends": lambda x: torch.cat([x.new_zeros(len(x), 4, 3), x, x[:, :, :2]], dim=-1),
+    "cat of true and false": lambda x: torch.cat([x > 0, x.flip(2) > 0.1], 2).sum(2),
+    "cat of both strands": lambda x: (
+        F.linear(F.max_pool1d(torch.cat([x, x.flip(1, 2)]), 2).flatten(1), numbers(3, 2 * LENGTH))
+        .view(2, len(x), 3)
+        .amax(0)
+    ),
+    "cat of a named tuple": lambda x: torch.cat(Pair(x[:, :1], x[:, 2:].exp()), 1),
     "cat twice": lambda x: torch.cat((x, x.flip(2)), axis=2),
     "pad": lambda x: F.pad(x, (2, 3), value=0.5),
     "pad channels": lambda x: F.pad(x, (0, 0, 0, 1), value=1),
@@ -111,9 +128,21 @@ FOLLOWED = {
     "where of windows": lambda x: torch.where(x > 0, x, -1.0),
     "masked_fill": lambda x: x.masked_fill(MASK, -2.0).masked_fill(mask=MASK[None], value=3.0),
     "masked_fill in place": lambda x: x.masked_fill_(MASK[None, None], -2.0),
+    "masked by a window": lambda x: (masked(x, -torch.inf) + convolved(x)).exp(),
+    "masked by a large number": lambda x: (convolved(x) - masked(-x, 1e30)).exp(),
+    "masked and joined": lambda x: torch.cat([masked(x, -1e30), convolved(x)], 2).exp(),
+    "masked and repeated": lambda x: masked(x, -torch.inf).repeat_interleave(2, 2).exp(),
+    "masked and assigned": lambda x: assigned(
+        x.new_full((len(x), 4, LENGTH), -torch.inf),
+        (slice(None), slice(None), slice(3, 9)),
+        x[:, :, 3:9],
+    ).exp(),
+    "true and false assigned": lambda x: assigned(x > 0, (slice(None), 1, slice(3, 9)), True),
+    "small numbers": lambda x: (x > 0).to(torch.uint8).sum(2) + (x > 0.1).to(torch.int8).sum(2),
     "mask of windows": lambda x: x * (x.sum(1, keepdim=True) > 0),
     "ones of rows": lambda x: x * torch.arange(1.0, LENGTH + 1).expand(len(x), 1, -1),
     "expand_as": lambda x: x * MASK[None, None].expand_as(x),
+    "types": lambda x: x.type(torch.float64).cpu() * 2,
     "type_as": lambda x: x + torch.arange(LENGTH).type_as(x) + torch.arange(LENGTH).to(x),
     "expand": lambda x: x[:, :1].expand(-1, 3, -1) * x[:, 1:],
     # in place
@@ -188,6 +217,8 @@ FOLLOWED = {
     ),
     "matmul": lambda x: x.mT @ numbers(4, 2),
     "prelu": lambda x: F.prelu(x, numbers(4)),
+    "norm": lambda x: x.norm(dim=1) + torch.norm(x, 2, 1),
+    "smallest": lambda x: x.amin(2) + x.flip(1).min(dim=2).values,
     "normalize": lambda x: F.normalize(x, dim=1) + F.normalize(x, 2.0, 1),
     "cumsum of channels": lambda x: x.cumsum(1),
     "gelu by name": lambda x: F.gelu(input=x, approximate="tanh"),

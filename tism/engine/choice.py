@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tism.engine.replay import Calls, Recording, WindowedModel, agree, scouted
-from tism.engine.window import Untraceable
+from tism.engine.window import Untraceable, mapped, whole, windows_in
 from tism.predictor import Job, Predictor
 from tism.running import choose_batch_size, full_precision, in_batches, is_out_of_memory, uncompiled
 from tism.sequence import Substitutions, put_bases, substitutions
@@ -76,20 +76,40 @@ class Plan(NamedTuple):
         return WindowedModel(predict, sequences, self.prepared, self.asked, self.scout)
 
 
-def attempt(engine: str, predict: Predictor, run: Callable[[], Any]) -> Any:
-    """The result of `run` on windows; if it fails, "windowed" raises and "auto" gets None."""
+def by_engine(engine: str, job: Job, total: int, run: Callable[[Plan | None], Any]) -> Any:
+    """run(plan) on windows if the engine asks for them and they work out, else run(None).
+
+    total : number of substitutions that it will run
+
+    Raises ValueError where windows cannot follow the model that "windowed" asks them to.
+    """
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    if engine == "full":
+        return run(None)
     try:
-        return run()
+        plan = plan_windows(engine, job, total)
+        if plan is not None:
+            return run(plan)
     except Untraceable as error:
         if engine == "windowed":
             raise ValueError(f'engine="windowed" cannot follow the model: {error}') from error
-        reason = str(error)
+        _say(job.predict, f"in full: {error}")
     except (RuntimeError, MemoryError) as error:
         if engine == "windowed" or not is_out_of_memory(error):
             raise
-        reason = "windows run out of memory"
-    _say(predict, f"in full: {reason}")
-    return None
+        _say(job.predict, "in full: windows run out of memory")
+    finally:
+        _leave_plain(job.predict.model)
+    return run(None)
+
+
+def _leave_plain(model: nn.Module) -> None:
+    """Put plain tensors in place of windows that a model keeps as attributes, as of a last run."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if windows_in(value):
+                setattr(module, name, mapped(whole, value))
 
 
 def _say(predict: Predictor, how: str) -> None:
@@ -97,15 +117,6 @@ def _say(predict: Predictor, how: str) -> None:
     if (type(predict.model), how) not in _logged:
         _logged.add((type(predict.model), how))
         _log.info('engine="auto" runs %s %s', type(predict.model).__name__, how)
-
-
-def plan_of_engine(engine: str, job: Job, total: int) -> Plan | None:
-    """How to run `total` substitutions on windows, or None to run them in full."""
-    if not isinstance(engine, str) or engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-    if engine == "full":
-        return None
-    return attempt(engine, job.predict, lambda: plan_windows(engine, job, total))
 
 
 def plan_windows(engine: str, job: Job, total: int, asked: tuple[int, ...] = ()) -> Plan | None:
@@ -139,7 +150,7 @@ def plan_windows(engine: str, job: Job, total: int, asked: tuple[int, ...] = ())
         because = f": {plan.mixed}" if plan.mixed else ""
         raise Untraceable(f"windows would take {1 / gain:.1f} times as long{because}")
     if engine == "auto" and plan.mixed:
-        _say(predict, f"on windows, though {plan.mixed}")
+        _say(predict, f"on windows; {plan.mixed}")
     return plan
 
 
@@ -226,7 +237,7 @@ def _mixed(windows: WindowedModel, sample: tuple, row_cost: float) -> str:
             windows.run(*sample, asked=[call - 1])
     share = 1 - before.cost(len(sample[0]), 1, math.inf) / row_cost
     return (
-        f"from {name} (call {call}) on, {share:.0%} of the work, it runs on all positions; "
+        f"{name} (call {call}) and what follows, {share:.0%} of the work, run on all positions; "
         "layerwise_tism at a depth before that and budgeted_ism cost less"
     )
 

@@ -141,7 +141,7 @@ class Replay(Calls):
         prepared = self.prepared.setdefault(self.at, {})
         result = Call(self.batch, func, self.name, reference, prepared).answer(args, kwargs)
         if self.batch.mixed and self.mixed is None:
-            self.mixed = self.batch.mixed, self.at
+            self.mixed = self.batch.mixed[0], self.at
         if self.truth is not None:
             self._compare(result)
         self.row_bytes = max([self.row_bytes, *map(self._row_bytes, leaves(result))])

@@ -82,8 +82,9 @@ class Call:
         """The result by its rule, or of the function on whole tensors."""
         args, kwargs = self._after_changes(args, kwargs)
         windows, target = windows_in((args, kwargs)), self._target(args, kwargs)
+        self.batch = windows[0].batch if windows else self.batch
         try:
-            need(windows)
+            need(windows and all(w.batch is self.batch for w in windows))
             result = self._by_rule(args, kwargs)
         except InFull:
             result = self._in_full(args, kwargs)
@@ -136,7 +137,7 @@ class Call:
         """The result of the function on whole tensors."""
         self.changes = any(map(self.batch.can_change, leaves((args, kwargs))))
         if windows_in((args, kwargs)):
-            self.batch.mixed = self.batch.mixed or self.name
+            self.batch.mixed.append(self.name)
             args, kwargs = mapped(whole, args), mapped(whole, kwargs)
         result, target = self.given(*args, **kwargs), self._target(args, kwargs)
         return result if target is None else target
@@ -165,6 +166,13 @@ class Call:
         inner = x.inner if x.flat else self.shape[1:]
         held = {kind: (frame, data)}
         return Windowed(self.batch, self.reference, inner, axis or x.axis, span, held)
+
+    def spliced(self, x: Windowed, frame: Frame, span: Span, axis: int = 0) -> tuple:
+        """The result with nothing changed in it yet, and its columns in a frame, to be changed."""
+        result = self.window(x, "value", frame, None, span, axis)
+        columns = result.unchanged(frame).to(result.dtype)
+        result.held["value"] = frame, columns
+        return result, columns
 
     def moved(
         self, x: Windowed, change: Callable = lambda data: data, axis: int = 0, inner: Any = ()
@@ -249,10 +257,13 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 @rule("add sub subtract")
 def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """The differences of two windows add up; so do their values if both are held."""
+    """The differences of two windows add up; so do their values, where one has no differences.
+
+    A value that became a difference would be rounded away where the reference is masked by -1e9.
+    """
     windows = [arg for arg in args if isinstance(arg, Windowed)]
     alike = len({(w.axis, w.inner, w.flat) for w in windows}) == 1
-    if len(windows) < 2 or all("value" in w.held for w in windows) or kwargs or not alike:
+    if len(windows) < 2 or any("value" in w.held for w in windows) or kwargs or not alike:
         return by_column(call, args, kwargs)
     first, second = windows
     span = hull([w.span for w in windows])
@@ -277,14 +288,16 @@ def dropout(call: Call, input: Any, p: float = 0.5, training: bool = True, **_: 
 
 
 @rule(
-    """to type_as expand_as new_zeros new_ones new_full new_empty zeros_like ones_like full_like
-    empty_like"""
+    """to type type_as cpu expand_as new_zeros new_ones new_full new_empty zeros_like ones_like
+    full_like empty_like"""
 )
 def like(call: Call, input: Any, *args: Any, **kwargs: Any) -> Any:
     """A window of another type, or a constant that has the type and shape of a window."""
     if isinstance(input, Windowed) and call.name == "expand_as":
         return expansion(call, input)
-    if isinstance(input, Windowed) and call.name in ("to", "type_as"):
+    if isinstance(input, Windowed) and call.name in ("to", "type", "type_as", "cpu"):
+        result = call.reference  # of type() without an argument, a name
+        need(isinstance(result, Reference) and result.like.device == input.device)
         call.func = methodcaller("to", call.reference.like.dtype)
         return by_column(call, (input,), {})
 
@@ -326,17 +339,17 @@ def with_weights(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
 
 @rule(
     """softmax log_softmax logsumexp amax amin max min prod std var argmax argmin any all cumsum
-    normalize glu unbind stack"""
+    norm normalize glu unbind stack"""
 )
 def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Functions that mix channels but not positions."""
     x, stack = windows_in((args, kwargs))[0], call.name == "stack"
     default = {"normalize": 1, "glu": -1, "unbind": 0, "stack": 0}.get(call.name)
-    dim = _dim(args, kwargs, 2 if call.name == "normalize" else 1, default)
+    dim = _dim(args, kwargs, 2 if call.name in ("norm", "normalize") else 1, default)
     if isinstance(dim, Tensor) or "other" in kwargs:  # the larger of two tensors
         return by_column(call, args, kwargs)
     dims = _dims(dim, x.ndim + stack)
-    if call.name in ("max", "amax") and dims == [x.axis]:
+    if call.name in ("max", "amax", "min", "amin") and dims == [x.axis]:
         return largest(call, x)
     need(not x.flat and 0 not in dims and not isinstance(dim, bool))
     need(stack or x.axis not in dims)
@@ -387,7 +400,9 @@ def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Windows and constants one after the other, along the sequence or another axis."""
     windows = windows_in(tensors)
     x, dim = windows[0], dim % windows[0].ndim
-    need(not x.flat and dim)
+    if not dim:
+        return _one_batch(call, tensors)
+    need(not x.flat)
     if dim != x.axis:
         return by_column(call, (tensors, dim), {})
     need(all((w.axis, w.ndim, w.flat) == (x.axis, x.ndim, False) for w in windows))
@@ -397,10 +412,23 @@ def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     placed = [(w, start) for w, start in placed if isinstance(w, Windowed)]
     span = hull([moved_by(w.span, start) for w, start in placed])
     frame = Frame.over(span, call.shape[dim])
-    delta = call.reference.like.new_zeros(frame.width, len(call.batch.row), *x.features)
+    result, columns = call.spliced(x, frame, span)
     for w, start in placed:
-        w.add_delta(delta, Frame(frame.first - start, frame.width))
-    return call.window(x, "delta", frame, delta, span)
+        w.put(columns, Frame(frame.first - start, frame.width))
+    return result
+
+
+def _one_batch(call: Call, windows: Sequence[Any]) -> Windowed:
+    """Windows one below the other in a longer batch, as of both strands."""
+    x = windows[0]
+    need(all(isinstance(w, Windowed) and (w.inner, w.flat) == (x.inner, False) for w in windows))
+    need(all(w.axis == x.axis for w in windows))
+    span = tuple(map(np.concatenate, zip(*(w.span for w in windows), strict=True)))
+    frame = Frame.over(span, x.length)
+    parts = [Frame(first, frame.width) for first in np.split(frame.first, len(windows))]
+    values = torch.cat([w.value(part) for w, part in zip(windows, parts, strict=True)], 1)
+    batch, held = call.batch.repeated(windows), {"value": (frame, values)}
+    return Windowed(batch, call.reference, x.inner, x.axis, span, held)
 
 
 @rule("sum mean")
@@ -428,19 +456,21 @@ def adaptive_pool(call: Call, input: Windowed, output_size: Any, return_indices:
 
 
 def largest(call: Call, x: Windowed) -> Any:
-    """The largest value over all positions: before the window, in it or behind it."""
+    """The largest or smallest value over all positions: before the window, in it or behind it."""
     need(not x.flat and x.is_floating_point())
-    best = x.value(x.frame).amax(0).reshape(len(call.batch.row), -1)
+    sign, name = (-1, "amin") if "min" in call.name else (1, "amax")
+    best = getattr(x.value(x.frame), name)(0).reshape(len(call.batch.row), -1) * sign
     ends = x.frame.first, x.frame.first + x.frame.width
-    for table, end in zip(x.reference.maxima(x.inner, x.axis), ends, strict=True):
+    for table, end in zip(x.reference.maxima(x.inner, x.axis, sign), ends, strict=True):
         slot = call.batch.index(call.batch.row * (x.length + 1) + end)
         best = torch.maximum(best, table.flatten(0, 1).index_select(0, slot))
-    best = best.view(-1, *leaves(call.reference)[0].like.shape[1:])
-    if call.name != "max":
+    best = (best * sign).view(-1, *leaves(call.reference)[0].like.shape[1:])
+    if call.name not in ("max", "min"):
         return best
     places, keepdim = torch.empty_like(best, dtype=torch.int64), best.ndim == x.ndim
-    call.batch.later[places] = lambda: x.whole().max(x.axis, keepdim).indices
-    return torch.return_types.max((best, places))
+    find = getattr(torch, call.name)
+    call.batch.later[places] = lambda: find(x.whole(), x.axis, keepdim).indices
+    return getattr(torch.return_types, call.name)((best, places))
 
 
 @rule("linear")
@@ -692,10 +722,11 @@ def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
     frame, rows = Frame.over(span, len(numbers)), np.arange(len(span[0]))
     slot = numbers[frame.columns] - x.frame.first
     known = (slot >= 0) & (slot < x.frame.width)
-    delta = x.delta(x.frame).flatten(0, 1)
-    read, unknown = x.batch.indices(slot * known * len(rows) + rows, np.flatnonzero(~known))
-    delta = delta.index_select(0, read).index_fill_(0, unknown, 0)
-    return call.window(x, "delta", frame, delta.unflatten(0, slot.shape), span)
+    result, columns = call.spliced(x, frame, span)
+    read, to = x.batch.indices((slot * len(rows) + rows)[known], np.flatnonzero(known))
+    changed = x.value(x.frame).flatten(0, 1).index_select(0, read)
+    columns.flatten(0, 1).index_copy_(0, to, changed)
+    return result
 
 
 def _blocks(x: Windowed, size: int, skip: int, length: int) -> tuple[Span, Frame, Tensor]:
@@ -784,24 +815,25 @@ def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
     axis = input.axis if isinstance(input, Windowed) else kept[value.axis]
     along, length = items.pop(axis), input.shape[axis]
     numbers = np.arange(length)[along if isinstance(along, int | slice) else []].reshape(-1)
-    need(len(numbers) and (np.diff(numbers) == 1).all() and input.dtype != torch.bool)
+    need(len(numbers) and (np.diff(numbers) == 1).all())
     if isinstance(value, Windowed):
         need(value.ndim == len(kept) and kept[value.axis] == axis and value.length == len(numbers))
     start, stop = numbers[0], numbers[-1] + 1
     span = hull([w.span if w is input else moved_by(w.span, start) for w in windows])
-    frame, new = Frame.over(span, length), call.reference.like.new_zeros(())
-    if isinstance(input, Windowed):
-        delta = input.delta(frame).clone()
-    else:
-        features = input.shape[1:axis] + input.shape[axis + 1 :]
-        delta = new.repeat(frame.width, len(call.batch.row), *features)
-    if isinstance(value, Windowed):
-        new = value.delta(Frame(frame.first - start, frame.width))
+    frame = Frame.over(span, length)
+    result, columns = call.spliced(windows[0], frame, span, axis)
     place = (slice(None), slice(None), *items[1:])
+    assigned, before = columns[place], columns
+    if isinstance(value, Windowed):
+        assigned = value.value(Frame(frame.first - start, frame.width)).to(columns.dtype)
+    if isinstance(input, Windowed):
+        before = input.value(frame)
     inside = (frame.columns >= start) & (frame.columns < stop)
-    inside = call.batch.index(inside).view(*inside.shape, *[1] * (delta[place].ndim - 2))
-    delta[place] = torch.where(inside, new, delta[place])
-    return call.window(windows[0], "delta", frame, delta, span, axis)
+    inside = call.batch.index(inside).view(*inside.shape, *[1] * (columns[place].ndim - 2))
+    assigned = torch.where(inside, assigned, before[place])
+    columns.copy_(before)
+    columns[place] = assigned
+    return result
 
 
 @rule("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any
 from weakref import ref
@@ -38,7 +39,7 @@ class Batch:
     became : for tensors changed in place, what they are now
     pending : for tensors of which a view was changed in place, what that view is now
     later : for tensors not computed yet, what computes them
-    mixed : name of the first function that was given whole tensors
+    mixed : names of the functions that were given whole tensors
     """
 
     def __init__(self, row: np.ndarray, device: torch.device):
@@ -46,8 +47,17 @@ class Batch:
         self.changes, self.owners = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.became, self.pending = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.later = WeakTensorKeyDictionary()
-        self.mixed: str | None = None
+        self.mixed: list[str] = []
         self.sent: dict[Any, Tensor] = {}
+
+    def repeated(self, windows: Sequence[Windowed]) -> Batch:
+        """The batch of windows of this one that run below each other; it shares what is known."""
+        counts = [len(window.reference.like) for window in windows]
+        starts = np.cumsum([0, *counts[:-1]])
+        longer = copy(self)
+        longer.row = np.concatenate([self.row + start for start in starts])
+        longer.at, longer.sent = longer.index(longer.row), {}
+        return longer
 
     def index(self, numbers: np.ndarray) -> Tensor:
         """Numbers as a flat index on the device."""
@@ -132,6 +142,11 @@ def leaves(value: Any) -> list[Any]:
     return [leaf for item in value for leaf in leaves(item)]
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """A type that holds differences of two numbers: neither booleans nor small integers do."""
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
 def windows_in(arguments: Any) -> list[Windowed]:
     """The windows among the arguments of a function."""
     return [leaf for leaf in leaves(arguments) if isinstance(leaf, Windowed)]
@@ -142,7 +157,8 @@ def mapped(function: Callable, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: mapped(function, item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)([mapped(function, item) for item in value])
+        make = getattr(value, "_make", type(value))  # of a named tuple
+        return make([mapped(function, item) for item in value])
     return function(value)
 
 
@@ -200,7 +216,7 @@ class Reference:
         self.read_whole = False
         self._tensor: Tensor | None = None
         self._columns: Tensor | None = None
-        self._maxima: tuple[Tensor, Tensor] | None = None
+        self._maxima: dict[int, tuple[Tensor, Tensor]] = {}
         if scout is None or scout.read_whole:
             self._tensor = tensor.clone()  # the model may change the original in place
         elif scout.read is not None:
@@ -243,15 +259,18 @@ class Reference:
             raise Untraceable(_OUT_OF_REACH)
         return self._columns
 
-    def maxima(self, inner: Sequence[int], axis: int) -> tuple[Tensor, Tensor]:
-        """(n, length + 1, features) each: the largest value before a column, and from it on."""
-        if self._maxima is None:
-            columns = self.columns(inner, axis)
+    def maxima(self, inner: Sequence[int], axis: int, sign: int) -> tuple[Tensor, Tensor]:
+        """(n, length + 1, features) each: the largest value before a column, and from it on.
+
+        sign : 1, or -1 for the largest of the negated values
+        """
+        if sign not in self._maxima:
+            columns = self.columns(inner, axis) * sign
             lowest = columns.new_full((len(columns), 1, columns.shape[2]), -math.inf)
             behind = columns.flip(1).cummax(1).values.flip(1)
             before = columns.cummax(1).values
-            self._maxima = torch.cat([lowest, before], 1), torch.cat([behind, lowest], 1)
-        return self._maxima
+            self._maxima[sign] = torch.cat([lowest, before], 1), torch.cat([behind, lowest], 1)
+        return self._maxima[sign]
 
 
 class Windowed(Tensor):
@@ -296,7 +315,7 @@ class Windowed(Tensor):
         if func._schema.is_mutable:
             raise Untraceable(f"{func} changes a tensor where no rule can see it")
         for window in windows_in((args, kwargs)):
-            window.batch.mixed = window.batch.mixed or func.overloadpacket.__name__
+            window.batch.mixed.append(func.overloadpacket.__name__)
         with torch._C.DisableTorchFunction():  # nothing of this is part of the replay
             return func(*mapped(whole, args), **mapped(whole, kwargs or {}))
 
@@ -323,33 +342,36 @@ class Windowed(Tensor):
 
     def _value(self, frame: Frame) -> Tensor:
         kind = "value" if "value" in self.held else "delta"
-        value = self._place(*self.held[kind], self._gather(frame), frame, add=kind == "delta")
+        value = self._place(*self.held[kind], self.unchanged(frame), frame, add=kind == "delta")
         return value.to(self.dtype)
 
     def _delta(self, frame: Frame) -> Tensor:
         if "delta" not in self.held:
             held, value = self.held["value"]
-            columns = self._gather(held)
+            columns = self.unchanged(held)
             self.held["delta"] = held, torch.sub(value.to(columns.dtype), columns, out=columns)
             return self.delta(frame)
         held, delta = self.held["delta"]
         return self._place(held, delta, delta.new_zeros(frame.width, *delta.shape[1:]), frame)
 
-    def _gather(self, frame: Frame) -> Tensor:
-        """A copy of the reference's columns; numbers where these are true or false."""
+    def unchanged(self, frame: Frame) -> Tensor:
+        """A copy of the reference's columns, in a type that holds differences."""
         first = min(max(int(frame.first.min()), 0), self.length - 1)
         stop = max(min(int(frame.first.max()) + frame.width, self.length), first + 1)
         table = self.reference.columns(self.inner, self.axis, first, stop)
         columns = self.batch.columns(frame, self.length, self.reference.first, table.shape[1])
         chosen = table.flatten(0, 1).index_select(0, columns)
-        chosen = chosen.char() if chosen.dtype == torch.bool else chosen
-        return chosen.view(frame.width, -1, *self.features)
+        return chosen.to(wide(chosen.dtype)).view(frame.width, -1, *self.features)
 
     def add_delta(self, total: Tensor, frame: Frame, sign: int = 1) -> Tensor:
         """Add this window's differences to columns of a frame; returns `total`."""
         self.delta(self.frame)
         held, delta = self.held["delta"]
         return self._place(held, delta if sign > 0 else -delta, total, frame, add=True)
+
+    def put(self, into: Tensor, frame: Frame) -> None:
+        """Copy this window's values to their places among the columns of a frame."""
+        self._place(self.frame, self.value(self.frame), into, frame)
 
     def _place(
         self, frame: Frame, data: Tensor, into: Tensor, target: Frame, add: bool = False
