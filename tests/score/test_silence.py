@@ -298,10 +298,10 @@ def test_scores_that_are_not_finite_are_counted_named_and_exported_by_choice(fil
     kept = np.load("x.attributions.npz")["arr_0"]
     assert len(kept) == len(store) - len(bad) == len(Path("x.bed").read_text().splitlines())
     assert np.isfinite(kept).all()
-    for kind in ("bedgraph", "npz"):
-        said(f"export s --{kind} {kind} --task 0", capsys)
+    for kind, options in (("bedgraph", "--task 0"), ("npz", "")):
+        said(f"export s --{kind} {kind} {options}", capsys)
         assert not Path(kind).exists()
-        run(f"export s --{kind} {kind} --task 0 --not-finite drop")
+        run(f"export s --{kind} {kind} {options} --not-finite drop")
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
@@ -474,6 +474,47 @@ def test_many_refused_rows_are_an_error(files, capsys):
     assert "which calls it chr1 (the first in line 22: 1:5-25)" in shown
     assert not list(files.glob("s*"))
     run(f"{SCORE}:load --bed p.bed --out s --max-refused 12.5")
+
+
+# --- options that would do nothing ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--table t --task 0", "--task is for --bigwig and --bedgraph and --modisco only"),
+        ("--npz t --task 0", "--task is for"),
+        ("--npz t --track centred", "--track is for --bigwig and --bedgraph only"),
+        ("--bigwig t --background 1 0 0 0", "--background is for --modisco only"),
+        ("--bedgraph t --effect difference", "--effect is for --table only"),
+        ("--modisco t --task-names none.txt", "--task-names is for --table only"),
+        ("--modisco t/ --task 0", "prefix must end in a file name, got 't/'"),
+    ],
+)
+def test_options_of_another_export_are_refused(files, capsys, options, words):
+    run(f"{SCORE}:load --bed p.bed --out s")
+    assert words in said(f"export s {options}", capsys)
+    assert not list(files.glob("t*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--bed p.bed --tasks 2,0,0", "'2,0,0' names a task twice"),
+        ("--bed p.bed --tasks 0-2,1", "names a task twice"),
+        (
+            "--bed p.bed --mutate 5:50",
+            "mutate must lie within the 20 positions of a window",
+        ),
+        ("--bed p.bed --mutate=-21:5", "mutate must lie within the 20 positions"),
+        ("--vcf v.vcf --length 21 --no-summit", "--summit is for --bed"),
+    ],
+)
+def test_options_of_a_score_that_would_do_less_than_asked_are_refused(
+    files, capsys, options, words
+):
+    assert words in said(f"{SCORE}:load {options} --out s", capsys)
+    assert not Path("s").exists()
 
 
 # --- errors by name ---------------------------------------------------------------------------

@@ -90,6 +90,25 @@ def test_modisco_has_the_scored_positions_and_their_places(store):
         assert letters in (piece, other)
 
 
+def test_intervals_of_modisco_end_where_the_chromosome_does(store):
+    """Rows stay in the order of the arrays; a track has no value beyond the ends."""
+    Path("edge.bed").write_text("chr1\t0\t4\nchr1\t20\t40\nchr1\t56\t60\nchr1\t57\t60\n")
+    model = tism.build_model("baseline", length=20, n_tasks=1, width=4, seed=0)
+    with Genome("g.fa") as genome:
+        windows = read_windows("edge.bed", genome, 20, pad=True)
+        padded = score_to_store("pad", model, windows, mutate=(0, 8))
+        other = score_to_store("other", model, windows, mutate=(9, 20))
+    write_modisco_pair(padded, "m")
+    places = [line.split("\t")[1:3] for line in Path("m.bed").read_text().splitlines()]
+    assert places == [["0", "0"], ["20", "28"], ["48", "56"], ["48", "56"]]
+    write_modisco_pair(other, "m")
+    places = [line.split("\t")[1:3] for line in Path("m.bed").read_text().splitlines()]
+    assert places == [["1", "12"], ["29", "40"], ["57", "60"], ["57", "60"]]
+    write_bedgraph(other, "t.bedgraph")
+    places = {int(line.split("\t")[1]) for line in Path("t.bedgraph").read_text().splitlines()}
+    assert places == {*range(1, 12), *range(29, 40), 57}  # the last two bases are N
+
+
 def test_arrays_are_those_of_the_store(store):
     write_arrays(store, "a.npz")
     arrays = np.load("a.npz", allow_pickle=False)

@@ -87,7 +87,8 @@ helps is positive; with --track centred, the score of the reference base minus t
 Where windows overlap, it is the mean over the windows.
 TF-MoDISco's attributions are hypothetical contributions, (n, 4, length): the scores minus their
 mean over the four bases, weighted by the --background frequencies. Stores of TISM and of the
-gradient give the same. PREFIX.bed has the rows in the order of the arrays.
+gradient give the same. PREFIX.bed has the rows in the order of the arrays, cut where a window of
+--pad reaches beyond its chromosome.
 The table has the columns chrom, start, end (of the window, from 0), position, id, reference and
 alternate (as in the VCF), then for each task effect_<task>, the prediction for the alternate minus
 that for the reference, and both as reference_<task> and alternate_<task>; with --effect log2fc also
@@ -178,15 +179,14 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
     add("--npz", help="write one_hot, scores and the columns of the store as arrays")
     add = export.add_argument
     add("--task", type=int, help="number of the task in the model, if the store has several tasks")
-    add("--track", choices=tracks.TRACKS, default=tracks.TRACKS[0],
-        help="value of a track (default: mean-effect)")
-    add("--effect", choices=EFFECTS, default=EFFECTS[0],
+    add("--track", choices=tracks.TRACKS, help="value of a track (default: mean-effect)")
+    add("--effect", choices=EFFECTS,
         help="log2fc adds log2(alternate / reference) to the table; predictions must be positive")
     add("--task-names", type=Path, metavar="FILE",
         help="names of all tasks of the model, one a line, for the table")
     add("--not-finite", choices=("refuse", "drop"), default="refuse",
         help="what to do with rows whose scores are infinite or no number (default: refuse)")
-    add("--background", type=float, nargs=4, metavar=("A", "C", "G", "T"), default=[0.25] * 4,
+    add("--background", type=float, nargs=4, metavar=("A", "C", "G", "T"),
         help="base frequencies that weight the mean of --modisco (default: 0.25 each)")
 
 
@@ -289,7 +289,10 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.length is None:
         raise ValueError("--vcf needs --length, the number of bases that the model takes")
     for name in ("summit", "strand", "mutate"):
-        if getattr(options, name):
+        if getattr(options, name) not in (None, False) or (name, options.summit) == (
+            "summit",
+            False,
+        ):
             raise ValueError(f"--{name} is for --bed; a window of --vcf follows its variant")
 
 
@@ -373,27 +376,40 @@ def _state(store: ScoreStore) -> str:
 
 
 def _export(options: argparse.Namespace) -> None:
-    store = open_store(options.store)
-    drop = options.not_finite == "drop"
+    given = _given(options)
+    store, drop = open_store(options.store), options.not_finite == "drop"
     if options.table:
-        names = _lines(options.task_names) if options.task_names else None
-        table = variant_table(store, effect=options.effect, task_names=names, drop=drop)
-        write_table(options.table, table)
+        if "task_names" in given:
+            given["task_names"] = _lines(options.task_names)
+        write_table(options.table, variant_table(store, drop=drop, **given))
     elif options.npz:
         tracks.write_arrays(store, options.npz, drop=drop)
     elif options.modisco is None:
         write = tracks.write_bigwig if options.bigwig else tracks.write_bedgraph
-        path = options.bigwig or options.bedgraph
-        write(store, path, options.task, value=options.track, drop=drop)
+        given = {"value" if name == "track" else name: value for name, value in given.items()}
+        write(store, options.bigwig or options.bedgraph, drop=drop, **given)
     else:
-        sequences, attributions = write_modisco_pair(
-            store, options.modisco, options.task, background=options.background, drop=drop
-        )
+        sequences, attributions = write_modisco_pair(store, options.modisco, drop=drop, **given)
         start, stop = store.positions
         _say(
             f"next: modisco motifs -s {sequences} -a {attributions} -n 2000 "
             f"-w {modisco_window(stop - start)} -o {options.modisco}.h5"
         )
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of an export that were given; ValueError for one of another kind."""
+    tracks_of = {"--bigwig": options.bigwig, "--bedgraph": options.bedgraph}
+    files = {**tracks_of, "--modisco": options.modisco, "--table": options.table}
+    suits = {
+        "task": [*tracks_of, "--modisco"], "track": [*tracks_of], "background": ["--modisco"],
+        "effect": ["--table"], "task_names": ["--table"],
+    }  # fmt: skip
+    given = {name: getattr(options, name) for name in suits if getattr(options, name) is not None}
+    for name in given:
+        if all(files[kind] is None for kind in suits[name]):
+            raise ValueError(f"--{name.replace('_', '-')} is for {' and '.join(suits[name])} only")
+    return given
 
 
 def _lines(path: Path) -> list[str]:
@@ -415,6 +431,8 @@ def parse_tasks(text: str) -> list[int]:
         if not chosen:
             raise argparse.ArgumentTypeError(f"{part.strip()!r} ends before it begins")
         tasks += chosen
+    if len(set(tasks)) < len(tasks):
+        raise argparse.ArgumentTypeError(f"{text!r} names a task twice")
     return tasks
 
 

@@ -296,13 +296,8 @@ def read_windows(
     window that reaches beyond the chromosome are left out and listed in `refused`.
     Raises InputFileError, naming the line, for any other fault of the file.
     """
-    unsaid = summit is None
-    if unsaid:
-        summit = bool(re.search(r"\.narrowPeak(\.b?gz)?$", str(bed), re.IGNORECASE))
-    further = [name for name, asked in (("strand", strand), ("summit", summit)) if asked]
-    table = read_bed(bed, columns=4, further=further)
-    if unsaid and not summit and table.attrs[LIKE_NARROW_PEAK]:
-        _log.warning("%s: looks like narrowPeak; --summit centres windows on column 10", bed)
+    table = _read_peaks(bed, summit, strand)
+    summit = "summit" in table
     if length is None:
         length = _length_of_all(bed, table)
     length = _checked_length(length)
@@ -321,6 +316,16 @@ def read_windows(
     n = int((kept["strand"] == "-").sum())
     about += f"{n:,} of them reverse complements (column 6)" if strand else "on the forward strand"
     return GenomeWindows(genome, kept, refused, about)
+
+
+def _read_peaks(bed: str | Path, summit: bool | None, strand: bool) -> pd.DataFrame:
+    """Return the table of a BED file with what `read_windows` needs of it."""
+    named = re.search(r"\.narrowPeak(\.b?gz)?$", str(bed), re.IGNORECASE)
+    wanted = {"strand": strand, "summit": named if summit is None else summit}
+    table = read_bed(bed, columns=4, further=[name for name in wanted if wanted[name]])
+    if summit is None and not named and table.attrs[LIKE_NARROW_PEAK]:
+        _log.warning("%s: looks like narrowPeak; --summit centres windows on column 10", bed)
+    return table
 
 
 def _why_no_window(

@@ -397,6 +397,10 @@ def mutated_positions(mutate: int | tuple[int, int] | None, length: int) -> tupl
         return 0, length
     if isinstance(mutate, tuple | list):
         chosen = running.select_positions(*mutate, length)
+        if any(edge is not None and not -length <= edge <= length for edge in mutate):
+            raise ValueError(
+                f"mutate must lie within the {length} positions of a window, got {mutate}"
+            )
         return chosen.start, chosen.stop
     if isinstance(mutate, bool) or not isinstance(mutate, int) or not 1 <= mutate <= length:
         raise ValueError(

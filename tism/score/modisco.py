@@ -68,13 +68,14 @@ def write_modisco_pair(
 
     Each file holds one array, "arr_0", of shape (n, 4, positions): the one-hot sequences (option
     -s) and the `contributions` (option -a), which modisco-lite 3 multiplies. For windows of a
-    genome, <prefix>.bed has the same rows in the same order. Returns the two paths.
+    genome, <prefix>.bed has the same rows in the same order, cut at the ends of the chromosome.
+    Returns the two paths.
 
     drop : leave out sequences whose contributions are not finite, instead of refusing them
     """
-    prefix = Path(prefix)
-    if prefix.name in ("", ".."):
+    if str(prefix).endswith("/") or Path(prefix).name in ("", ".."):
         raise ValueError(f"prefix must end in a file name, got {str(prefix)!r}")
+    prefix = Path(prefix)
     arrays = contributions(store, task, background=background)
     rows = store.finite_rows(np.isfinite(arrays[1]).all((1, 2)), drop)
     paths = tuple(prefix.with_name(f"{prefix.name}.{k}.npz") for k in ("sequences", "attributions"))
@@ -83,6 +84,9 @@ def write_modisco_pair(
             np.savez_compressed(temporary, array[rows])
     if "chromosomes" in store.notes:
         regions = regions_of_positions(store).iloc[rows]
+        sizes = regions["chrom"].map(store.notes["chromosomes"])
+        for name in ("start", "end"):
+            regions[name] = regions[name].clip(0, sizes)
         with replacing(prefix.with_name(f"{prefix.name}.bed")) as temporary:
             regions.to_csv(temporary, sep="\t", header=False, index=False, quoting=3)
     return paths

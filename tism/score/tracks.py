@@ -117,9 +117,7 @@ def write_bigwig(
                 raise
             whole = False
         if not whole:  # of errors of writing pybigtools says nothing, or panics
-            raise OSError(
-                f"{path}: could not be written whole, the disk may be full; nothing changed"
-            )
+            raise OSError(f"{path}: not written whole, the disk may be full; it stays as it was")
 
 
 def write_bedgraph(
