@@ -343,6 +343,7 @@ BAD = {
     "no safetensors": ("--weights my_model.py", "my_model.py: no safetensors file"),
     "other arguments": ('--model-args {"depth":3}', "unexpected keyword argument 'depth'"),
     "JSON": ("--model-args width=3", "is no JSON"),
+    "no arguments file": ("--args a.npz", "error: a.npz: No such file or directory"),
     "tasks": ("--tasks 1-x", "does not look like 0,3,5-8"),
     "too many tasks": ("--tasks 0-99999999999", "'0-99999999999' is no number of a task"),
     "shard": ("--shard 5/4", "does not look like 1/4"),

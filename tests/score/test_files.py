@@ -67,13 +67,19 @@ def test_a_table_is_packed_as_its_name_says(tmp_path):
     [
         (errno.ENOSPC, r"no space left for .*/t\.txt: .*; free some space and run again"),
         (errno.EFBIG, r"no space left for .*/t\.txt: .*; raise the limit of a file \(ulimit -f\)"),
-        (errno.EACCES, r"Permission denied: '.*/t\.txt'"),
+        (errno.EACCES, r"cannot be written \(Permission denied\): '.*/t\.txt'"),
     ],
 )
 def test_errors_of_the_disk_name_the_users_file(tmp_path, number, words):
     error = OSError(number, os.strerror(number), str(tmp_path / ".t.0123abcd.txt"))
     with pytest.raises(OSError, match=words), disk_errors_named(tmp_path / "t.txt"):
         raise error
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "t").touch()
+    with pytest.raises(OSError, match=r"cannot be written \(File exists\): '.*/t/u'"):
+        write_text(tmp_path / "t" / "u", "words")
 
 
 def test_a_folder_is_no_file(tmp_path):

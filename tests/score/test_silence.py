@@ -442,7 +442,7 @@ def test_arguments_of_refused_rows_are_named(files, capsys):
     np.savez("a.npz", control=np.zeros((22, 3)))
     shown = said(f"{SCORE}:load --bed p.bed --out s --args a.npz", capsys)
     assert "a.npz: array 0 must have one row a sequence (21) or one for all, has 22" in shown
-    assert "p.bed has 1 refused rows that need none (the first in line 1: chromosome is" in shown
+    assert "give none for what is refused of p.bed (1, the first in line 1: chromosome" in shown
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,8 @@ def _terminate(*_: object) -> NoReturn:
 
 def _fail(error: BaseException) -> NoReturn:
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     expected = (ValueError, TypeError, OSError, ImportError, StoreError)
     if not isinstance(error, expected) and not is_out_of_memory(error):
         text = f"{type(error).__name__}: {text}; --debug shows where"
@@ -329,8 +331,8 @@ def _args(options: argparse.Namespace, sequences: Any) -> tuple[Any, ...]:
         problem = f"{options.args}: array {number} {wanted}, has {len(array):,}"
         if len(refused := sequences.refused):
             line, reason = refused["line"].iloc[0], refused["reason"].iloc[0]
-            problem += f"; {options.vcf or options.bed} has {len(refused):,} refused rows that "
-            problem += f"need none (the first in line {line}: {reason})"
+            problem += f"; give none for what is refused of {options.vcf or options.bed} "
+            problem += f"({len(refused):,}, the first in line {line}: {reason})"
         raise ValueError(problem)
     return arrays
 

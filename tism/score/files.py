@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+_PACKINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".zip")
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # which may lead to a file, as after `>`
 _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell two changes apart
 
@@ -33,12 +34,14 @@ _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell 
 def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
     """Give a temporary file beside `path`, which takes the place of `path` if the block succeeds.
 
-    ending : of the temporary file's name, by which some writers choose a format; None is `path`'s
+    ending : of the names of a binary format, by which some writers choose it; None is `path`'s
 
     Where the block fails, the temporary file is deleted and `path` stays as it was. A link stays a
     link to the file that is replaced; a pipe, a device or an open file (/dev/stdout) gets the
     content when it is whole. Raises OSError naming `path` where it cannot be written.
     """
+    if ending is not None and path.suffix in _PACKINGS:
+        raise ValueError(f"{path}: this format is packed in itself; leave {path.suffix} out")
     ending = path.suffix if ending is None else ending
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, name a file", str(path))
@@ -71,7 +74,7 @@ def beside(path: Path, ending: str) -> Path:
 @contextmanager
 def replacing_text(path: Path) -> Iterator[IO[str]]:
     """Give a text file that takes the place of `path`; it is packed if the name ends in .gz."""
-    if path.suffix in (".bgz", ".bz2", ".xz", ".zst", ".zip"):
+    if path.suffix in _PACKINGS[1:]:
         raise ValueError(f"{path}: text is packed by gzip only; name it .gz, or without an ending")
     with replacing(path) as temporary, temporary.open("wb") as raw:
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
@@ -114,14 +117,16 @@ def disk_errors_named(
     try:
         yield
     except Exception as error:
-        temporary = str(path.resolve().with_name(f".{path.resolve().stem}."))
+        target, named = path.resolve(), str(getattr(error, "filename", None))
         if is_full_disk(error) and "no space left for" not in str(error):
             too_large = getattr(error, "errno", None) == errno.EFBIG
             remedy = "raise the limit of a file (ulimit -f)" if too_large else "free some space"
             message = f"no space left for {path}: {kept()}; {remedy} and run again"
             raise OSError(errno.ENOSPC, message) from error
-        if str(getattr(error, "filename", None)).startswith(temporary):
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        temporary = named.startswith(str(target.with_name(f".{target.stem}.")))
+        if temporary or named == str(target.parent):
+            problem = f"cannot be written ({error.strerror})"
+            raise OSError(error.errno, problem, str(path)) from error
         raise
 
 

@@ -502,9 +502,7 @@ def _index(path: Path, given: Path) -> dict[str, _Record]:
             if not _is_index_of(path, index):  # another process may have made it meanwhile
                 _build_index(path, index, given)
         if not _is_index_of(path, index):
-            records = _read_index(path, index)
             index.unlink()
-            _check_not_empty(given, records)
             raise InputFileError(given, None, "its lines have different lengths", _ONE_WIDTH)
     records = _read_index(path, index)
     _check_not_empty(given, records)
@@ -578,6 +576,7 @@ def _build_index(path: Path, index: Path, given: Path) -> None:
         try:
             with pyfaidx.Faidx(path, indexname=temporary, build_index=False) as file:
                 file.build_index()
+            _check_not_empty(given, _read_index(path, temporary))
         except UnicodeDecodeError:
             for number, line in numbered_lines(path):
                 decoded(given, number, line)  # raises at the first line that is no text

@@ -97,8 +97,6 @@ def write_bigwig(
     except ImportError:
         raise ImportError("bigWig needs pybigtools: pip install 'tism[score]'") from None
     path = Path(path)
-    if path.suffix in (".gz", ".bgz", ".zip"):
-        raise ValueError(f"{path}: a bigWig is packed in itself; leave {path.suffix} out")
     written: Counter[str] = Counter()
 
     def counted() -> Iterator[tuple[str, int, int, float]]:
@@ -151,5 +149,5 @@ def write_arrays(store: ScoreStore, path: str | Path, *, drop: bool = False) -> 
     for name, column in store.regions.items():
         numeric = column.to_numpy().dtype.kind in "iuf"
         arrays[name] = column.to_numpy() if numeric else column.to_numpy(str)
-    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+    with replacing(Path(path), ".npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **{name: array[rows] for name, array in arrays.items()})
