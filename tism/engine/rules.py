@@ -257,13 +257,16 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 @rule("add sub subtract")
 def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """The differences of two windows add up; so do their values, where one has no differences.
+    """The differences of two windows add up; so do their values if both are held.
 
-    A value that became a difference would be rounded away where the reference is masked by -1e9.
+    A value is not made a difference from a masked reference, as of -1e9, which would round it away.
     """
     windows = [arg for arg in args if isinstance(arg, Windowed)]
     alike = len({(w.axis, w.inner, w.flat) for w in windows}) == 1
-    if len(windows) < 2 or any("value" in w.held for w in windows) or kwargs or not alike:
+    values = [w for w in windows if "value" in w.held]
+    if len(windows) < 2 or len(values) == 2 or kwargs or not alike:
+        return by_column(call, args, kwargs)
+    if any(w.reference.is_extreme for w in values):
         return by_column(call, args, kwargs)
     first, second = windows
     span = hull([w.span for w in windows])

@@ -17,10 +17,12 @@ from weakref import ref
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tism.running import on_device
 
+_EXTREME = 1000.0  # ordinary activations are smaller
 Span = tuple[np.ndarray, np.ndarray]
 _OUT_OF_REACH = "it reads columns that no substitution of the stretch was thought to reach"
 
@@ -231,6 +233,14 @@ class Reference:
         if self._tensor is None:
             raise Untraceable(_OUT_OF_REACH)
         return self._tensor
+
+    @cached_property
+    def is_extreme(self) -> bool:
+        """True if what is kept has numbers against which others are rounded away."""
+        kept = self._columns if self._tensor is None else self._tensor
+        if kept is None or isinstance(kept, FakeTensor) or kept.dtype == torch.bool:
+            return False
+        return kept.numel() > 0 and not float(kept.abs().max()) < _EXTREME
 
     @property
     def nbytes(self) -> int:

@@ -187,8 +187,11 @@ def numbers(rows: pd.DataFrame, predicted: pd.DataFrame, dataset: str) -> dict[s
     off = errors(predicted[predicted["dataset"] == dataset])
     found = {c: _cell(line, c, **recorded) for c in ("slope", "low", "high", "n_networks", "n")}
     for key, name in COVARIATES.items():
-        for column in ("value", "error", "error_low", "error_high"):
+        for column in ("value", "n", "error", "error_low", "error_high"):
             found[f"{key}_{column}"] = _cell(by_covariate, column, covariate=name)
+    fits = here[here["fits"] & (here["record"] == RECORDED)].groupby(_NETWORK)
+    slopes = [np.polyfit(n["gap"], n["r"], 1)[0] for _, n in fits if len(n) > 1]
+    found |= {f"own_{c}": v for c, v in mean_of(slopes)._asdict().items()}
     for column in ("value", "low", "high", "n"):
         found[f"new_{column}"] = _cell(off, column, record=NEW, tested="snapshots", **recorded)
     for record in (RECORDED, NEW):

@@ -53,6 +53,8 @@ from tism.study.statistics import (
 
 VERDICTS = ("holds", "does not hold", "undecided", "pending")
 FIGURE_1 = "figure_1_networks.csv"  # of chapter 04
+# Tests whose interval has 90 %: one side of each bound has an error of 5 %.
+_NARROW = ("equivalence", "correlation equivalence", "lowest", "highest", "every")
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 
@@ -490,12 +492,15 @@ def count_by_source(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_networks(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `judge_networks` that a reader needs, with names for readers."""
+    """The columns of `judge_networks` that a reader needs; a star marks an interval of 90 %."""
     names = {"paper_item": "item", "dataset": "data", "paper_value": "paper", "value": "here"}
     columns = ["source", "item", "statement", "data", "paper", "here", "low", "high", "n"]
     table = table.replace({"dataset": TITLES}).rename(columns=names)
-    table = table[[*columns, "verdict", "seeds", "missing"]]
-    return with_intervals(table, {"interval": ("low", "high")})
+    wide = ~table["test"].isin(_NARROW) | table["low"].isna()
+    table = with_intervals(
+        table[[*columns, "verdict", "seeds", "missing"]], {"interval": ("low", "high")}
+    )
+    return table.assign(interval=table["interval"].where(wide, table["interval"] + " *"))
 
 
 def verdicts_on(table: pd.DataFrame, dataset: str, *items: str) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from tism.study.ch08_networks import TITLES
 from tism.study.plots import with_intervals
 from tism.study.profiles import Profile, repository
 from tism.study.records import INITIALISATIONS, MODELS, paper_numbers
-from tism.study.statistics import Estimate, compare_with, jackknife_pairs, mean_of
+from tism.study.statistics import Estimate, bounds_of_lowest, compare_with, jackknife_pairs, mean_of
 
 VERDICTS = ("holds", "does not hold", "undecided", "not measured")
 _UNTRAINED = "random sequences"
@@ -164,8 +164,10 @@ def _lowest_variant(evidence: Evidence) -> Estimate:
     missing = set(VARIANTS) - {"relu_max"} - set(rows["variant"])  # which is none of the paper's
     if missing:
         raise NotMeasured(f"ablation: {missing}")
-    groups = rows.groupby(["variant", "control"])["tism_all"]
-    return min((mean_of(values) for _, values in groups), key=lambda mean: mean.value)
+    groups = {name: g.to_numpy() for name, g in rows.groupby(["variant", "control"])["tism_all"]}
+    low, high = bounds_of_lowest(groups)
+    lowest = min(groups.values(), key=np.mean)
+    return Estimate(float(np.mean(lowest)), low, high, len(lowest))
 
 
 def _without_decay(evidence: Evidence) -> Estimate:
