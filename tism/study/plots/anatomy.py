@@ -67,7 +67,7 @@ def _plot_recall(ax: Axes, rows: pd.DataFrame, dataset: str, look: dict) -> None
         top = recalls["measure"].str.extract(r"(\d+)", expand=False).astype(int)
         ax.plot(top, recalls["value"], ls=style, label=f"{dataset}, {what}", **look)
         ax.vlines(top, recalls["low"], recalls["high"], color=look["color"], lw=1)
-    ax.set(xscale="log", ylim=(0, 1), xlabel="largest effects of a map", title="B  recall")
+    ax.set(xscale="log", ylim=(0, 1), xlabel="largest effects of a profile", title="B  recall")
     ax.set_xticks(top, [str(number) for number in top])
     ax.set_ylabel("share found by TISM")
     ax.minorticks_off()

@@ -158,7 +158,7 @@ def _count_cells(figure: Any, cells: list[PolyCollection], label: str, **place: 
     scale = LogNorm(1, max(2, *(collection.get_array().max() for collection in cells)))
     for collection in cells:
         collection.set_norm(scale)
-    bar = figure.colorbar(cells[0], label=f"{label} a hexagon", shrink=0.8, **place)
+    bar = figure.colorbar(cells[0], label=f"{label} per hexagon", shrink=0.8, **place)
     long_axis = bar.ax.xaxis if place.get("location") == "bottom" else bar.ax.yaxis
     long_axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     long_axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -176,6 +176,6 @@ def plot_accuracy_cost(
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(ticker.NullLocator())
     name = "mean r with ISM" if measure == "mean_r" else "r where not exact"
-    ax.set(xlabel="cost (forward passes a sequence)", ylabel=name, title=title)
+    ax.set(xlabel="cost (forward passes per sequence)", ylabel=name, title=title)
     ax.grid(color="#dddddd", linewidth=0.6)
     return ax
