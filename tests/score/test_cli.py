@@ -211,6 +211,11 @@ def test_control_tracks_reach_the_model(files, capsys):
     assert "holds scores of args" in error_of(f"{command} --args args.npz --method ism", capsys)
     np.savez("args.npz", control=control[:3])
     assert "must have one row a sequence" in error_of(f"{command} --args args.npz", capsys)
+    np.savez_compressed("args.npz", control=np.zeros((10, 11)))
+    content = Path("args.npz").read_bytes()
+    begin = content.index(b"control.npy") + len("control.npy") + 20  # of what is packed
+    Path("args.npz").write_bytes(content[:begin] + b"\7" + content[begin + 1 :])
+    assert "args.npz: no .npy or .npz file" in error_of(f"{command} --args args.npz", capsys)
     Path("args.npz").write_text("no array")
     assert "args.npz: no .npy or .npz file" in error_of(f"{command} --args args.npz", capsys)
 
@@ -245,6 +250,10 @@ def test_tables_have_names_of_tasks_and_fold_changes(files, capsys):
         f"{column}_{name}" for name in ("liver", "K562")
         for column in ("effect", "reference", "alternate")
     ]  # fmt: skip
+    Path("names.txt").write_text("K562\nHepG2\nK562\n")
+    error = error_of("export v.zarr --table t.tsv --task-names names.txt", capsys)
+    assert "names.txt: task names must be 3 different ones" in error
+    assert "got 3 (2 different)" in error
     run("export v.zarr --table u.tsv --effect log2fc")
     table = pd.read_csv("u.tsv", sep="\t")
     change = np.log2(table["alternate_0"] / table["reference_0"])

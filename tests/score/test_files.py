@@ -99,6 +99,17 @@ def test_nobody_waits_where_no_lock_can_be_made(tmp_path, monkeypatch):
     def refuse(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
 
+    remnant = tmp_path / ".s.0123abcd"
+    remnant.touch()
     monkeypatch.setattr(Path, "touch", refuse)
-    with one_at_a_time(tmp_path / "s") as alone:
-        assert not alone
+    with one_at_a_time(tmp_path / "s"):  # it may be that of another process
+        assert list(tmp_path.iterdir()) == [remnant]
+
+
+def test_what_killed_processes_left_is_deleted_by_the_next(tmp_path):
+    for name in (".g.0123abcd.fa", ".g.0123abcd.fai", ".h.0123abcd.fa", ".g.x.0123abcd.fa"):
+        (tmp_path / name).touch()
+    with one_at_a_time(tmp_path / "g.fa"):
+        pass
+    kept = {".g.0123abcd.fai", ".h.0123abcd.fa", ".g.x.0123abcd.fa"}
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -20,7 +20,7 @@ from tism.running import is_out_of_memory
 from tism.score import tracks
 from tism.score.files import described, write_table
 from tism.score.loading import load_args, load_model, load_output_fn, running_code
-from tism.score.methods import EFFECTS, METHODS, score_to_store, variant_table
+from tism.score.methods import EFFECTS, METHODS, named_tasks, score_to_store, variant_table
 from tism.score.modisco import modisco_window, write_modisco_pair
 from tism.score.store import ScoreStore, StoreError, check_shard, open_store
 
@@ -382,7 +382,7 @@ def _export(options: argparse.Namespace) -> None:
     store, drop = open_store(options.store), options.not_finite == "drop"
     if options.table:
         if "task_names" in given:
-            given["task_names"] = _lines(options.task_names)
+            given["task_names"] = _task_names(options.task_names, store)
         write_table(options.table, variant_table(store, drop=drop, **given))
     elif options.npz:
         tracks.write_arrays(store, options.npz, drop=drop)
@@ -414,10 +414,15 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _lines(path: Path) -> list[str]:
+def _task_names(path: Path, store: ScoreStore) -> list[str]:
     from tism.score.readers import decoded, numbered_lines
 
-    return [decoded(path, number, line) for number, line in numbered_lines(path)]
+    names = [decoded(path, number, line) for number, line in numbered_lines(path)]
+    try:
+        named_tasks(store, names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return names
 
 
 def parse_tasks(text: str) -> list[int]:

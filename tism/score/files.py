@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import hashlib
 import io
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
-_PACKINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".zip")
+_PACKINGS = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".zip", ".tar")
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # which may lead to a file, as after `>`
 _SETTLED = 2 * 10**9  # nanoseconds; a clock of files may be too coarse to tell two changes apart
 
@@ -83,15 +84,16 @@ def replacing_text(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[bool]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Let one process at a time make what is at `path`; the others wait until it has.
 
-    Gives True for the one. Where files cannot be locked, nobody waits, and all get False.
+    What processes that were killed left under names of `beside` is deleted. Where files cannot be
+    locked, nobody waits, and nothing is deleted.
     """
-    path = path.resolve()
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    target = path.resolve()
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     with suppress(OSError, NotImplementedError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         Path(lock.lock_file).touch()  # where it cannot be made, filelock would wait for ever
         try:
             lock.acquire(blocking=False)
@@ -99,11 +101,23 @@ def one_at_a_time(path: Path) -> Iterator[bool]:
             _log.info("waiting for another process, which makes %s", path)
             lock.acquire()
     try:
-        yield lock.is_locked
+        if lock.is_locked:
+            _delete_remnants(target)
+        yield
     finally:
         if lock.is_locked:
             Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it finds the work done
             lock.release()
+
+
+def _delete_remnants(path: Path) -> None:
+    hexadecimal = "[0-9a-f]" * 8
+    name = f".{glob.escape(path.stem)}.{hexadecimal}{glob.escape(path.suffix)}"
+    for remnant in path.parent.glob(name):
+        if remnant.is_dir():
+            shutil.rmtree(remnant, ignore_errors=True)
+        else:
+            remnant.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -124,7 +138,7 @@ def disk_errors_named(
             message = f"no space left for {path}: {kept()}; {remedy} and run again"
             raise OSError(errno.ENOSPC, message) from error
         temporary = named.startswith(str(target.with_name(f".{target.stem}.")))
-        if temporary or named == str(target.parent):
+        if temporary or Path(named) in target.parents:
             problem = f"cannot be written ({error.strerror})"
             raise OSError(error.errno, problem, str(path)) from error
         raise

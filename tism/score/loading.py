@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -207,7 +208,7 @@ def load_args(path: Path) -> tuple[np.ndarray, ...]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = [loaded[k] for k in loaded] if hasattr(loaded, "files") else [loaded]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: no .npy or .npz file of numbers ({error})") from None
     if not all(array.ndim and array.dtype.kind in "iuf" for array in arrays):
         raise ValueError(f"{path}: every array must hold numbers, one row a window or one for all")

@@ -487,7 +487,8 @@ def named_tasks(store: ScoreStore, names: list[str] | None) -> list[str]:
     if names is None:
         return [str(task) for task in tasks]
     if len(names) != n or len(set(names)) < n or not all(name.strip() for name in names):
-        raise ValueError(f"task names must be {n} different ones, one for each task of the model")
+        wanted = f"task names must be {n} different ones, one for each task of the model"
+        raise ValueError(f"{wanted}, got {len(names)} ({len(set(names))} different)")
     return [names[task] for task in tasks]
 
 

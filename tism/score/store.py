@@ -25,7 +25,6 @@ scores/not_finite, a file for each chunk. ``xarray.open_zarr(store, consolidated
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import itertools
 import json
@@ -478,10 +477,8 @@ def create_store(
     if not (path / "zarr.json").exists():
         size = _chunk_size(chunk_size, sequences, row_shape, dtype, most_maps)
         shapes = {SCORES: row_shape, **(further or {})}
-        with one_at_a_time(path) as alone:
+        with one_at_a_time(path):
             if not (path / "zarr.json").exists():  # another process may have made it meanwhile
-                if alone:
-                    _delete_drafts(path)
                 content = {"identity": identity, "notes": dict(notes())}
                 made = _create(path, content, windows, columns, shapes, dtype, size)
     store = open_store(path)
@@ -564,14 +561,6 @@ def _create(
             return _move(draft, path.resolve())
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-
-
-def _delete_drafts(path: Path) -> None:
-    """Delete what processes that were killed left of this store, before they moved it there."""
-    target = path.resolve()
-    name = f".{glob.escape(target.stem)}.{'[0-9a-f]' * 8}{glob.escape(target.suffix)}"
-    for draft in target.parent.glob(name):
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _new_array(
