@@ -52,6 +52,12 @@ def test_an_open_file_is_written_not_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "t"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_device_is_named():
+    with pytest.raises(OSError, match="no space left for /dev/full: a part of it may be there"):
+        write_text(Path("/dev/full"), "words")
+
+
 def test_a_table_is_packed_as_its_name_says(tmp_path):
     write_table(tmp_path / "t.tsv", TABLE)
     write_table(tmp_path / "t.tsv.gz", TABLE)

@@ -101,3 +101,11 @@ def test_what_is_no_text_file_is_named(tmp_path):
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(write):
     assert read_bed(write("\ufeffchr1\t1\t2\n"), SIZES)["chrom"].tolist() == ["chr1"]
+
+
+def test_a_name_within_a_packed_file_does_not_make_it_one_of_bgzip(tmp_path):
+    path = tmp_path / "peaks.bed.gz"
+    with path.open("wb") as raw, gzip.GzipFile("myBC.bed", "wb", fileobj=raw) as file:
+        file.write(b"chr1\t1\t2\n")
+    assert path.read_bytes()[12:14] == b"BC"
+    assert len(read_bed(path)) == 1

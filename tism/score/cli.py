@@ -290,11 +290,8 @@ def _check_options(options: argparse.Namespace) -> None:
         return
     if options.length is None:
         raise ValueError("--vcf needs --length, the number of bases that the model takes")
-    for name in ("summit", "strand", "mutate"):
-        if getattr(options, name) not in (None, False) or (name, options.summit) == (
-            "summit",
-            False,
-        ):
+    for name, unset in (("summit", None), ("strand", False), ("mutate", None)):
+        if getattr(options, name) is not unset:
             raise ValueError(f"--{name} is for --bed; a window of --vcf follows its variant")
 
 

@@ -49,8 +49,9 @@ def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
     if path.exists() and (not path.is_file() or str(path.absolute()).startswith(_STREAMS)):
         with tempfile.TemporaryDirectory() as folder:
             yield (temporary := Path(folder) / f"{path.stem}{ending}")
-            with temporary.open("rb") as file, path.open("ab") as target:
-                shutil.copyfileobj(file, target)
+            kept = "a part of it may be there"
+            with disk_errors_named(path, lambda: kept), path.open("ab") as target:
+                target.write(temporary.read_bytes())
         return
     with disk_errors_named(path):
         temporary = beside(path, ending)

@@ -59,7 +59,8 @@ def open_text(path: str | Path) -> IO[bytes]:
         begin = file.peek(18)[:18]
         if begin[:2] == b"\x1f\x8b":
             packed = file
-            file = gzip.GzipFile(fileobj=_Blocks(packed) if begin[12:14] == b"BC" else packed)
+            of_bgzip = begin[3:4] == b"\4" and begin[12:14] == b"BC"
+            file = gzip.GzipFile(fileobj=_Blocks(packed) if of_bgzip else packed)
             file.myfileobj = packed  # closed with it
     except FileNotFoundError:
         remedy = "give the path of an existing file"
