@@ -1,5 +1,6 @@
 """Exact and Taylor-approximated in silico saturation mutagenesis for PyTorch models of DNA."""
 
+from tism import outputs as outputs
 from tism.agreement import Reliability, reliability
 from tism.budgeted import Budgeted, budgeted_ism
 from tism.double_mutants import interactions

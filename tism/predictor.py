@@ -104,7 +104,11 @@ class Predictor:
             bare = type(error) in (RuntimeError, IndexError, KeyError, AssertionError)
             if not bare or type(rows) is not Tensor or running.is_out_of_memory(error):
                 raise
-            hint = "; check the length that it takes" if _ABOUT_SHAPES.search(str(error)) else ""
+            hint = (
+                "; check the length, and the batch_size, that it takes"
+                if _ABOUT_SHAPES.search(str(error))
+                else ""
+            )
             raise ModelError(
                 f"model raised {type(error).__name__} for one_hot of shape (n, "
                 f"{', '.join(map(str, rows.shape[1:]))}): {error}{hint}"
