@@ -264,7 +264,7 @@ def yuzu_table(rows: pd.DataFrame) -> pd.DataFrame:
         "network": "network",
         "length": "length",
         "preparation": "once, s",
-        "seconds": "a sequence, s",
+        "seconds": "per sequence, s",
         "error": "largest difference",
     }
     return rows[[*columns]].rename(columns=columns)

@@ -96,7 +96,7 @@ def plot_counted(table: pd.DataFrame) -> Axes:
         ax.vlines(row["counted"], row["low"], row["high"], color=colour, linewidth=3, alpha=0.5)
         ax.plot(row["counted"], row["measured"], "o", color=colour, mfc=face, ms=6, label=method)
     ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
-    ax.set(xlabel="counted forward-equivalents a sequence", ylabel="measured")
+    ax.set(xlabel="counted cost (predictions per sequence)", ylabel="measured")
     ax.legend(fontsize=9)
     return ax
 
