@@ -226,7 +226,10 @@ def _full_ism(job: predictor.Job) -> Tensor:
         effects = predicted[n:] - predicted[row[n:]]
         if check:
             if batch_size > 1 and not unstable:
-                _check_company(job, predict, sequences, changed, predicted[n:], batch_size)
+                pair = _in_other_company(
+                    job, predict, sequences, changed, predicted[n:], batch_size
+                )
+                predictor.warn_if_mixed(predict, *pair, effects)
             predictor.warn_if_rounded(predict, predicted[:n], effects)
         return effects
 
@@ -234,15 +237,15 @@ def _full_ism(job: predictor.Job) -> Tensor:
     return in_blocks(job, "ISM", block, effects_of, smallest=block)
 
 
-def _check_company(
+def _in_other_company(
     job: predictor.Job,
     predict: predictor.Predictor,
     sequences: Tensor,
     changed: Substitutions,
     predicted: Tensor,
     batch_size: int,
-) -> None:
-    """Run one mutant of every batch in other company; warn if its prediction is another there.
+) -> tuple[Tensor, Tensor]:
+    """Predictions of one mutant of every batch, as they are and once more in other batches.
 
     predicted : (substitutions, chosen tasks)
     """
@@ -254,8 +257,7 @@ def _check_company(
         return take_tasks(output, job.chosen(output.shape[1])).to(predicted)
 
     again, _ = in_one_tensor(len(every), batch_size, predictions, on_cpu=False)
-    before = predicted[on_device(every, predicted.device)]
-    predictor.warn_if_mixed(predict, before, again, predicted - predicted[:1])
+    return predicted[on_device(every, predicted.device)], again
 
 
 def scores_of_effects(effects: Tensor, changed: Substitutions, window: range) -> Tensor:

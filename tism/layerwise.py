@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tism.engine.choice import plan_windows
+from tism.engine.choice import leave_plain, plan_windows
 from tism.engine.replay import Calls, WindowedModel, agree
 from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
 from tism.exact import by_position, exact_scores, in_blocks
@@ -433,5 +433,8 @@ def _layerwise(job: Job, stage: Stage, before: list[Stage]) -> Tensor:
         return effects
 
     at_once = min(plan.sequences, replace(job, batch_size=None).at_once(_GRAPH))
-    scores = in_blocks(job, "layer-wise TISM", at_once, effects_of)
+    try:
+        scores = in_blocks(job, "layer-wise TISM", at_once, effects_of)
+    finally:
+        leave_plain(job.predict.model)
     return warn_if_not_finite(scores, "layer-wise TISM")

@@ -100,11 +100,11 @@ def by_engine(engine: str, job: Job, total: int, run: Callable[[Plan | None], An
             raise
         _say(job.predict, "in full: windows run out of memory")
     finally:
-        _leave_plain(job.predict.model)
+        leave_plain(job.predict.model)
     return run(None)
 
 
-def _leave_plain(model: nn.Module) -> None:
+def leave_plain(model: nn.Module) -> None:
     """Put plain tensors in place of windows that a model keeps as attributes, as of a last run."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
