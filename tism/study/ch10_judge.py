@@ -496,11 +496,12 @@ def shown_networks(table: pd.DataFrame) -> pd.DataFrame:
     names = {"paper_item": "item", "dataset": "data", "paper_value": "paper", "value": "here"}
     columns = ["source", "item", "statement", "data", "paper", "here", "low", "high", "n"]
     table = table.replace({"dataset": TITLES}).rename(columns=names)
-    wide = ~table["test"].isin(_NARROW) | table["low"].isna()
+    narrow = table["test"].isin(_NARROW) & table["low"].notna()
     table = with_intervals(
         table[[*columns, "verdict", "seeds", "missing"]], {"interval": ("low", "high")}
     )
-    return table.assign(interval=table["interval"].where(wide, table["interval"] + " *"))
+    marked = zip(table["interval"], narrow, strict=True)
+    return table.assign(interval=[f"{text} *" if star else text for text, star in marked])
 
 
 def verdicts_on(table: pd.DataFrame, dataset: str, *items: str) -> pd.DataFrame:
