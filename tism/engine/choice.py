@@ -105,11 +105,12 @@ def by_engine(engine: str, job: Job, total: int, run: Callable[[Plan | None], An
 
 
 def leave_plain(model: nn.Module) -> None:
-    """Put plain tensors in place of windows that a model keeps as attributes, as of a last run."""
+    """Put plain tensors in place of windows that a model keeps, as attributes or as buffers."""
     for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if windows_in(value):
-                setattr(module, name, mapped(whole, value))
+        for table in (module._buffers, vars(module)):  # which holds the table of buffers itself
+            for name, value in list(table.items()):
+                if windows_in(value):
+                    table[name] = mapped(whole, value)
 
 
 def _say(predict: Predictor, how: str) -> None:

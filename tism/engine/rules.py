@@ -264,9 +264,8 @@ def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
     windows = [arg for arg in args if isinstance(arg, Windowed)]
     alike = len({(w.axis, w.inner, w.flat) for w in windows}) == 1
     values = [w for w in windows if "value" in w.held]
-    if len(windows) < 2 or len(values) == 2 or kwargs or not alike:
-        return by_column(call, args, kwargs)
-    if any(w.reference.is_extreme for w in values):
+    apart = len(windows) < 2 or len(values) == 2 or kwargs or not alike
+    if apart or any(w.reference.is_extreme for w in values):
         return by_column(call, args, kwargs)
     first, second = windows
     span = hull([w.span for w in windows])
