@@ -78,9 +78,12 @@ gpu:
 	python3 -m tism.study.gpu
 
 record: PROFILE = yeast
+record: COMPENDIUM = $(BIN)/python -m tism.study.compendium
 record: $(READY)
+	$(COMPENDIUM) missing evidence | xargs -r -n 1 -P $$(getconf _NPROCESSORS_ONLN) $(COMPENDIUM) model evidence
+	$(COMPENDIUM) summarise evidence
 	$(SNAKEMAKE)
-	$(BIN)/python -m tism.study.compendium record $(PROFILE) --executed
+	$(COMPENDIUM) record $(PROFILE) --executed
 	$(MAKE) site
 
 clean:

@@ -206,10 +206,9 @@ def trust(record: Record) -> dict[str, str]:
     table = record.table("reliability")
     row = table[(table["network"] == "all") & (table["m"] == table["m"].median())].iloc[0]
     card = record.table("scorecard").set_index(["claim_id", "dataset"])
-    rules = record.table("evidence/scorecard").set_index(["claim_id", "dataset"])["verdict"]
     return {
-        "rules": str(len(rules)),
-        "rules_pending": str((rules == "pending").sum()),
+        "rules": str(len(card)),
+        "rules_pending": str((card["verdict"] == "pending").sum()),
         "reliability_m": f"{row['m']:.0f}",
         "reliability_mae": f"{row['mae']:.2f}",
         "reliability_constant": f"{row['mae_constant']:.2f}",
@@ -219,7 +218,7 @@ def trust(record: Record) -> dict[str, str]:
         "reliability_n": f"{row['n_profiles']:,.0f}",
         "good": f"{card.loc[('fig1a_high', RECORDED_PROFILE), 'at_least']:.1f}",
         "quicker_verdict": card.loc[("title_quick", "random sequences"), "verdict"],
-        "relu_verdict": rules["fig3d_relu", "simulated"],
+        "relu_verdict": card.loc[("fig3d_relu", "simulated"), "verdict"],
         "seeds_ism": interval(card.loc[("fig3a_ism", RECORDED_PROFILE)], "value"),
     }
 

@@ -19,7 +19,7 @@ from tism.study.data import download
 from tism.study.data.download import data_root
 from tism.study.networks import Experiment
 from tism.study.profiles import load_profile, repository
-from tism.study.records import DESIGN, RECORDED_PROFILE, chapters, open_chapter, without_imports
+from tism.study.records import RECORDED_PROFILE, chapters, open_chapter, without_imports
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_committed_networks_belong_to_the_recorded_profile(monkeypatch):
 
 
 def test_committed_networks_are_those_of_the_table():
-    table = read_table(RECORDED_PROFILE, DESIGN).query("reading == 'best'").set_index("run")
+    table = read_table("evidence").query("reading == 'best'").set_index("run")
     for record in sorted((data_root() / "models" / "evidence").glob("*.json")):
         trained, row = json.loads(record.read_text()), table.loc[record.stem]
         assert trained["best_epoch"] == row["epoch"], record.stem

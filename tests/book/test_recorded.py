@@ -151,7 +151,7 @@ def test_training_again_changes_a_map_more_than_any_approximation(record: Record
 
 
 def test_size_of_ism_points_at_interactions_at_least_as_well(record: Record):
-    card = record.table("evidence/scorecard").set_index("claim_id")
+    card = record.table("scorecard").set_index("claim_id")
     assert set(card.loc["hypothesis_more", "verdict"]) == {"does not hold"}
 
 

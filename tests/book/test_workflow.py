@@ -145,7 +145,7 @@ def test_the_papers_profile_plans_its_jobs_without_data(root):
     assert run.returncode == 0, run.stderr
     rows = [line.split() for line in (run.stdout + run.stderr).splitlines()]
     jobs = dict(row for row in rows if len(row) == 2)
-    assert jobs["train"] == jobs["score"] == "68"
+    assert jobs["train"] == jobs["score"] == "99"
 
 
 def begin(**config: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 from tism.study import ch05_gap as study
 from tism.study.profiles import load_profile
 
-OTHERS, RECORDED = "all other networks", "the recorded networks"
+OTHERS, EARLIER = "all other networks", "the earlier networks"
 
 
-def planted(networks: int, *, record: str = "recorded", start: float = 0.9, noise: float = 0.01):
+def planted(networks: int, *, record: str = "earlier", start: float = 0.9, noise: float = 0.01):
     """Six snapshots of each network along r = start - 1.5 gap, read with a little noise."""
     rng = np.random.default_rng(len(record))
     rows = [
@@ -41,13 +41,13 @@ def test_a_network_is_predicted_by_the_others_only():
     assert odd["predicted"].to_numpy() == pytest.approx(0.9 - 1.5 * odd["gap"], abs=0.03)
 
 
-def test_new_networks_are_predicted_by_the_recorded_line():
+def test_new_networks_are_predicted_by_the_earlier_line():
     rows = pd.concat([planted(4), planted(3, record="new", start=0.8)], ignore_index=True)
 
     predicted = study.training_gap(rows)
-    off = study.errors(predicted).query("fitted_on == @RECORDED")
+    off = study.errors(predicted).query("fitted_on == @EARLIER")
 
-    assert set(off["record"]) == {"new"}  # the recorded ones made the line
+    assert set(off["record"]) == {"new"}  # the earlier ones made the line
     assert off["offset"].tolist() == pytest.approx([-0.1], abs=0.01)
     assert off["value"].tolist() == pytest.approx([0.1], abs=0.01)
     assert off["n"].tolist() == [3]
@@ -78,21 +78,21 @@ def test_snapshots_of_one_training_are_one_network_whatever_the_run_is_called():
     assert set(study.lines(rows)["n_networks"]) == {4}
 
 
-def test_recorded_readings_are_fitted_to_only_where_their_training_is_the_baselines():
-    rows = study.readings(load_profile("yeast"))
+def test_readings_are_fitted_to_only_where_their_training_is_the_baselines():
+    rows = study.readings(load_profile("yeast"), load_profile("evidence"))
     fits = rows[rows["fits"]]
 
     assert set(fits["variant"]) == {"baseline"}
     assert set(fits["control"]) <= {"", "warmup14"}
     assert (fits["fraction"] == 1).all()
     assert (fits["epoch"] >= 7).all()
-    assert set(rows["record"]) == {"recorded", "new"}
+    assert set(rows["record"]) == {"earlier", "new"}
     assert (
-        rows["own_gap"].isna() == ((rows["fraction"] < 1) & (rows["record"] == "recorded"))
+        rows["own_gap"].isna() == ((rows["fraction"] < 1) & (rows["record"] == "earlier"))
     ).all()
 
 
-def test_other_data_have_no_networks_of_the_design(monkeypatch):
-    monkeypatch.setattr(study, "dataset_checksum", lambda profile, name: profile.name)
+def test_a_profile_of_its_own_networks_has_no_later_ones():
+    yeast = load_profile("yeast")
 
-    assert set(study.readings(load_profile("yeast"))["record"]) == {"recorded"}
+    assert set(study.readings(yeast, yeast)["record"]) == {"earlier"}

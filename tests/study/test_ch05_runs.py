@@ -68,21 +68,24 @@ def test_runs_of_a_profile_have_unique_names_keys_and_a_baseline_each(name):
     assert {f"{dataset}_baseline_0" for dataset in profile.datasets} <= {run.name for run in runs}
 
 
-@pytest.mark.parametrize("name", ["yeast", "immgen"])
-def test_the_full_profiles_have_what_the_paper_has_in_three_seeds(name):
-    runs = [run for run in list_runs(load_profile(name)) if run.network.dataset == name]
+@pytest.mark.parametrize(("name", "dataset"), [("evidence", "yeast"), ("immgen", "immgen")])
+def test_the_full_profiles_have_what_the_paper_has_in_three_seeds(name, dataset):
+    runs = [run for run in list_runs(load_profile(name)) if run.network.dataset == dataset]
     by = {e: [run for run in runs if e in run.experiments] for e in EXPERIMENTS}
 
-    assert len(by["initialisation"]) == 4
+    assert len(by["initialisation"]) == 5
     fractions = [run.network.training.fraction for run in by["fraction"]]
     assert sorted(fractions) == sorted([0.01, 0.05, 0.1, 0.2, 0.5, 1.0] * 3)
     ablated = [run for run in by["ablation"] if not run.control]
-    assert len(ablated) == 13 * 3
-    longest = {"yeast": 100, "immgen": 400}[name]
+    assert len(ablated) == 6 * 5 + 7 * 3
+    longest = {"yeast": 100, "immgen": 400}[dataset]
     for run in by["epoch"]:
         assert {0, 1, 2, 3, 5, 7, 11, 20, 60, 100, longest} <= set(run.epochs)
         assert run.network.training.max_epochs == longest
     assert [run.control for run in by["epoch"]].count("warmup14") == 3
+    for run in by["ablation"] + by["fraction"]:
+        assert run.best
+        assert run.epochs == (8, 10, 13, 17, 22)
 
 
 def test_a_network_of_several_experiments_is_one_run():

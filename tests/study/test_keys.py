@@ -66,7 +66,7 @@ PROFILE_KEYS = {  # function of a profile, its settings that are held, versions
     "06": (of_chapter("06_runtime"), {"chapters"}, {"MODEL", "SPEED"}),
     "07": (of_chapter("07_beyond_first_order"), CHAPTER, ESTIMATED),
     "08": (of_chapter("08_measured_mutagenesis"), CHAPTER, ESTIMATED),
-    "10": (of_chapter("10_scorecard"), CHAPTER, SCORED),
+    "10": (of_chapter("10_scorecard"), {*CHAPTER, *RUN, "experiments"}, SCORED),
 }
 
 

@@ -14,11 +14,10 @@ import pandas as pd
 
 from tism.study.ch05_runs import read_table
 from tism.study.ch05_tables import kinds
-from tism.study.profiles import Profile, dataset_checksum, load_profile
-from tism.study.records import DESIGN
+from tism.study.profiles import Profile
 from tism.study.statistics import Line, fit_line, mean_correlation, mean_of
 
-RECORDED, NEW, OTHERS = "recorded", "new", "other"
+EARLIER, NEW, OTHERS = "earlier", "new", "other"
 COVARIATES = {"gap": "gap", "log_epoch": "logarithm of the epoch", "size": "size of the effects"}
 AXES = {
     "gap": "gap of training and test r",
@@ -27,23 +26,21 @@ AXES = {
 }
 _KEPT = ["dataset", "run", "variant", "control", "seed", "fraction", "reading", "epoch"]
 _NETWORK = ["record", "variant", "control", "seed"]
-_PREDICTED = {RECORDED: "the recorded networks", OTHERS: "all other networks"}
+_PREDICTED = {EARLIER: "the earlier networks", OTHERS: "all other networks"}
 
 
-def readings(profile: Profile) -> pd.DataFrame:
-    """Every reading of the networks of a profile, and of those of the design on the same data.
+def readings(profile: Profile, networks: Profile | None = None) -> pd.DataFrame:
+    """Every reading of the networks of a profile, and of another that was planned after them.
 
-    Columns: dataset, record ("recorded", or "new" for the design), run, variant, control, seed,
-    fraction, reading, epoch; after, True from the end of the warm-up on; test, the performance on
-    the test regions; gap, how much better that on training regions is, and own_gap, on those that
-    the network was trained on; size, the root mean square effect; r; fits, True for the readings
-    that lines are fitted to.
+    Columns: dataset, record ("earlier", or "new" for the other profile), run, variant, control,
+    seed, fraction, reading, epoch; after, True from the end of the warm-up on; test, the
+    performance on the test regions; gap, how much better that on training regions is, and own_gap,
+    on those that the network was trained on; size, the root mean square effect; r; fits, True for
+    the readings that lines are fitted to.
     """
-    design = load_profile("evidence")
-    same = [d for d in design.datasets if d in profile.datasets]
-    same = [d for d in same if dataset_checksum(profile, d) == dataset_checksum(design, d)]
-    new = read_table(profile.name, DESIGN).query("dataset in @same")
-    tables = {RECORDED: read_table(profile.name), NEW: new}
+    tables = {EARLIER: read_table(profile.name)}
+    if networks not in (None, profile):
+        tables[NEW] = read_table(networks.name)
     rows = pd.concat([t.assign(record=name) for name, t in tables.items()], ignore_index=True)
     after, whole = rows["epoch"] >= rows["warmup_epochs"], rows["fraction"] == 1
     # a longer patience changes no snapshot, so that its networks would be counted twice
@@ -65,7 +62,7 @@ def training_gap(rows: pd.DataFrame, covariate: str = "gap") -> pd.DataFrame:
     """`readings` with `predicted`, the r by a line, and `fitted_on`, the networks of that line.
 
     A reading that lines are fitted to is predicted by the line of all other networks; every reading
-    but those of the recorded line is predicted by that line too, in a row of its own. Data sets
+    but those of the earlier line is predicted by that line too, in a row of its own. Data sets
     with fewer than two networks to fit to have no prediction and no row.
     """
     tables = [rows.head(0).assign(predicted=0.0, fitted_on="")]
@@ -82,9 +79,9 @@ def _predictions(rows: pd.DataFrame, covariate: str) -> Iterator[tuple[pd.DataFr
     for _, part in fits.groupby(_NETWORK, sort=False):
         if line := _line(fits.drop(part.index), covariate):
             yield part, line, OTHERS
-    recorded = fits[fits["record"] == RECORDED]
-    if line := _line(recorded, covariate):
-        yield rows.drop(recorded.index), line, RECORDED
+    earlier = fits[fits["record"] == EARLIER]
+    if line := _line(earlier, covariate):
+        yield rows.drop(earlier.index), line, EARLIER
 
 
 def _line(rows: pd.DataFrame, covariate: str = "gap") -> Line | None:
@@ -94,14 +91,14 @@ def _line(rows: pd.DataFrame, covariate: str = "gap") -> Line | None:
 
 
 def lines(rows: pd.DataFrame) -> pd.DataFrame:
-    """The lines of each data set: of the recorded networks, and of these and the new ones.
+    """The lines of each data set: of the earlier networks, and of these and the new ones.
 
     Columns: dataset, fitted_on, and those of `tism.study.statistics.Line`.
     """
     found, fits = [], rows[rows["fits"]]
     for dataset, part in fits.groupby("dataset", sort=False):
-        recorded = part[part["record"] == RECORDED]
-        for name, chosen in ((_PREDICTED[RECORDED], recorded), ("all networks", part)):
+        earlier = part[part["record"] == EARLIER]
+        for name, chosen in ((_PREDICTED[EARLIER], earlier), ("all networks", part)):
             if line := _line(chosen):
                 found.append({"dataset": dataset, "fitted_on": name, **line._asdict()})
     return pd.DataFrame(found, columns=["dataset", "fitted_on", *Line._fields])
@@ -167,7 +164,7 @@ def shown_readings(rows: pd.DataFrame) -> pd.DataFrame:
         "new, less data": share,
         "AdamW, no decay": snapshot & rows["after"] & (rows["control"] == "no_weight_decay"),
         "best weights": plain & (rows["reading"] == "best"),
-        "within the warm-up": snapshot & ~rows["after"] & (rows["record"] == RECORDED),
+        "within the warm-up": snapshot & ~rows["after"] & (rows["record"] == EARLIER),
     }
     table = rows.assign(
         series=np.select(list(names.values()), list(names), ""),
@@ -182,23 +179,23 @@ def numbers(rows: pd.DataFrame, predicted: pd.DataFrame, dataset: str) -> dict[s
 
     rows, predicted : `readings` and their `training_gap`
     """
-    here, recorded = rows[rows["dataset"] == dataset], {"fitted_on": _PREDICTED[RECORDED]}
+    here, earlier = rows[rows["dataset"] == dataset], {"fitted_on": _PREDICTED[EARLIER]}
     line, by_covariate = lines(here), covariates(here)
     off = errors(predicted[predicted["dataset"] == dataset])
-    found = {c: _cell(line, c, **recorded) for c in ("slope", "low", "high", "n_networks", "n")}
+    found = {c: _cell(line, c, **earlier) for c in ("slope", "low", "high", "n_networks", "n")}
     for key, name in COVARIATES.items():
         for column in ("value", "n", "error", "error_low", "error_high"):
             found[f"{key}_{column}"] = _cell(by_covariate, column, covariate=name)
-    fits = here[here["fits"] & (here["record"] == RECORDED)].groupby(_NETWORK)
+    fits = here[here["fits"] & (here["record"] == EARLIER)].groupby(_NETWORK)
     slopes = [np.polyfit(n["gap"], n["r"], 1)[0] for _, n in fits if len(n) > 1]
     found |= {f"own_{c}": v for c, v in mean_of(slopes)._asdict().items()}
     for column in ("value", "low", "high", "n"):
-        found[f"new_{column}"] = _cell(off, column, record=NEW, tested="snapshots", **recorded)
-    for record in (RECORDED, NEW):
-        found[f"best_{record}"] = _cell(off, "offset", record=record, tested="baseline", **recorded)
+        found[f"new_{column}"] = _cell(off, column, record=NEW, tested="snapshots", **earlier)
+    for record in (EARLIER, NEW):
+        found[f"best_{record}"] = _cell(off, "offset", record=record, tested="baseline", **earlier)
     least = {"record": NEW, "reading": "best", "fraction": 0.01}
     found |= {f"least_{c}": _cell(here, c, **least) for c in ("own_gap", "r")}
-    best = {"record": RECORDED, "reading": "best", "variant": "baseline", "fraction": 1}
+    best = {"record": EARLIER, "reading": "best", "variant": "baseline", "fraction": 1}
     found |= {f"best_{c}": _cell(here, c, **best) for c in ("test", "r")}
     for epoch in (1, 20):
         decay = {"control": "no_weight_decay", "reading": "epoch", "epoch": epoch}
@@ -219,7 +216,7 @@ def stopping(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: dataset, kind, epoch, test, gap, r, n.
     """
-    rows = rows[(rows["reading"] == "epoch") & (rows["record"] == RECORDED)]
+    rows = rows[(rows["reading"] == "epoch") & (rows["record"] == EARLIER)]
     rows = rows[rows["epoch"].isin([1, 7, 14, 20, 100])]
     groups = rows.assign(kind=kinds(rows), n=1).groupby(["dataset", "kind", "epoch"], sort=False)
     return groups.agg({"test": "mean", "gap": "mean", "r": "mean", "n": "sum"}).reset_index()

@@ -53,7 +53,7 @@ from tism.study.ch03_training import performance, performance_table, predict_row
 from tism.study.ch04_agreement import call_motifs, correlations_with_ism, smooth_profile
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.machine import check_machine
-from tism.study.networks import Run, list_runs
+from tism.study.networks import Run, find_run, list_runs
 from tism.study.profiles import Profile, digest, load_dataset, results_folder, work_folder
 from tism.study.records import INITIALISATIONS, MODELS, find_table
 from tism.study.scores import Scores, score_sequences, scored_rows, weights_sha256
@@ -394,9 +394,8 @@ def make_tables(profile: Profile, *, progress: bool = True) -> None:
     """Train, score and compare the networks of a profile, if it has no tables of them yet."""
     if all(find_table(profile.name, name) for name in table_names(profile)):
         return
-    for run in list_runs(profile):
-        if not rows_of_run(run).exists():
-            score_run(run, progress=progress)
+    for name in missing_runs(profile):
+        score_run(find_run(profile, name), progress=progress)
     write_models(profile)
     if INITIALISATIONS in table_names(profile):
         write_initialisations(profile, progress=progress)

@@ -20,7 +20,7 @@ from tism.study.networks import Experiment, find_run, tables_key
 from tism.study.profiles import Profile, default_device, load_dataset, results_folder
 from tism.study.records import EXAMPLES, ROBUSTNESS, find_table, note_provenance
 from tism.study.scores import Scores, score_regions, scored_rows
-from tism.study.statistics import at_equal, compare_all_with, compare_with, jackknife_pairs, mean_of
+from tism.study.statistics import at_equal, compare_all_with, jackknife_pairs, mean_of
 from tism.taylor import mean_effect
 
 RELATIONS = {
@@ -30,7 +30,6 @@ RELATIONS = {
     "ISM-TISM, two networks": "",
 }
 READINGS = {"best": "as trained", "epoch": "at fixed epochs"}
-_DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
 VARIANT_NAMES = {
     "baseline": "baseline",
     "mse_loss": "MSE loss only",
@@ -96,68 +95,45 @@ def ablation_table(
 ) -> pd.DataFrame:
     """One row a kind of network, the highest mean first.
 
-    Columns: kind, variant, value, low, high (mean of `measure`, t interval over networks), n,
-    difference, difference_low, difference_high, p (from the baseline, Holm), performance (mean test
-    r across tasks), paper.
+    Columns: kind, variant, value (mean of `measure`), low and high (t interval over n networks), n,
+    paper.
     """
-    values = {kind: group[measure].to_numpy() for kind, group in rows.groupby("kind", sort=False)}
-    others = {kind: v for kind, v in values.items() if kind != "baseline"}
-    differences = compare_with(values["baseline"], others).set_index("name")
     table = []
     for kind, group in rows.groupby("kind", sort=False):
-        row = {"kind": kind, "variant": group["variant"].iloc[0], **mean_of(values[kind])._asdict()}
-        if kind != "baseline":
-            numbers = differences.loc[kind, ["value", "low", "high", "p"]]
-            row |= dict(zip(_DIFFERENCE, numbers, strict=True))
-        row["performance"] = group["test_region_r"].mean()
-        is_control = (group["control"] != "").any()  # the paper has none of these
-        row["paper"] = np.nan if is_control else paper.get(f"fig3d_{row['variant']}_r", np.nan)
-        table.append(row)
-    columns = ["kind", "variant", "value", "low", "high", "n", *_DIFFERENCE, "performance", "paper"]
-    table = pd.DataFrame(table, columns=columns)
-    return table.sort_values("value", ascending=False, ignore_index=True)
-
-
-def equal_gap_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Differences of r from the baseline at equal gap between training and test performance.
-
-    r of each network is moved to the mean gap along one slope, that within kinds. Columns: those of
-    `tism.study.statistics.compare_all_with`, the lowest first.
-    """
-    gap = rows["train_region_r"] - rows["test_region_r"]
-    moved = at_equal(rows.assign(gap=gap), "tism_all", "gap", kind="kind", network="run")
-    return _from_baseline(moved).sort_values("value", ignore_index=True)
+        variant, is_control = group["variant"].iloc[0], (group["control"] != "").any()
+        number = np.nan if is_control else paper.get(f"fig3d_{variant}_r", np.nan)
+        mean = mean_of(group[measure])._asdict()
+        table.append({"kind": kind, "variant": variant, **mean, "paper": number})
+    return pd.DataFrame(table).sort_values("value", ascending=False, ignore_index=True)
 
 
 def _from_baseline(values: pd.Series) -> pd.DataFrame:
     """`compare_all_with` the baseline, of a value of each network, by kind and network."""
     groups = {kind: part.to_numpy() for kind, part in values.groupby(level=0, sort=False)}
-    return compare_all_with(groups.pop("baseline"), groups)
+    return compare_all_with(groups.pop("baseline"), groups).rename(columns={"name": "kind"})
 
 
 def three_readings(models: pd.DataFrame) -> pd.DataFrame:
     """How much higher r is than in the baseline, by kind and by the reading of its networks.
 
-    models : of one data set, read at fixed epochs and with their best weights; those of `variants`
-        count. At equal gap each reading is moved to the mean gap along one slope, that within
-        networks, and all readings count
+    models : of one data set; those of `variants` count. Where they were read with their best
+        weights only, so are the differences. At equal gap each reading is moved to the mean gap
+        along one slope, that within networks, and all readings count
 
     Columns: kind, reading, and those of `tism.study.statistics.compare_all_with`; a kind with the
-    largest loss at equal gap comes first.
+    largest loss in the last reading comes first.
     """
     rows = models[models["run"].isin(variants(models)["run"])]
     gap = rows["train_region_r"] - rows["test_region_r"]
     rows = rows.assign(gap=gap, kind=kinds(rows))
-    by, as_trained = ["kind", "run"], rows["reading"] == "best"
-    readings = {
-        READINGS["best"]: rows[as_trained].groupby(by, sort=False)["tism_all"].mean(),
-        READINGS["epoch"]: rows[~as_trained].groupby(by, sort=False)["tism_all"].mean(),
-        "at equal gap": at_equal(rows, "tism_all", "gap", kind="kind", network="run"),
+    found = {
+        name: part.groupby(["kind", "run"], sort=False)["tism_all"].mean()
+        for reading, name in READINGS.items()
+        if len(part := rows[rows["reading"] == reading])
     }
-    tables = [
-        _from_baseline(values).rename(columns={"name": "kind"}).assign(reading=reading)
-        for reading, values in readings.items()
-    ]
+    if len(found) > 1:
+        found["at equal gap"] = at_equal(rows, "tism_all", "gap", kind="kind", network="run")
+    tables = [_from_baseline(values).assign(reading=name) for name, values in found.items()]
     order = tables[-1].sort_values("value")["kind"]
     return pd.concat(tables).set_index("kind").loc[order].reset_index()
 
@@ -177,7 +153,7 @@ def shares(models: pd.DataFrame) -> pd.DataFrame:
 
 def example_runs(models: pd.DataFrame) -> dict[str, str]:
     """The runs of Fig S4 by label: networks of a share of the training regions, then AdamW."""
-    shares = of_experiment(models, "fraction").query("seed == 0 and control == ''")
+    shares = of_experiment(models, "fraction").query("seed == 0")
     shares = shares[shares["fraction"].isin([0.01, 0.05, 0.1, 1.0])].sort_values("fraction")
     runs = {f"{100 * row.fraction:g} % of the regions": row.run for row in shares.itertuples()}
     chosen = "kind == 'AdamW' and seed == 0 and dataset in @shares.dataset"

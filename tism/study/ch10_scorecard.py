@@ -1,298 +1,405 @@
-"""Every claim of the paper with a verdict, computed from the tables of a profile.
+"""Every claim of data/claims.csv with a verdict on the networks of a profile.
 
-data/claims.csv has the claims: what is stated where, the paper's number if it has one (an id of
-data/paper_numbers.csv), and the rule, which no run changes: the range `at_least` to `at_most` in
-which what `MEASURES` computes has to lie. With its 95 % interval it
+book/design.md has the rules and which networks are judged. A claim is pending until all networks
+that the profile has for it are scored. Their numbers come from models.csv and initialisations.csv
+of that profile. What these do not have is read from tables that other chapters write, among them
+evidence/by_network.csv (columns claim_id, dataset, kind, run, value: one number of a network for a
+claim); run times from runtime.csv, published networks from external/concordance.csv.
 
-- holds, where the whole interval lies in the range;
-- does not hold, where the interval has no point in common with it;
-- is undecided, where it has some, or where there is no interval;
-- was not measured, where the tables do not have it.
-
-Intervals are over networks (t, Holm, jackknife; see `tism.study.statistics`), over loci where there
-is one network only, and quartiles of repeats for run times.
+The rules leave some points open. They are read so: "all kinds" are all kinds that the design
+trains, those that are none of the paper's among them; at equal gap, every reading of a network
+counts; the law is about networks that were trained on all regions.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tism.model import VARIANTS
-from tism.study.ch05_runs import of_experiment, read_table
-from tism.study.ch06_tables import paper_networks, ratios
+from tism.study.ch05_gap import lines, readings
+from tism.study.ch05_runs import ABOVE, read_table
+from tism.study.ch06_tables import paper_networks, repeated_ratios
 from tism.study.ch08_networks import TITLES
+from tism.study.ch10_judge import NARROW, VERDICTS, Sample, decide
+from tism.study.networks import list_runs
 from tism.study.plots import with_intervals
 from tism.study.profiles import Profile, repository
-from tism.study.records import INITIALISATIONS, MODELS, paper_numbers
-from tism.study.statistics import Estimate, bounds_of_lowest, compare_with, jackknife_pairs, mean_of
+from tism.study.records import BY_NETWORK, INITIALISATIONS, paper_numbers
+from tism.study.statistics import Estimate, at_equal
 
-VERDICTS = ("holds", "does not hold", "undecided", "not measured")
-_UNTRAINED = "random sequences"
-EXTERNAL_MODELS = ("calderon", "deepstarr", "mpra_dragonn", "xpresso", "aparent2")
-_OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
-
-
-class NotMeasured(LookupError):
-    """The tables at hand do not say."""
+FIGURE_1 = "figure_1_networks.csv"  # of chapter 04
+CONCORDANCE = "external/concordance.csv"  # of chapter 08
+UNTRAINED = "random sequences"  # what run times are measured on
+FORMATS = dict.fromkeys(["n", "seeds", "missing"], "{:.0f}")  # of `shown`
+PUBLISHED = ("calderon", "deepstarr", "mpra_dragonn", "xpresso", "aparent2")
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The tables of a profile, seen from one data set."""
+class Networks:
+    """The networks that are planned for one data set, with what is measured of them so far.
 
-    profile: str
-    dataset: str
+    profile : of the chapters whose tables count as well
+    planned : the profile of the networks
+    """
 
-    def rows(self, file: str, **wanted: Any) -> pd.DataFrame:
-        """Rows of a table with these values, of this data set where the table has several."""
+    def __init__(self, profile: Profile, planned: Profile, dataset: str) -> None:
+        self.profile, self.planned, self.dataset = profile, planned, dataset
+        plan = pd.DataFrame([row for run in list_runs(planned) for row in _planned(run)])
+        found = read_table(planned.name)
+        found = found.assign(at=found["epoch"].where(found["reading"] == "epoch", -1))
+        names = [name for name in found if name not in plan or name in ("run", "at")]
+        rows = plan.merge(found[names], on=["run", "at"], how="left")
+        rows["gap"] = rows["train_region_r"] - rows["test_region_r"]
+        self.rows = rows[rows["dataset"] == dataset]
+
+    def table(self, file: str, **wanted: Any) -> pd.DataFrame | None:
+        """Rows of this data set with these values in a chapter's table; None without the table."""
+        name = self.planned.name if file == INITIALISATIONS else self.profile.name
         try:
-            table = read_table(self.profile, file)
+            rows = read_table(name, file)
         except FileNotFoundError:
-            raise NotMeasured(file) from None
-        if "dataset" in table:
-            wanted["dataset"] = self.dataset
-        for column, value in wanted.items():
-            table = table[table[column] == value]
-        if table.empty:
-            raise NotMeasured(f"{file}: {wanted}")
-        return table
-
-    def networks(self, experiment: str, measure: str, **wanted: Any) -> pd.Series:
-        """A measure of models.csv, by seed."""
-        rows = of_experiment(self.rows(MODELS), experiment)
-        for column, value in {"control": "", **wanted}.items():
+            return None
+        for column, value in {"dataset": self.dataset, **wanted}.items():
             rows = rows[rows[column] == value]
-        if rows.empty:
-            raise NotMeasured(f"{experiment}: {wanted}")
-        return rows.set_index("seed")[measure]
+        return rows
+
+    def of(self, *experiments: str) -> pd.DataFrame:
+        """Rows of experiments, whatever the reading."""
+        chosen = self.rows["experiments"].map(lambda names: not {*experiments}.isdisjoint(names))
+        return self.rows[chosen]
+
+    def sample(self, rows: pd.DataFrame, value: pd.Series, name: str, **other: Any) -> Sample:
+        """A sample of the mean of `value` of each run, by `kind`; all of its rows must be there."""
+        rows = rows.assign(value=value)
+        absent = rows.loc[rows["value"].isna(), "run"].unique()
+        known = rows[~rows["run"].isin(absent)].groupby(["kind", "run"], sort=False)["value"].mean()
+        groups = {kind: part.to_numpy() for kind, part in known.groupby(level=0, sort=False)}
+        return Sample(groups, name, wants=[*absent], **other)
 
 
-Measure = Callable[[Evidence], Estimate]
+def _planned(run: Any) -> list[dict[str, Any]]:
+    network = run.network
+    kind = network.variant + (f", {run.control}" if run.control else "")
+    row = {"run": run.name, "experiments": run.experiments, "dataset": network.dataset}
+    row |= {"kind": kind, "seed": network.seed, "fraction": network.training.fraction}
+    return [{**row, "at": epoch} for epoch in (*run.epochs, *([-1] if run.best else []))]
 
 
-def _estimate_of(row: pd.Series, columns: str = "value low high n") -> Estimate:
-    *interval, n = row[columns.split()]
-    return Estimate(*interval, n=int(n))
+Measure = Callable[[Networks, str], Sample | None]  # of the networks and the reading of a claim
 
 
-def _row(file: str, columns: str, **wanted: Any) -> Measure:
-    """Columns of the first row of a table with these values."""
-    return lambda evidence: _estimate_of(evidence.rows(file, **wanted).iloc[0], columns)
+def _read(rows: pd.DataFrame, measure: str, reading: str) -> tuple[pd.DataFrame, pd.Series]:
+    """The rows that a reading takes, and the measure of each; none without fixed epochs."""
+    if reading == "gap" and (rows["at"] != -1).any():
+        known = rows[
+            rows.groupby("run")[measure].transform("count")
+            == rows["run"].map(rows["run"].value_counts())
+        ]
+        if known.empty:
+            return rows, rows[measure]
+        equal = at_equal(known, measure, "gap", kind="kind", network="run").droplevel(0)
+        return rows, rows["run"].map(equal)
+    rows = rows[(rows["at"] == -1) == (reading == "best")]
+    return rows, rows.get(measure, pd.Series(np.nan, rows.index))
+
+
+def _sample_of(
+    networks: Networks,
+    rows: pd.DataFrame,
+    measure: str,
+    reading: str,
+    name: str,
+    reference: str | None,
+) -> Sample | None:
+    """A sample of what a reading takes; None where it takes none of the kinds in question."""
+    rows, values = _read(rows, measure, reading)
+    if not {name, reference or name} <= {*rows["kind"]}:
+        return None
+    return networks.sample(rows, values, name, reference=reference)
 
 
 def _baselines(measure: str, less: str | None = None) -> Measure:
-    """A measure of models.csv, or how much higher it is than another, over all initialisations."""
-
-    def evaluate(evidence: Evidence) -> Estimate:
-        rows = evidence.rows(MODELS, variant="baseline", control="", fraction=1, reading="best")
-        return mean_of(rows[measure] - (rows[less] if less else 0))
+    def evaluate(networks: Networks, reading: str) -> Sample:
+        rows = networks.of("initialisation")
+        rows = rows[rows["at"] == -1]
+        value = rows[measure] - (rows[less] if less else 0)
+        return networks.sample(rows, value, "baseline")
 
     return evaluate
 
 
-_figure_1 = partial(_row, "figure_1.csv", "value low high n")
+def _kind(name: str, measure: str = "tism_all", reference: str | None = "baseline") -> Measure:
+    """A kind of network among all kinds of the data set; None where it does not train that kind."""
+
+    def evaluate(networks: Networks, reading: str) -> Sample | None:
+        rows = networks.of("initialisation", "ablation")
+        if reference not in ("baseline", None):
+            rows = rows[rows["kind"].isin([name, reference])]
+        return _sample_of(networks, rows, measure, reading, name, reference)
+
+    return evaluate
 
 
-def _pairs(evidence: Evidence, relation: str) -> dict[tuple[str, str], float]:
-    """r of every pair of seeds; where a network has a value of its own, the mean of its two."""
-    rows = evidence.rows(INITIALISATIONS, relation=relation, convention="all entries")
+def _share(measure: str, reference: str | None = "1.0") -> Measure:
+    def evaluate(networks: Networks, reading: str) -> Sample | None:
+        rows = networks.of("fraction")
+        rows = rows.assign(kind=rows["fraction"].astype(str))
+        return _sample_of(networks, rows, measure, reading, "0.05", reference)
+
+    return evaluate
+
+
+def _age(measure: str, epoch: int, less: int | None = None, control: str = "") -> Measure:
+    """A measure after an epoch of the long runs, or how much higher it is than after another."""
+    kind = "baseline" + (f", {control}" if control else "")
+
+    def evaluate(networks: Networks, reading: str) -> Sample | None:
+        rows = networks.of("epoch")
+        rows = rows[rows["kind"] == kind]
+        if not {epoch, epoch if less is None else less} <= {*rows["at"]}:
+            return None
+        table = rows.pivot(index="run", columns="at", values=measure)
+        value = table[epoch] - (table[less] if less is not None else 0)
+        values = value.reset_index(name="value").assign(kind=kind)
+        return networks.sample(values, values["value"], kind)
+
+    return evaluate
+
+
+def _untrained_and_trained(networks: Networks, reading: str) -> Sample | None:
+    before = networks.of("epoch")
+    before = before[(before["kind"] == "baseline") & (before["at"] == 0)].assign(kind="untrained")
+    after = networks.of("initialisation")
+    rows = pd.concat([before, after[after["at"] == -1]])
+    if before.empty:
+        return None
+    return networks.sample(rows, rows["tism_all"], "untrained", reference="baseline")
+
+
+def _within_networks(networks: Networks, reading: str) -> Sample | None:
+    rows = networks.of("initialisation", "ablation")
+    rows = rows[rows["at"] != -1]
+    if rows.empty:
+        return None
+    r = {run: part["tism_all"].corr(part["gap"]) for run, part in rows.groupby("run", sort=False)}
+    table = pd.DataFrame({"run": [*r], "kind": "any"})
+    return networks.sample(table, pd.Series([*r.values()]), "any")
+
+
+def _error_of_the_line(networks: Networks, reading: str) -> Sample | None:
+    if networks.planned == networks.profile:
+        return None
+    earlier = lines(readings(networks.profile)).drop_duplicates("dataset").set_index("dataset")
+    if networks.dataset not in earlier.index:
+        return None
+    line, rows = earlier.loc[networks.dataset], networks.of("initialisation", "ablation")
+    rows = rows[rows["at"] == -1].assign(kind="any")
+    predicted = line["intercept"] + line["slope"] * rows["gap"]
+    return networks.sample(rows, (rows["tism_all"] - predicted).abs(), "any")
+
+
+def _between(networks: Networks, relation: str) -> dict[tuple[str, str], float] | None:
+    """r of two maps by pair of seeds; where a network has its own, the mean of both networks'."""
+    rows = networks.table(INITIALISATIONS, relation=relation, convention="all entries")
+    if rows is None:
+        return None
     rows = rows[rows["first_seed"] != "all"]
     pairs = zip(rows["first_seed"], rows["second_seed"], strict=True)
     values = dict(zip(pairs, rows["value"], strict=True))
     if relation != _OWN:
         return values
     by_seed = {first: value for (first, _), value in values.items()}
-    seeds = sorted(by_seed)
-    return {(i, j): (by_seed[i] + by_seed[j]) / 2 for i in seeds for j in seeds if i < j}
+    return {(i, j): (by_seed[i] + by_seed[j]) / 2 for i, j in combinations(sorted(by_seed), 2)}
 
 
-def between(
-    evidence: Evidence, relation: str, less: str | None = None
-) -> dict[tuple[str, str], float]:
+def _pairs(relation: str, less: str | None = None) -> Measure:
     """r of two maps by pair of initialisations, or by how much it exceeds another relation's."""
-    values = _pairs(evidence, relation)
-    other = _pairs(evidence, less) if less else dict.fromkeys(values, 0.0)
-    return {pair: value - other[pair] for pair, value in values.items()}
 
-
-def _between(relation: str, less: str | None = None) -> Measure:
-    return lambda evidence: jackknife_pairs(between(evidence, relation, less))
-
-
-def _difference(
-    evidence: Evidence, experiment: str, measure: str, column: str, name: Any, reference: Any
-) -> Estimate:
-    """How much higher networks of one kind are than those of another, as one of all the kinds."""
-    rows = of_experiment(evidence.rows(MODELS), experiment, "initialisation").query("control == ''")
-    groups = {key: group[measure].to_numpy() for key, group in rows.groupby(column, sort=False)}
-    if name not in groups or reference not in groups:
-        raise NotMeasured(f"{experiment}: {column} {name}, {reference}")
-    return _estimate_of(compare_with(groups.pop(reference), groups).set_index("name").loc[name])
-
-
-def _fraction(measure: str, share: float, reference: float) -> Measure:
-    return lambda evidence: _difference(evidence, "fraction", measure, "fraction", share, reference)
-
-
-def _ablation(variant: str, measure: str = "tism_all") -> Measure:
-    return lambda evidence: _difference(
-        evidence, "ablation", measure, "variant", variant, "baseline"
-    )
-
-
-def _epochs(measure: str, epoch: int, less: int | None = None, control: str = "") -> Measure:
-    """A measure after an epoch, or how much higher it is than after another one, over seeds."""
-
-    def evaluate(evidence: Evidence) -> Estimate:
-        found = evidence.networks("epoch", measure, epoch=epoch, control=control)
-        if less is not None:
-            found = found - evidence.networks("epoch", measure, epoch=less, control=control)
-        return mean_of(found.dropna())
+    def evaluate(networks: Networks, reading: str) -> Sample:
+        values = _between(networks, relation)
+        other = _between(networks, less) if less else {}
+        if values is None or other is None:
+            return Sample(wants=[INITIALISATIONS])
+        return Sample(pairs={pair: value - other.get(pair, 0) for pair, value in values.items()})
 
     return evaluate
 
 
-def _lowest_variant(evidence: Evidence) -> Estimate:
-    rows = of_experiment(evidence.rows(MODELS), "ablation")
-    missing = set(VARIANTS) - {"relu_max"} - set(rows["variant"])  # which is none of the paper's
-    if missing:
-        raise NotMeasured(f"ablation: {missing}")
-    groups = {name: g.to_numpy() for name, g in rows.groupby(["variant", "control"])["tism_all"]}
-    low, high = bounds_of_lowest(groups)
-    lowest = min(groups.values(), key=np.mean)
-    return Estimate(float(np.mean(lowest)), low, high, len(lowest))
+def _of_seeds(file: str, seed: str, **wanted: str) -> Measure:
+    """What a table has of every baseline, named by its column `seed`, where columns have these
+    values."""
+
+    def evaluate(networks: Networks, reading: str) -> Sample:
+        found = networks.table(file, **wanted)
+        if found is None:
+            return Sample(wants=[file])
+        rows = networks.of("initialisation")
+        rows = rows[rows["at"] == -1]
+        by_seed = found.set_index(found[seed].astype(str))["value"]
+        return networks.sample(rows, rows["seed"].astype(str).map(by_seed), "baseline")
+
+    return evaluate
 
 
-def _without_decay(evidence: Evidence) -> Estimate:
-    tism_all = partial(evidence.networks, "ablation", "tism_all", variant="adamw")
-    without = {"without": tism_all(control="no_weight_decay")}
-    return _estimate_of(compare_with(tism_all(), without).iloc[0])
+def _figure_1(measure: str) -> Measure:
+    return _of_seeds(FIGURE_1, "seed", measure=measure)
 
 
-def _lowest_ratio(rows: pd.DataFrame, slow: str, fast: str, setting: str) -> Estimate:
-    """Lowest ratio of run times over these jobs, with its quartiles."""
-    if not {slow, fast} <= {*rows["method"]}:
-        raise NotMeasured(f"{slow} and {fast}")
-    table = ratios(rows, slow, fast, setting)
-    row = table.loc[table["ratio"].idxmin()]
-    return Estimate(row["ratio"], row["low"], row["high"], int(rows["repeats"].max()))
+def _elsewhere(claim_id: str, networks: Networks) -> Sample:
+    """What `BY_NETWORK` has for a claim: a row for each of the baselines at least."""
+    rows = networks.table(BY_NETWORK, claim_id=claim_id)
+    if rows is None or rows.empty:
+        return Sample(wants=[BY_NETWORK])
+    wanted = {*networks.of("initialisation")["run"]} if "baseline" in {*rows["kind"]} else set()
+    sample = networks.sample(rows, rows["value"], "baseline")
+    return Sample(sample.groups, wants=[*sample.wants, *sorted(wanted - {*rows["run"]})])
 
 
-def _speed(slow: str, fast: str, **wanted: Any) -> Measure:
-    return lambda evidence: _lowest_ratio(
-        evidence.rows("runtime.csv", **wanted), slow, fast, "best"
-    )
-
-
-def _table_2(length: int) -> Measure:
-    def measure(evidence: Evidence) -> Estimate:
-        rows = paper_networks(evidence.rows("runtime.csv"))
-        rows = rows[rows["length"] == length]
-        rows = rows[rows["n_sequences"] == rows["n_sequences"].min()]
-        return _lowest_ratio(rows, "ISM", "TISM, one task", "paper")
-
-    return measure
-
-
-def _table_1(evidence: Evidence) -> Estimate:
-    rows = paper_networks(evidence.rows("runtime.csv"))
-    rows = rows[rows["length"] == 1000]
-    if rows.empty:
-        raise NotMeasured("1,000 bp")
-    table = ratios(rows, "ISM", "TISM, one task", "paper")
-    return Estimate(*table[["ratio", "low", "high"]].mean(), n=len(table))
-
-
-def _growth(evidence: Evidence) -> Estimate:
-    long, short = (_table_2(length)(evidence) for length in (20000, 251))
-    low, high = long.low / short.high, long.high / short.low
-    return Estimate(long.value / short.value, low, high, long.n)
-
-
-def _external(evidence: Evidence) -> Estimate:
-    wanted = {"model": evidence.dataset, "method": "TISM", "convention": "all entries"}
-    return _row("external/concordance.csv", "mean_r low high n_sequences", **wanted)(evidence)
-
-
-def _not_here(evidence: Evidence) -> Estimate:
-    raise NotMeasured("the data is not at hand")
-
-
+_OWN, _BETWEEN = "ISM-TISM, one network", "ISM-ISM"
 MEASURES: dict[str, Measure] = {
-    "fig1a_high": _baselines("tism_all"),
     "fig1a_mean": _baselines("tism_all"),
-    "fig1a_median": _figure_1(measure="median"),
-    "fig1a_share_0_6": _figure_1(measure="share >= 0.6"),
-    "fig1a_share_0_58": _figure_1(measure="share > 0.58"),
+    "fig1a_high": _baselines("tism_all"),
     "text_tasks": _baselines("tism_task_differences"),
-    "fig1b_region": _not_here,
     "fig1c_gradient": _baselines("tism_all", "gradient_all"),
     "fig1c_substitutions": _baselines("tism_substitutions", "gradient_substitutions"),
     "figs1_tism": _baselines("tism_mean_effect", "gradient_x_input_mean_effect"),
     "figs1_input": _baselines("gradient_x_input_mean_effect", "gradient_all"),
-    "fig1d_signal": _figure_1(measure="mean_log"),
-    "figs2a_variation": _figure_1(measure="variation"),
-    "figs2b_performance": _figure_1(measure="performance"),
-    "fig3a_ism": _between(_BETWEEN),
-    "fig3a_tism": _between("TISM-TISM"),
-    "fig3a_own": _between(_OWN, _BETWEEN),
-    "fig3a_stable": _between(_BETWEEN, "TISM-TISM"),
-    "fig3b_performance": _fraction("test_region_r", 0.05, 1.0),
-    "fig3b_concordance": _fraction("tism_all", 0.05, 1.0),
-    "fig3b_peak": _fraction("tism_all", 0.05, 0.01),
-    "fig3c_start": _epochs("test_region_r", 0),
-    "fig3c_early": _epochs("tism_all", 7, 100),
-    "fig3c_value": _epochs("tism_all", 7),
-    "fig3c_learned": _epochs("tism_all", 11, 7),
-    "fig3c_later": _epochs("tism_all", 100, 11),
-    "fig3c_overfit": _epochs("test_region_r", 100, 11),
-    "fig3c_warm_up": _epochs("tism_all", 7, 14, "warmup14"),
-    "fig3d_lowest": _lowest_variant,
-    "fig3d_relu": _ablation("relu"),
-    "fig3d_max_pooling": _ablation("max_pooling"),
-    "fig3d_no_batch_norm": _ablation("no_batch_norm"),
-    "fig3d_adamw": _ablation("adamw"),
-    "fig3d_mse_loss": _ablation("mse_loss"),
-    "fig3d_no_shift": _ablation("no_shift"),
-    "fig3d_cnn0": _ablation("cnn0"),
-    "fig3d_exponential": _ablation("exponential"),
-    "fig3d_no_dropout": _ablation("no_dropout"),
-    "fig3d_l1_kernels": _ablation("l1_kernels"),
-    "fig3d_forward_only": _ablation("forward_only"),
-    "fig3d_adamw_worse": _ablation("adamw", "test_region_r"),
-    "fig3d_mse_worse": _ablation("mse_loss", "test_region_r"),
-    "fig3d_no_shift_worse": _ablation("no_shift", "test_region_r"),
-    "fig3d_relu_as_good": _ablation("relu", "test_region_r"),
-    "figs4b_smaller": _ablation("adamw", "ism_size"),
-    "figs4b_decay": _without_decay,
+    "fig1a_median": _figure_1("median"),
+    "fig1a_share_0_6": _figure_1("share >= 0.6"),
+    "fig1a_share_between": _of_seeds(INITIALISATIONS, "first_seed", relation=ABOVE),
+    "fig1d_signal": _figure_1("mean_log"),
+    "figs2a_variation": _figure_1("variation"),
+    "figs2b_performance": _figure_1("performance"),
+    "fig3a_ism": _pairs(_BETWEEN),
+    "fig3a_tism": _pairs("TISM-TISM"),
+    "fig3a_own": _pairs(_OWN, _BETWEEN),
+    "fig3a_similar": _pairs("TISM-TISM", _BETWEEN),
+    "fig3b_performance": _share("test_region_r"),
+    "fig3b_performance_epochs": _share("test_region_r"),
+    "fig3b_concordance": _share("tism_all"),
+    "fig3b_concordance_epochs": _share("tism_all"),
+    "fig3b_peak": _share("tism_all", None),
+    "fig3b_peak_epochs": _share("tism_all", None),
+    "fig3c_start": _age("test_region_r", 0),
+    "fig3c_start_trained": _untrained_and_trained,
+    "fig3c_early": _age("tism_all", 7, 100),
+    "fig3c_value": _age("tism_all", 7),
+    "fig3c_learned": _age("tism_all", 11, 7),
+    "fig3c_later": _age("tism_all", 100, 11),
+    "fig3c_overfit": _age("test_region_r", 100, 11),
+    "fig3c_warm_up": _age("tism_all", 14, 7, "warmup14"),
+    "fig3d_every": _kind("baseline", reference=None),
+    "fig3d_relu_lowest": _kind("relu", reference=None),
+    "figs4a_fewer": _share("ism_motifs"),
+    "figs4b_smaller": _kind("adamw", "ism_size"),
+    "figs4b_decay": _kind("adamw, no_weight_decay", reference="adamw"),
+    "law_falls": _within_networks,
+    "law_error": _error_of_the_line,
 }
-RUN_TIMES: dict[str, Measure] = {
-    "table1_speed": _table_1,
-    "table2_251": _table_2(251),
-    "table2_20000": _table_2(20000),
+for _variant in set(VARIANTS) - {"baseline", "relu_max"}:
+    for _reading in ("", "_epochs", "_gap"):
+        MEASURES[f"fig3d_{_variant}{_reading}"] = _kind(_variant)
+for _variant in ("adamw", "mse_loss", "no_shift", "cnn0"):
+    MEASURES[f"fig3d_{_variant}_worse"] = _kind(_variant, "test_region_r")
+for _variant in ("relu", "max_pooling", "no_batch_norm"):
+    MEASURES[f"fig3d_{_variant}_as_good"] = _kind(_variant, "test_region_r")
+
+RepeatedRatio = Callable[[pd.DataFrame], np.ndarray]  # of runtime.csv, one number a repeat
+
+
+def _ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str) -> list[np.ndarray]:
+    """`repeated_ratios`; LookupError where no job has both methods."""
+    found = repeated_ratios(rows, slow, fast, setting)
+    if not found:
+        raise LookupError(f"{slow} and {fast}")
+    return found
+
+
+def _in_table_1(rows: pd.DataFrame) -> np.ndarray:
+    jobs = paper_networks(rows).query("length == 1000")
+    found = _ratios(jobs, "ISM", "TISM, one task", "paper")
+    return np.mean([r[: min(map(len, found))] for r in found], axis=0)
+
+
+def _in_table_2(length: int) -> RepeatedRatio:
+    def evaluate(rows: pd.DataFrame) -> np.ndarray:
+        jobs = paper_networks(rows)
+        jobs = jobs[jobs["length"] == length]
+        jobs = jobs[jobs["n_sequences"] == jobs["n_sequences"].min()]
+        return _ratios(jobs, "ISM", "TISM, one task", "paper")[0]
+
+    return evaluate
+
+
+def _growth(rows: pd.DataFrame) -> np.ndarray:
+    short, long = (_in_table_2(length)(rows) for length in (251, 20000))
+    return long[: len(short)] / short[: len(long)]
+
+
+def _lowest(slow: str, fast: str, network: str | None = None) -> RepeatedRatio:
+    """Of the job with the lowest mean ratio, of all jobs or those of a network."""
+
+    def evaluate(rows: pd.DataFrame) -> np.ndarray:
+        rows = rows if network is None else rows[rows["network"] == network]
+        return min(_ratios(rows, slow, fast, "best"), key=np.mean)
+
+    return evaluate
+
+
+RUN_TIMES: dict[str, RepeatedRatio] = {
+    "table1_speed": _in_table_1,
+    "table2_251": _in_table_2(251),
+    "table2_20000": _in_table_2(20000),
     "table2_growth": _growth,
-    "fig2_yuzu_shallow": _speed("ISM", "Yuzu", network="shallow"),
-    "fig2_yuzu_deep": _speed("ISM", "Yuzu", network="deep"),
-    "fig2_tism_yuzu": _speed("Yuzu", "TISM, one task"),
-    "figs3_order": _speed("ISM", "Yuzu"),
-    "title_quick": _speed("windowed ISM", "TISM, all tasks"),
+    "fig2_yuzu_shallow": _lowest("ISM", "Yuzu", "shallow"),
+    "fig2_yuzu_deep": _lowest("ISM", "Yuzu", "deep"),
+    "fig2_tism_yuzu": _lowest("Yuzu", "TISM, one task"),
+    "figs3_order": _lowest("ISM", "Yuzu"),
+    "title_quick": _lowest("windowed ISM", "TISM, all tasks"),
 }
-EXTERNAL: dict[str, Measure] = {"text_any_high": _external, "text_any_mean": _external}
 
 
-def read_claims(file: str = "claims.csv") -> pd.DataFrame:
-    """A table of claims in `data`, with the paper's number where it has one, as `paper_value`.
+def _of_run_times(claim_id: str, profile: Profile) -> Sample:
+    try:
+        repeats = RUN_TIMES[claim_id](read_table(profile.name, "runtime.csv"))
+    except (FileNotFoundError, LookupError):
+        return Sample(wants=["runtime.csv"])
+    return Sample({"any": repeats}, "any")
+
+
+def _published(profile: Profile) -> dict[str, Sample]:
+    """r of ISM and TISM in each network of another lab, with its interval over sequences."""
+    try:
+        table = read_table(profile.name, CONCORDANCE)
+    except FileNotFoundError:
+        return {name: Sample(wants=[CONCORDANCE]) for name in PUBLISHED}
+    rows = table.query("method == 'TISM' and convention == 'all entries'").set_index("model")
+    found = {name: rows.loc[name] for name in PUBLISHED}
+    return {
+        name: Sample(
+            known=Estimate(row["mean_r"], row["low"], row["high"], int(row["n_sequences"]))
+        )
+        for name, row in found.items()
+    }
+
+
+ONLY = {  # data sets of claims that not all can have
+    "hypothesis_planted": ["simulated"],
+    "hypothesis_sites": ["simulated"],
+}
+
+
+def read_claims() -> pd.DataFrame:
+    """data/claims.csv, with the paper's number where it has one, as `paper_value`.
 
     A number is an id of data/paper_numbers.csv, or two of them with " - " or " / " between.
     """
-    claims = pd.read_csv(repository() / "data" / file, dtype={"paper_number": str})
+    claims = pd.read_csv(repository() / "data" / "claims.csv", dtype={"paper_number": str})
     numbers = paper_numbers()
     claims["paper_value"] = [_paper_value(text, numbers) for text in claims["paper_number"]]
     claims["at_least"] = claims["at_least"].fillna(-np.inf)
@@ -310,65 +417,81 @@ def _paper_value(text: Any, numbers: dict[str, float]) -> float:
     return numbers[text]
 
 
-def judge(estimate: Estimate, at_least: float, at_most: float) -> str:
-    """The verdict by the rule of this module."""
-    if np.isnan(estimate.value):
-        return "not measured"
-    if np.isnan(estimate.low) or np.isnan(estimate.high):
-        return "undecided"
-    if at_least <= estimate.low and estimate.high <= at_most:
-        return "holds"
-    if estimate.high < at_least or at_most < estimate.low:
-        return "does not hold"
-    return "undecided"
+def scorecard(profile: Profile, planned: Profile) -> pd.DataFrame:
+    """One row a claim and data set that has networks for it.
+
+    profile : of the chapters whose tables are read
+    planned : of the networks that are judged (`tism.study.records.Chapter.networks`)
+
+    Columns: claim_id, source, paper_item, statement, dataset, reading, test, unit, paper_value,
+    value, low, high, n, verdict, seeds (`decide`), wants (what is missing) and missing (how much),
+    at_least, at_most.
+    """
+    networks = {name: Networks(profile, planned, name) for name in planned.datasets}
+    rows = []
+    for claim in read_claims().to_dict("records"):
+        for dataset, sample in _samples(claim, networks, profile).items():
+            verdict = decide(claim["test"], sample, claim["at_least"], claim["at_most"])
+            wants = {"wants": ", ".join(sample.wants), "missing": len(sample.wants)}
+            rows.append({**claim, "dataset": dataset, **verdict, **wants})
+    columns = ["claim_id", "source", "paper_item", "statement", "dataset", "reading", "test"]
+    columns += ["unit", "paper_value", *Estimate._fields, "verdict", "seeds", "missing", "wants"]
+    return pd.DataFrame(rows)[[*columns, "at_least", "at_most"]]
 
 
-def scorecard(profile: Profile, items: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a claim and data set; where a claim was measured on any, those without are left out.
+def _samples(
+    claim: Mapping[str, Any], networks: Mapping[str, Networks], profile: Profile
+) -> dict[str, Sample]:
+    """The samples of a claim by data set, where there are networks for it."""
+    claim_id, reading = claim["claim_id"], claim["reading"]
+    if claim_id == "fig1b_region":
+        return {"mouse": Sample(wants=["the data of the paper"])}
+    if claim["unit"] == "repeat":
+        return {UNTRAINED: _of_run_times(claim_id, profile)}
+    if claim["unit"] == "locus":
+        return _published(profile)
+    if claim_id in MEASURES:
+        found = {name: MEASURES[claim_id](of, reading) for name, of in networks.items()}
+        return {name: sample for name, sample in found.items() if sample is not None}
+    chosen = [name for name in ONLY.get(claim_id, networks) if name in networks]
+    return {name: _elsewhere(claim_id, networks[name]) for name in chosen}
+
+
+def count_verdicts(card: pd.DataFrame, by: str = "dataset") -> pd.DataFrame:
+    """How many rows of a scorecard have each verdict, by data set or another column."""
+    card = card.replace({"dataset": dict.fromkeys(PUBLISHED, "networks of other labs")})
+    counts = card.groupby([by, "verdict"], sort=False).size()
+    table = counts.unstack(fill_value=0).reindex(columns=VERDICTS, fill_value=0)
+    return table.reset_index().rename_axis(columns=None)
+
+
+def shown(card: pd.DataFrame, *items: str, dataset: str | None = None) -> pd.DataFrame:
+    """The columns of a scorecard that a reader needs; a star marks an interval of 90 %.
 
     items : of the paper, such as "Fig 3A"; by default all
-
-    Columns: claim_id, paper_item, statement, dataset, paper_value, value, low, high, n, verdict,
-    and the rule (at_least, at_most).
+    dataset : the only one to show, without naming it; by default all
     """
-    claims, rows = read_claims(), []
-    if items is not None:
-        claims = claims[claims["paper_item"].isin(items)]
-    for claim in claims.to_dict("records"):
-        measure, datasets = _measure_of(claim["claim_id"], profile)
-        for dataset in datasets:
-            try:
-                estimate = measure(Evidence(profile.name, dataset))
-            except NotMeasured:
-                estimate = Estimate(float("nan"), float("nan"), float("nan"), 0)
-            verdict = judge(estimate, claim["at_least"], claim["at_most"])
-            rows.append({**claim, "dataset": dataset, **estimate._asdict(), "verdict": verdict})
-    columns = ["claim_id", "paper_item", "statement", "dataset", "paper_value", *Estimate._fields]
-    table = pd.DataFrame(rows)[[*columns, "verdict", "at_least", "at_most"]]
-    measured = table["verdict"] != "not measured"
-    return table[measured | ~measured.groupby(table["claim_id"]).transform("any")]
-
-
-def _measure_of(claim_id: str, profile: Profile) -> tuple[Measure, Sequence[str]]:
-    """How a claim is measured, and on which data sets or networks."""
-    if claim_id in RUN_TIMES:
-        return RUN_TIMES[claim_id], [_UNTRAINED]
-    if claim_id in EXTERNAL:
-        return EXTERNAL[claim_id], EXTERNAL_MODELS
-    return MEASURES[claim_id], profile.datasets
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a scorecard that a reader needs; what was not measured is left out."""
-    table = table[table["verdict"] != "not measured"]
-    names = {"paper_value": "paper", "value": "here", "dataset": "data"}
-    columns = ["statement", "data", "paper", "here", "low", "high", "verdict"]
-    table = table.replace({"dataset": TITLES}).rename(columns=names)[columns]
-    return with_intervals(table, {"interval": ("low", "high")})
-
-
-def count_verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many claims have each verdict, a row a data set, a column a verdict."""
-    table = table.replace({"dataset": TITLES})
-    counts = table.groupby(["dataset", "verdict"], sort=False).size().unstack(fill_value=0)
-    return counts.reindex(columns=VERDICTS, fill_value=0).reset_index().rename_axis(columns=None)
+    if items:
+        card = card[card["paper_item"].isin(items)]
+    if dataset is not None:
+        card = card[card["dataset"] == dataset]
+    names = {"dataset": "data", "paper_value": "paper", "value": "here"}
+    columns = [
+        "source",
+        "statement",
+        "data",
+        "paper",
+        "here",
+        "low",
+        "high",
+        "n",
+        "verdict",
+        "seeds",
+    ]
+    columns += ["missing"] * bool(card["missing"].any())
+    narrow = card["test"].isin(NARROW) & card["low"].notna()
+    table = card.replace({"dataset": TITLES}).rename(columns=names)[columns]
+    table = with_intervals(table, {"interval": ("low", "high")})
+    marked = zip(table["interval"], narrow, strict=True)
+    table = table.assign(interval=[f"{text} *" if star else text for text, star in marked])
+    return table if dataset is None else table.drop(columns="data")

@@ -50,6 +50,7 @@ from tism.study.records import (
     TRAINING_CHAPTER,
     chapter_key,
     chapters,
+    networks_of,
     note_provenance,
 )
 
@@ -180,7 +181,8 @@ def record_chapter(name: str, profile: str) -> None:
         raise ValueError(f"{name} was edited after it was run: run it again, then record it")
     write_text(_source(name), _notebook_text(executed))
     if name in READS:
-        _record_tables(ROBUSTNESS, profile)
+        for about in {profile, networks_of(name, settings).name}:
+            _record_tables(ROBUSTNESS, about)
     _record_tables(name, profile)
 
 

@@ -36,24 +36,22 @@ UNTRAINED = frozenset({"06_runtime"})  # needs neither data nor trained networks
 ESTIMATING = frozenset({"07_beyond_first_order", "08_measured_mutagenesis"})
 TRAINING_CHAPTER = "03_train_model"
 SCORING_CHAPTER = "04_ism_vs_tism"  # writes the scores of the baselines into the cache
-ROBUSTNESS_CHAPTER = "05_robustness"  # counts the runs of the profile
+ROBUSTNESS_CHAPTER = "05_robustness"
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
 EXAMPLES = "example_maps.csv"
-DESIGN = "evidence/models.csv"  # the networks of book/design.md
-NEW_PAIRS = "evidence/initialisations.csv"  # how alike those are that differ in their seed only
-BY_NETWORK = "evidence/by_network.csv"  # what chapters measure of them one by one
-READS = {  # tables that a chapter reads and other chapters write
-    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES, DESIGN, NEW_PAIRS),
+BY_NETWORK = "evidence/by_network.csv"  # what chapters measure of networks one by one
+READS = {  # tables that a chapter reads and other chapters write; it is about many networks
+    ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES),
     "10_scorecard": (
-        MODELS, INITIALISATIONS, "figure_1.csv", "figure_1_networks.csv",
-        "runtime.csv", "external/concordance.csv", DESIGN, BY_NETWORK, NEW_PAIRS,
+        MODELS, INITIALISATIONS, "figure_1_networks.csv", "runtime.csv",
+        "external/concordance.csv", BY_NETWORK,
     ),
 }  # fmt: skip
 
 FILES = {  # tables in `data` that a chapter reads beside its data sets
     "03_train_model": ("schedule_trials.csv", "paper_numbers.csv"),
     "04_ism_vs_tism": ("paper_numbers.csv",),
-    "05_robustness": ("claims.csv", "claims_evidence.csv", "paper_numbers.csv"),
+    "05_robustness": ("claims.csv", "paper_numbers.csv"),
     "06_runtime": (
         "paper_numbers.csv", "authors_timings.csv", "results/long_sequences.csv",
         "results/gpu/runtime.csv",
@@ -63,7 +61,7 @@ FILES = {  # tables in `data` that a chapter reads beside its data sets
         "kircher_tasks.csv", "paper_numbers.csv", "polyadenylation_signals.csv",
     ),
     "09_your_own_model": ("motifs.csv", "motifs_yeast.csv"),
-    "10_scorecard": ("claims.csv", "claims_evidence.csv", "paper_numbers.csv"),
+    "10_scorecard": ("claims.csv", "paper_numbers.csv"),
 }  # fmt: skip
 
 
@@ -107,8 +105,7 @@ def chapter_key(
             **held,
             **networks_identity(profile),
             **({"estimation": versions.ESTIMATION} if name in ESTIMATING else {}),
-            **({"runs": tables_key(profile)} if name == ROBUSTNESS_CHAPTER else {}),
-            **_tables_read(name, profile, tables),
+            **_runs_and_tables(name, profile, tables),
             **_other_networks(settings),
         }
     )
@@ -150,12 +147,23 @@ def without_imports(code: str) -> str:
     return "\n".join(text for number, text in lines if number not in imported and text.strip())
 
 
-def _tables_read(name: str, profile: Profile, tables: str | None) -> dict[str, Any]:
-    if name not in READS or tables is None:
+def networks_of(name: str, profile: Profile) -> Profile:
+    """The profile whose networks a chapter is about: one that its settings name, or its own."""
+    other = profile.chapters.get(name, {}).get("profile")
+    return load_profile(other) if other else profile
+
+
+def _runs_and_tables(name: str, profile: Profile, tables: str | None) -> dict[str, Any]:
+    """Of a chapter about many networks: which are planned, and the tables that it reads."""
+    if name not in READS:
         return {}
+    about = {p.name: p for p in (profile, networks_of(name, profile))}
+    runs = {"runs": [tables_key(p) for p in about.values()]}
+    if tables is None:
+        return runs
     recorded = tables == "recorded"
-    paths = [find_table(profile.name, table, recorded=recorded) for table in READS[name]]
-    return {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
+    paths = [find_table(p, table, recorded=recorded) for p in about for table in READS[name]]
+    return runs | {"read": [path and digest(path.read_text(encoding="utf-8")) for path in paths]}
 
 
 def _files_read(name: str, settings: dict[str, Any]) -> dict[str, str | None]:
@@ -185,6 +193,11 @@ class Chapter:
     def settings(self) -> dict[str, Any]:
         """The profile's settings for this chapter."""
         return self.profile.chapters.get(self.name, {})
+
+    @property
+    def networks(self) -> Profile:
+        """The profile whose networks the chapter is about (`networks_of`)."""
+        return networks_of(self.name, self.profile)
 
     @property
     def folder(self) -> Path:

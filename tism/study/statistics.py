@@ -52,36 +52,6 @@ def means(table: pd.DataFrame, measure: str, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare_with(reference: Sequence[float], groups: Groups) -> pd.DataFrame:
-    """Difference of the mean of each group of networks from that of the reference.
-
-    Welch's t test, corrected for the number of groups by the step-down of Holm (1979,
-    https://www.jstor.org/stable/4615733). 95 % intervals are those of the step that a group
-    reaches, so that they leave out zero exactly where the corrected p is below 0.05.
-
-    Columns: name, value, low, high, p (corrected), n. A group or a reference of a single network
-    has a value only, and does not count as a comparison.
-    """
-    tests = {
-        name: stats.ttest_ind(values, reference, equal_var=False)
-        for name, values in groups.items()
-        if min(len(values), len(reference)) > 1
-    }
-    corrected, p, comparisons, rejecting = {}, 0.0, len(tests), True
-    for rank, name in enumerate(sorted(tests, key=lambda name: tests[name].pvalue)):
-        remaining = len(tests) - rank
-        comparisons = remaining if rejecting else comparisons
-        p = max(p, min(1.0, remaining * tests[name].pvalue))
-        rejecting = rejecting and p < 1 - _CONFIDENCE
-        low, high = tests[name].confidence_interval(1 - (1 - _CONFIDENCE) / comparisons)
-        corrected[name] = {"low": float(low), "high": float(high), "p": float(p)}
-    rows = []
-    for name, values in groups.items():
-        row = {"name": name, "value": float(np.mean(values) - np.mean(reference))}
-        rows.append({**row, **corrected.get(name, {}), "n": len(values)})
-    return pd.DataFrame(rows, columns=["name", "value", "low", "high", "p", "n"])
-
-
 def holm(p: Any) -> np.ndarray:
     """p of several tests, corrected for their number by the step-down of Holm (1979)."""
     p = np.asarray(p, dtype=float)

@@ -124,17 +124,18 @@ def plot_verdicts(counts: pd.DataFrame) -> Axes:
     """Number of claims by data set and verdict (`tism.study.ch10_scorecard.count_verdicts`)."""
     ax = new_axes(height=0.5 * len(counts) + 1.4)
     left, rows = np.zeros(len(counts)), np.arange(len(counts))[::-1]
+    widest = counts.drop(columns="dataset").sum(axis=1).max()
     looks = {
         "holds": (GREEN, ""),
         "does not hold": (VERMILLION, "//"),
         "undecided": (ORANGE, ".."),
-        "not measured": ("#dddddd", ""),
+        "pending": ("#dddddd", ""),
     }
     for verdict, (colour, hatch) in looks.items():
         width = counts[verdict].to_numpy()
         ax.barh(rows, width, left=left, color=colour, hatch=hatch, ec="white", lw=0, label=verdict)
         for row, start, n in zip(rows, left, width, strict=True):
-            if n:
+            if n > 0.02 * widest:  # else the bar is narrower than its number
                 ax.text(start + n / 2, row, str(n), ha="center", va="center", fontsize=9)
         left += width
     ax.set_yticks(rows, counts["dataset"])
