@@ -167,8 +167,9 @@ def test_items_and_a_data_set_select_rows():
 
     table = card.shown(of_the_record(), *items, dataset="yeast")
 
-    assert table["statement"].tolist() == claims["statement"].tolist()
-    assert "data" not in table
+    own = claims["source"].map({"own": " \u2020", "paper": ""})
+    assert table["statement"].tolist() == (claims["statement"] + own).tolist()
+    assert {"data", "missing"}.isdisjoint(table)
     narrow = claims["test"].eq("equivalence").tolist()  # which has an interval of 90 %
     assert table["interval"].str.endswith(" *").tolist() == narrow
 

@@ -466,32 +466,24 @@ def count_verdicts(card: pd.DataFrame, by: str = "dataset") -> pd.DataFrame:
 
 
 def shown(card: pd.DataFrame, *items: str, dataset: str | None = None) -> pd.DataFrame:
-    """The columns of a scorecard that a reader needs; a star marks an interval of 90 %.
+    """The columns of a scorecard that a reader needs, without those that are empty.
 
     items : of the paper, such as "Fig 3A"; by default all
     dataset : the only one to show, without naming it; by default all
+
+    A dagger marks claims that are not the paper's, a star intervals of 90 %.
     """
     if items:
         card = card[card["paper_item"].isin(items)]
     if dataset is not None:
         card = card[card["dataset"] == dataset]
+    own, narrow = card["source"] == "own", card["test"].isin(NARROW) & card["low"].notna()
+    table = with_intervals(card, {"interval": ("low", "high")}).replace({"dataset": TITLES})
+    table["statement"] += own.map({True: " \u2020", False: ""})
+    table["interval"] += narrow.map({True: " *", False: ""})
     names = {"dataset": "data", "paper_value": "paper", "value": "here"}
-    columns = [
-        "source",
-        "statement",
-        "data",
-        "paper",
-        "here",
-        "low",
-        "high",
-        "n",
-        "verdict",
-        "seeds",
-    ]
-    columns += ["missing"] * bool(card["missing"].any())
-    narrow = card["test"].isin(NARROW) & card["low"].notna()
-    table = card.replace({"dataset": TITLES}).rename(columns=names)[columns]
-    table = with_intervals(table, {"interval": ("low", "high")})
-    marked = zip(table["interval"], narrow, strict=True)
-    table = table.assign(interval=[f"{text} *" if star else text for text, star in marked])
-    return table if dataset is None else table.drop(columns="data")
+    order = ["statement", "dataset", "verdict", "value", "interval", "paper_value", "n", "seeds"]
+    table = table[[*order, "missing"]].rename(columns=names)
+    empty = [name for name in ("paper", "seeds") if table[name].isna().all()]
+    empty += ["missing"] * (not table["missing"].any()) + ["data"] * (dataset is not None)
+    return table.drop(columns=empty)
