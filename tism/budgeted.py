@@ -112,7 +112,8 @@ def _is_everything(m: Any, one_hot: Tensor) -> bool:
 
 def _checked_base(base: Any, job: Job) -> Tensor:
     predict, rows = job.part(0, 1)
-    n_tasks = len(select_tasks(job.tasks, predict(rows.clone()).shape[1]))
+    output = predict(rows.clone())
+    n_tasks = len(select_tasks(job.tasks, output.shape[1]))
     shape = (len(job.one_hot), n_tasks, 4, len(job.window))
     if isinstance(base, str):
         raise ValueError(f'base must be "tism" or an estimate of shape {shape}, got {base!r}')
@@ -122,7 +123,7 @@ def _checked_base(base: Any, job: Job) -> Tensor:
             f"base must be finite floating-point numbers of shape {shape}, got "
             f"{base.dtype} of shape {tuple(base.shape)}"
         )
-    return base
+    return base.to(torch.promote_types(torch.float32, output.dtype))
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class ExactEffects:
         size = self.job.at_once()
         parts = (slice(start, start + size) for start in range(0, len(sequences), size))
         reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
+        reference = reference.to(torch.promote_types(torch.float32, reference.dtype))
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
             at = on_device(row, sequences.device)
@@ -206,8 +208,8 @@ def refine(
     rounds : in which they are chosen, each by what the rounds before it found
     """
     substituted = one_hot == 0
-    exact = torch.zeros_like(substituted)
-    found, estimate = torch.zeros_like(base), base * substituted[:, None]
+    exact, base = torch.zeros_like(substituted), base * substituted[:, None]
+    found, estimate = torch.zeros_like(base), base
     uncertainty = size = expected_size(estimate)
     for count in np.diff(np.linspace(0, m, rounds + 1).astype(int)):
         chosen = choose(estimate, substituted & ~exact, count)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tism import budgeted_ism, build_model, ism, layerwise_tism, tism
+from tism import budgeted_ism, build_model, ism, layerwise_tism, predict, tism
 from tism.budgeted import choose, expected_size, nearby, refine, update
 from tism.correlations import profile_correlation
 
@@ -109,6 +109,32 @@ def test_any_base_will_do(network, sequences):
     assert better.exact.sum() == none.exact.sum()
     of_better, of_none = (profile_correlation(scores, b.estimate).mean() for b in (better, none))
     assert of_better > of_none > 0
+
+
+def test_exact_entries_of_low_precision_are_those_of_ism(network, sequences):
+    network.head.bias.data -= predict(network, sequences).mean(0)  # both signs
+    network = network.bfloat16()
+    found = budgeted_ism(network, sequences, m=30, engine="full")
+    exact = found.exact[:, None].expand_as(found.estimate)
+    expected = ism(network, sequences, engine="full")[exact]
+    torch.testing.assert_close(found.estimate[exact], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_base_of_lower_precision_rounds_no_exact_entry(network, sequences, dtype):
+    base = tism(network, sequences).to(dtype)
+    found = budgeted_ism(network, sequences, m=30, base=base, engine="full")
+    exact = found.exact[:, None].expand_as(base)
+    expected = ism(network, sequences, engine="full")[exact]
+    torch.testing.assert_close(found.estimate[exact], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_entries_of_the_base_at_reference_bases_do_not_count(network, sequences):
+    base = tism(network, sequences)
+    other = base + 50 * base.abs().max() * sequences[:, None]
+    expected = budgeted_ism(network, sequences, m=30, base=base)
+    for a, b in zip(budgeted_ism(network, sequences, m=30, base=other), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 class Opaque(nn.Module):
