@@ -164,11 +164,14 @@ def evaluating(
                     module.training = False
             for parameter in model.parameters():
                 parameter.requires_grad_(False)
-            if autocast is None and torch.is_autocast_enabled(target.type):
+            callers = torch.is_autocast_enabled(target.type)
+            if autocast is None and callers:
                 autocast = torch.get_autocast_dtype(target.type)
             predictor = Predictor(model, output_fn, target, autocast, _floating_dtype(model))
             predictor.args = tuple(_checked_args(args, n, predictor))
-            yield predictor
+            # the model alone computes in low precision, not what is made of its predictions
+            with torch.autocast(target.type, enabled=False) if callers else nullcontext():
+                yield predictor
         except (RuntimeError, MemoryError) as error:
             notes = getattr(error, "__notes__", [])
             if running.is_out_of_memory(error) and _TOO_LARGE not in notes:

@@ -153,7 +153,10 @@ def test_autocast_is_a_low_precision_and_run_in_full(net, sequences):
         tism.tism(net, sequences, autocast=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["predict", "input_gradient", "tism", "ism, full"])
+AUTOCAST = ["predict", "input_gradient", "tism", "ism, full", "budgeted_ism", "reliability"]
+
+
+@pytest.mark.parametrize("name", AUTOCAST)
 def test_the_autocast_of_the_caller_is_that_of_the_argument(name, net, sequences):
     net, sequences = net.float(), sequences.float()
     expected = FUNCTIONS[name](net, sequences, autocast=torch.bfloat16)
