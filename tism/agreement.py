@@ -166,8 +166,9 @@ def draw(
     share = (square / square.sum((2, 3), keepdim=True)).nan_to_num(0)  # a constant task has none
     size = share.mean(1).sqrt().flatten(1)
     probability = _in_proportion(size, m)
-    order = torch.rand(size.shape, generator=generator).argsort(1)
-    begin = torch.rand(len(size), 1, generator=generator, dtype=torch.float64)
+    drawn_on = {"generator": generator, "device": generator.device}
+    order = torch.rand(size.shape, dtype=torch.float32, **drawn_on).argsort(1)
+    begin = torch.rand(len(size), 1, dtype=torch.float64, **drawn_on)
     passed = (probability.gather(1, order).cumsum(1) + begin).clamp(max=m + begin).floor()
     hit = passed.diff(dim=1, prepend=torch.zeros_like(begin)) > 0
     drawn = torch.zeros_like(hit).scatter_(1, order, hit)

@@ -156,7 +156,7 @@ class ExactEffects:
 
         def effects(chosen: Tensor) -> Tensor:
             if not chosen.any():
-                return torch.empty(0, len(tasks))
+                return torch.empty(0, len(tasks), device="cpu")
             row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
             substituted = row, position + self.job.window.start, base
             found = by_position(compute, substituted, size, lambda rows: None)[0]
@@ -181,7 +181,7 @@ class ExactEffects:
 def _estimate_all(exact: ExactEffects, base: Tensor, m: int) -> Budgeted:
     """`refine` blocks of sequences whose kept activations fit into memory."""
     n, stretch = len(base), exact.job.stretch
-    flags = torch.zeros((n, *base.shape[2:]), dtype=torch.bool)
+    flags = torch.zeros_like(base[:, 0], dtype=torch.bool)
     result = Budgeted(torch.empty_like(base), flags, torch.empty_like(base))
 
     def step(first: int, last: int) -> None:
@@ -235,7 +235,8 @@ def choose(estimate: Tensor, allowed: Tensor, count: int) -> Tensor:
     square = estimate.square()
     share = square / square.sum((2, 3), keepdim=True).clamp(min=1e-30)
     share = share.nan_to_num(0).sum(1)  # a task without finite numbers has no say
-    number = torch.arange(share[0].numel(), dtype=torch.float64).view(share.shape[1:])
+    number = torch.arange(share[0].numel(), dtype=torch.float64, device=share.device)
+    number = number.view(share.shape[1:])
     share = share + 1e-12 * (number * 0.618034 % 1)  # break ties by a low-discrepancy order
     share = share.masked_fill(~allowed, -1).flatten(1)
     top = share.topk(min(count, share.shape[1]), 1).indices
@@ -265,7 +266,7 @@ def slope(base: Tensor, effects: Tensor, exact: Tensor) -> Tensor:
     square = (base * exact).square().sum((2, 3), keepdim=True)
     product = (base * effects).sum((2, 3), keepdim=True)
     share, count = _SLOPE_PRIOR
-    share = share + count / exact.sum((2, 3), keepdim=True).clamp(min=1)
+    share = share + count / exact.sum((2, 3), keepdim=True).clamp(min=1).to(base.dtype)
     prior = share * square + torch.finfo(base.dtype).tiny
     return ((product + prior) / (square + prior)).clamp(*_SLOPES)
 
@@ -286,6 +287,7 @@ def expected_size(estimate: Tensor, entry_weight: float = 0) -> Tensor:
 def nearby(values: Tensor) -> Tensor:
     """Sums over positions with exponentially falling weights; (n, tasks, length) to the same."""
     far = int(4 * _REACH)
-    kernel = torch.exp(-torch.arange(-far, far + 1).abs() / _REACH).to(values)
+    distance = torch.arange(-far, far + 1, dtype=values.dtype, device=values.device).abs()
+    kernel = torch.exp(-distance / _REACH)
     flat = values.flatten(0, 1)[:, None]
     return F.conv1d(flat, kernel[None, None], padding=far)[:, 0].view_as(values)

@@ -63,7 +63,7 @@ def _difference_correlation(a: Tensor, b: Tensor) -> Tensor:
     """The same of one sequence, from inner products, so that no difference is formed."""
     a, b = (each.flatten(1).double() for each in (a, b))  # (tasks, 4 * length)
     a, b = (each - each.mean(1, keepdim=True) for each in (a, b))
-    t, u = torch.triu_indices(len(a), len(a), offset=1)
+    t, u = torch.triu_indices(len(a), len(a), offset=1, device=a.device)
 
     def product(x: Tensor, y: Tensor) -> Tensor:
         """Of x[t] - x[u] with y[t] - y[u]."""

@@ -17,7 +17,7 @@ from tism.engine.choice import Plan, by_engine
 from tism.exact import ism
 from tism.predictor import job_of
 from tism.running import Tasks, in_one_tensor, whole_number
-from tism.sequence import put_bases, validate_one_hot
+from tism.sequence import numeric_tensor, put_bases, validate_one_hot
 
 
 def interactions(
@@ -90,9 +90,9 @@ def interaction_map(
 
 
 def _check_bases(bases: Any, shape: tuple[int, ...], name: str) -> Tensor:
-    bases = torch.as_tensor(bases)
-    whole = not bases.is_floating_point() and not bases.is_complex()
-    if not whole or bases.dtype == torch.bool or bases.shape not in ((), shape):
+    bases = numeric_tensor(name, bases)
+    whole = not bases.is_floating_point() and bases.dtype != torch.bool
+    if not whole or bases.shape not in ((), shape):
         raise ValueError(
             f"{name} must be integers of shape {shape}, got {bases.dtype} of {tuple(bases.shape)}"
         )
@@ -113,11 +113,11 @@ def _map(exact: ExactEffects, number: int, chosen: Tensor) -> Tensor:
     single = effects(sequence[None], chosen[None])
     base, position = chosen.nonzero(as_tuple=True)
     mutants = put_bases(sequence.repeat(len(position), 1, 1), position, base)
-    later = position[:, None] < torch.arange(chosen.shape[1])  # a pair is run once
+    later = position[:, None] < torch.arange(chosen.shape[1], device="cpu")  # a pair runs once
     alone = single.new_zeros(chosen.shape[1], single.shape[1])
     alone[position] = single
     found = single.new_zeros(chosen.shape[1], chosen.shape[1], single.shape[1])
-    for rows in torch.arange(len(position)).split(exact.at_once):
+    for rows in torch.arange(len(position), device="cpu").split(exact.at_once):
         pairs = chosen & later[rows, None]
         if pairs.any():
             row, _, other = pairs.nonzero(as_tuple=True)

@@ -174,7 +174,7 @@ def _tensor_of_array(name: str, values: Any) -> Tensor:
         array = array.copy()
     with warnings.catch_warnings():  # a read-only array is fine: nothing writes to it
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.as_tensor(np.ascontiguousarray(array))
+        return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
 
 
 def _shape_hint(one_hot: Tensor) -> str:

@@ -79,6 +79,15 @@ def test_map_has_the_interactions(net, sequences, engine):
     assert (found.diagonal(dim1=2, dim2=3) == 0).all()
 
 
+def test_a_map_of_low_precision_has_the_interactions(net, sequences):
+    net, new = net.bfloat16(), torch.zeros(20, dtype=torch.long)
+    found = interaction_map(net, sequences, new.expand(5, 20), engine="full")
+    assert found.dtype == torch.float32
+    expected = interactions(net, sequences, 5, 0, engine="full")[:, :, 0]
+    expected[sequences[:, 0, 5] == 1] = 0
+    torch.testing.assert_close(found[:, :, 5], expected, rtol=0, atol=1e-6)
+
+
 def test_bad_arguments(net, bases):
     with pytest.raises(ValueError, match="position must be one of 20, got 20"):
         interactions(net, bases, 20, 0)
@@ -86,6 +95,9 @@ def test_bad_arguments(net, bases):
         interactions(net, bases, 1.5, 0)
     with pytest.raises(ValueError, match="base must be from 0"):
         interactions(net, bases, 1, 4)
+    for base in ("A", None, ["A", "C"]):
+        with pytest.raises(TypeError, match="base must be a numeric tensor or array"):
+            interactions(net, bases, 1, base)
     with pytest.raises(ValueError, match=r"bases must be integers of shape \(5, 20\)"):
         interaction_map(net, bases, torch.zeros(20).long())
     with pytest.raises(ValueError, match="bases must be integers"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from unittest.mock import Mock
 
@@ -203,6 +204,34 @@ def test_a_scalar_does_not_decide_the_precision(name, sequences):
     exact = FUNCTIONS[name](Mixed().double(), sequences)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low.double(), exact, rtol=1e-4, atol=1e-6)
+
+
+EVERY = FUNCTIONS | {
+    "interactions": lambda *a, **k: tism.interactions(*a, position=5, base=1, **k),
+    "interaction_map": lambda *a, **k: interaction_map(*a, bases=[[1] * LENGTH] * 5, **k),
+}
+
+
+@contextmanager
+def default(setting):
+    """Another dtype or device in which torch makes tensors."""
+    before = torch.get_default_dtype()
+    with torch.device("meta") if setting == "meta" else nullcontext():
+        torch.set_default_dtype(before if setting == "meta" else setting)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("setting", [torch.float64, torch.float16, "meta"])
+@pytest.mark.parametrize("name", EVERY)
+def test_defaults_of_torch_do_not_matter(name, setting, net, sequences):
+    net, sequences = net.float(), sequences.float()
+    expected = EVERY[name](net, sequences)
+    with default(setting):
+        found = EVERY[name](net, sequences.numpy())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
 class Unstable(nn.Module):
