@@ -405,6 +405,56 @@ def test_changes_in_place_that_would_be_missed(name):
     assert torch.equal(ism(model, draw_sequences()), ism(model, draw_sequences(), engine="full"))
 
 
+MOTIF = F.one_hot(torch.tensor([[1, 2, 1]]), 4).mT.double()  # CGC
+
+
+class Rare(Apply):
+    """A function of a convolution's output and of (n, 1, LENGTH), true in the middle of a motif."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = F.conv1d(x, MOTIF.to(x), padding=1) > 2.5
+        part = self.function(self.conv(x), found).reshape(len(x), -1).double()
+        return part.sin() @ numbers(part.shape[1], 2)
+
+
+def sequences_with_a_motif() -> Tensor:
+    """As `draw_sequences`; the first has no motif in reach of a substitution, the others have."""
+    one_hot = draw_sequences()
+    one_hot[0] = F.one_hot(torch.tensor([0, 3] * LENGTH)[:LENGTH], 4).mT
+    one_hot[1:, :, 6:9] = MOTIF
+    return one_hot
+
+
+def rarely(function) -> None:
+    """Compare with brute force where what the function does is not seen in the trial."""
+    model, sequences = ready(Rare(function)), sequences_with_a_motif()
+    full = ism(model, sequences, engine="full")
+    windowed = ism(model, sequences, engine="windowed")
+    assert (windowed - full).abs().max() <= 1e-10 * full.abs().max()
+
+
+def three_high(x: Tensor, *channels: Tensor) -> Tensor:
+    return torch.stack([channel.expand_as(x) * x for channel in channels], 2)
+
+
+ON_ANOTHER_AXIS = {
+    "max_pool2d": lambda x, found: F.max_pool2d(
+        three_high(x, 0 * found, found, 0 * found), (3, 1), 1, (1, 0)
+    ),
+    "avg_pool2d": lambda x, found: F.avg_pool2d(
+        three_high(x, ~found, ~found, found), (3, LENGTH), (3, 1), (1, 0)
+    ),
+    "conv2d": lambda x, found: F.conv2d(
+        three_high(x, found, found, found), numbers(2, 4, 3, 3), None, (3, 1), (1, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ON_ANOTHER_AXIS)
+def test_settings_on_another_axis_than_the_sequence(name):
+    rarely(ON_ANOTHER_AXIS[name])
+
+
 def test_expansion_at_a_layer_without_feature_axis():
     layers = nn.Conv1d(4, 1, 3, padding=1), nn.Flatten(), nn.Tanh(), nn.Linear(LENGTH, 2)
     model, sequences = ready(nn.Sequential(*layers)), draw_sequences()

@@ -532,6 +532,7 @@ def convolution(
     single = all(weight.shape[d] == _along(stride, d) == 1 for d in others)
     need(spans or (single and all(call.shape[d] == input.shape[d] for d in others)))
     need(input.axis > 1)
+    need(isinstance(padding, str) or not any(_along(padding, d) for d in others))
     weight = weight.movedim(input.axis, -1).flatten(1, -2)  # (out, in, kernel)
     stride, dilation = _along(stride, input.axis), _along(dilation, input.axis)
     reach, before = dilation * (weight.shape[2] - 1), 0
@@ -645,7 +646,7 @@ def average_pool(
     need(not ceil_mode and not divisor_override and (count_include_pad or not np.any(padding)))
     pooled = [d for d in range(2, input.ndim) if _along(kernel_size, d) == input.shape[d]]
     single = all(_along(kernel_size, d) == 1 for d in range(2, input.ndim) if d not in pooled)
-    if single and input.axis in pooled and not _along(padding, input.axis):
+    if single and input.axis in pooled and not np.any(padding):
         return total(call, input, pooled, True)
     span, frame, read, taps = _taps(call, input, kernel_size, stride, padding, 1)
     return call.window(input, "delta", frame, taps(input.delta(read)).mean(-1), span)
@@ -657,6 +658,7 @@ def _taps(
     """Span and frame of the result, the frame that it reads, what puts taps on a last axis."""
     others = [d for d in range(2, x.ndim) if d != x.axis]
     need(x.axis > 1 and all(call.shape[d] == x.shape[d] for d in others))
+    need(all(_along(kernel, d) == 1 for d in others))
     settings = kernel, stride or kernel, padding, dilation
     kernel, stride, before, dilation = (_along(setting, x.axis) for setting in settings)
     reach = dilation * (kernel - 1)
