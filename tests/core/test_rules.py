@@ -455,6 +455,27 @@ def test_settings_on_another_axis_than_the_sequence(name):
     rarely(ON_ANOTHER_AXIS[name])
 
 
+LOST = {
+    "conv1d": lambda x: F.conv1d(x, numbers(2, 4, 3), numbers(2), padding=2),
+    "strided conv1d": lambda x: F.conv1d(x, numbers(2, 2, 3), None, 2, 1, 1, 2),
+    "conv_transpose1d": lambda x: F.conv_transpose1d(x, numbers(4, 2, 3), stride=2),
+    "avg_pool1d": lambda x: F.avg_pool1d(x, 3, 2, 1),
+    "linear": lambda x: F.linear(x.mT, numbers(3, 4), numbers(3)).mT,
+    "linear of all": lambda x: F.linear(x.flatten(1), numbers(3, 4 * LENGTH)),
+    "sum": lambda x: x.sum(2),
+    "add": lambda x: x + convolved(x),
+}
+
+
+@pytest.mark.parametrize("extreme", [-1e30, torch.inf, torch.nan])
+@pytest.mark.parametrize("name", LOST)
+def test_values_that_are_lost_in_differences_from_an_extreme_reference(name, extreme):
+    def function(x: Tensor, found: Tensor) -> Tensor:
+        return LOST[name](x.masked_fill(found, extreme)).nan_to_num(0).clamp(-3, 3)
+
+    rarely(function)
+
+
 def test_expansion_at_a_layer_without_feature_axis():
     layers = nn.Conv1d(4, 1, 3, padding=1), nn.Flatten(), nn.Tanh(), nn.Linear(LENGTH, 2)
     model, sequences = ready(nn.Sequential(*layers)), draw_sequences()

@@ -257,15 +257,12 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 @rule("add sub subtract")
 def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """The differences of two windows add up; so do their values if both are held.
-
-    A value is not made a difference from a masked reference, as of -1e9, which would round it away.
-    """
+    """The differences of two windows add up, if they are exact; else their values do."""
     windows = [arg for arg in args if isinstance(arg, Windowed)]
     alike = len({(w.axis, w.inner, w.flat) for w in windows}) == 1
     values = [w for w in windows if "value" in w.held]
     apart = len(windows) < 2 or len(values) == 2 or kwargs or not alike
-    if apart or any(w.reference.is_extreme for w in values):
+    if apart or any(w.is_rounded for w in values):
         return by_column(call, args, kwargs)
     first, second = windows
     span = hull([w.span for w in windows])
@@ -439,7 +436,7 @@ def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **kw: 
     dims = _dims(dim, input.ndim)
     if input.axis not in dims and not input.flat:
         return along_another_axis(call, input, dim, keepdim, **kw)
-    need(0 not in dims and not kw)
+    need(0 not in dims and not kw and not input.is_rounded)
     delta = input.delta(input.frame)
     delta = delta.movedim(1, 0).flatten(1) if input.flat else delta.movedim(0, input.axis)
     delta = delta.sum(dims, keepdim)
@@ -482,8 +479,9 @@ def linear(call: Call, input: Any, weight: Tensor, bias: Any = None) -> Any:
     if input.ndim == weight.ndim == 2:
         return _sum_of_columns(call, input, weight)
     need(input.axis < input.ndim - 1)
-    delta = F.linear(input.delta(input.frame), weight)
-    return call.window(input, "delta", input.frame, delta, input.span)
+    kind, columns = _for_linear(input, input.frame)
+    result = F.linear(columns, weight, bias if kind == "value" else None)
+    return call.window(input, kind, input.frame, result, input.span)
 
 
 @rule("matmul")
@@ -502,6 +500,7 @@ def _sum_of_columns(call: Call, x: Windowed, weight: Tensor) -> Tensor:
         columns = weight.reshape(-1, *x.inner).movedim(x.axis, 0).reshape(x.length, len(weight), -1)
         return columns.mT.contiguous()  # (length, features, out)
 
+    need(not x.is_rounded)
     weights, output, width = call.once(slices), call.rows(), x.frame.width
     delta = x.delta(x.frame).reshape(width, len(output), -1).movedim(0, 1)
     order = np.argsort(x.frame.first, kind="stable")
@@ -540,23 +539,38 @@ def convolution(
         before = reach // 2 if padding == "same" else _along(padding, input.axis)
     span = _readers(input, reach, stride, before)
 
-    def folded(delta: Tensor) -> Tensor:
+    def folded(columns: Tensor) -> Tensor:
         """(width, rows, in), with the other axes in `in` or in `rows`."""
-        return delta.flatten(2) if spans else delta.movedim(2, -1).flatten(1, -2)
+        return columns.flatten(2) if spans else columns.movedim(2, -1).flatten(1, -2)
 
-    if stride == groups == 1:
-        frame = Frame(input.frame.first + before - reach, input.frame.width + reach)
-        delta = _products_of_taps(call, folded(input.delta(input.frame)), weight, dilation)
+    if stride == groups == 1 and not input.is_rounded:
+        kind, frame = "delta", Frame(input.frame.first + before - reach, input.frame.width + reach)
+        result = _products_of_taps(call, folded(input.delta(input.frame)), weight, dilation)
     else:
         frame = Frame.over(span, call.shape[input.axis])
         read = Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
-        delta = folded(input.delta(read)).movedim(0, 2)
-        delta = F.conv1d(delta, weight, None, stride, 0, dilation, groups).movedim(2, 0)
+        kind, columns = _for_linear(input, read)
+        columns, bias = folded(columns).movedim(0, 2), bias if kind == "value" else None
+        result = F.conv1d(columns, weight, bias, stride, 0, dilation, groups).movedim(2, 0)
     if spans:
-        delta = delta.unflatten(2, (-1, *[1] * len(others)))
+        result = result.unflatten(2, (-1, *[1] * len(others)))
     else:
-        delta = delta.unflatten(1, (-1, *(input.shape[d] for d in others))).movedim(-1, 2)
-    return call.window(input, "delta", frame, delta, span)
+        result = result.unflatten(1, (-1, *(input.shape[d] for d in others))).movedim(-1, 2)
+    return call.window(input, kind, frame, result, span)
+
+
+def _for_linear(x: Windowed, frame: Frame) -> tuple[str, Tensor]:
+    """What a linear function takes of a frame: "delta", or "value" where deltas were rounded."""
+    return ("value", _padded(x, frame, 0)) if x.is_rounded else ("delta", x.delta(frame))
+
+
+def _padded(x: Windowed, frame: Frame, padding: float) -> Tensor:
+    """The values in a frame, with padding beyond the ends of the axis."""
+    value, beyond = x.value(frame), (frame.columns < 0) | (frame.columns >= x.length)
+    if not beyond.any():
+        return value
+    beyond = x.batch.index(beyond).view(*beyond.shape, *[1] * len(x.features))
+    return value.masked_fill(beyond, padding)
 
 
 def _along(setting: Any, axis: int) -> int:
@@ -607,7 +621,7 @@ def transposed(
 ) -> Windowed:
     """The transposed convolution of the differences."""
     stride, before, dilation = (_along(setting, 2) for setting in (stride, padding, dilation))
-    need(input.axis == 2)
+    need(input.axis == 2 and not input.is_rounded)
     delta = input.delta(input.frame).movedim(0, 2)
     delta = F.conv_transpose1d(delta, weight, None, stride, 0, 0, groups, dilation).movedim(2, 0)
     frame = Frame(input.frame.first * stride - before, len(delta))
@@ -623,12 +637,8 @@ def max_pool(
     span, frame, read, taps = _taps(call, input, kernel_size, stride, padding, dilation)
     if _along(kernel_size, input.axis) == input.length and not _along(padding, input.axis):
         return largest(call, input)
-    value = input.value(read)
-    beyond = (read.columns < 0) | (read.columns >= input.length)
-    if beyond.any():
-        beyond = input.batch.index(beyond).view(*beyond.shape, *[1] * len(input.features))
-        value = value.masked_fill(beyond, -math.inf)
-    return call.window(input, "value", frame, taps(value).amax(-1), span)
+    largest_tap = taps(_padded(input, read, -math.inf)).amax(-1)
+    return call.window(input, "value", frame, largest_tap, span)
 
 
 @rule("avg_pool1d avg_pool2d")
@@ -642,14 +652,15 @@ def average_pool(
     count_include_pad=1,
     divisor_override=None,
 ) -> Any:
-    """The mean of the differences of the taps."""
+    """The mean of the taps."""
     need(not ceil_mode and not divisor_override and (count_include_pad or not np.any(padding)))
     pooled = [d for d in range(2, input.ndim) if _along(kernel_size, d) == input.shape[d]]
     single = all(_along(kernel_size, d) == 1 for d in range(2, input.ndim) if d not in pooled)
     if single and input.axis in pooled and not np.any(padding):
         return total(call, input, pooled, True)
     span, frame, read, taps = _taps(call, input, kernel_size, stride, padding, 1)
-    return call.window(input, "delta", frame, taps(input.delta(read)).mean(-1), span)
+    kind, columns = _for_linear(input, read)
+    return call.window(input, kind, frame, taps(columns).mean(-1), span)
 
 
 def _taps(

@@ -238,7 +238,7 @@ class Reference:
     def is_extreme(self) -> bool:
         """True if what is kept has numbers against which others are rounded away."""
         kept = self._columns if self._tensor is None else self._tensor
-        if kept is None or isinstance(kept, FakeTensor) or kept.dtype == torch.bool:
+        if kept is None or isinstance(kept, FakeTensor) or wide(kept.dtype) == torch.int64:
             return False
         return kept.numel() > 0 and not float(kept.abs().max()) < _EXTREME
 
@@ -328,6 +328,11 @@ class Windowed(Tensor):
             window.batch.mixed.append(func.overloadpacket.__name__)
         with torch._C.DisableTorchFunction():  # nothing of this is part of the replay
             return func(*mapped(whole, args), **mapped(whole, kwargs or {}))
+
+    @property
+    def is_rounded(self) -> bool:
+        """True if values next to a reference as of -1e9 would be lost in differences from it."""
+        return "value" in self.held and self.reference.is_extreme
 
     @cached_property
     def frame(self) -> Frame:
