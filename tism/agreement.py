@@ -112,7 +112,7 @@ def _assess_all(exact: ExactEffects, base: Tensor, m: int, generator: torch.Gene
     """`assess` of all sequences, as many at a time as fit into memory."""
 
     def found(i: int, j: int) -> Tensor:
-        return assess(base[i:j], exact.job.stretch[i:j], exact.of(i, j), m, generator)
+        return assess(base[i:j], exact.job.stretch[i:j], exact.of(i, j, check=i == 0), m, generator)
 
     with exact.job.bar("reliability") as report:
         return in_one_tensor(len(base), exact.at_once, found, report)[0]

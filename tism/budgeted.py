@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tism.engine.choice import Plan, by_engine
-from tism.exact import by_position, exact_scores
+from tism.exact import by_position, check_windows, exact_scores
 from tism.first_order import taylor_scores
-from tism.predictor import Job, OutputFn, Predictor, job_of
+from tism.predictor import (
+    Job,
+    OutputFn,
+    Predictor,
+    job_of,
+    warn_if_not_finite,
+    warn_if_unstable,
+)
 from tism.running import Tasks, in_batches, on_device, select_tasks, take_tasks, whole_number
 from tism.sequence import numeric_tensor, put_bases
 
@@ -99,7 +106,9 @@ def budgeted_ism(
         def estimate(plan: Plan | None) -> Budgeted:
             return _estimate_all(ExactEffects(job, plan), base, m)
 
-        return by_engine(engine, job, len(base) * m, estimate)
+        result = by_engine(engine, job, len(base) * m, estimate)
+        warn_if_not_finite(result.estimate, "budgeted ISM")
+        return result
 
 
 def _is_everything(m: Any, one_hot: Tensor) -> bool:
@@ -141,41 +150,53 @@ class ExactEffects:
         """Number of sequences whose substitutions are chosen and run together."""
         return self.plan.sequences if self.plan else replace(self.job, batch_size=None).at_once()
 
-    def of(self, first: int, last: int) -> Callable[[Tensor], Tensor]:
+    def of(self, first: int, last: int, check: bool) -> Callable[[Tensor], Tensor]:
         """A function from chosen substitutions, (last - first, 4, window) bool, to their effects.
 
         It returns (chosen, n_tasks) on the CPU.
+
+        check : True to warn of an unstable model at the first substitutions
         """
         predict, sequences = self.job.part(first, last)
         if self.plan:
             windows = self.plan.windows(predict, sequences)
-            compute, n_tasks, size = windows.effects, windows.output.shape[1], self.plan.batch_size
+            compute, output, size = windows.effects, windows.output, self.plan.batch_size
         else:
-            compute, n_tasks, size = self._in_full(predict, sequences)
-        tasks = select_tasks(self.job.tasks, n_tasks)
+            compute, output, size = self._in_full(predict, sequences, check)
+        tasks = select_tasks(self.job.tasks, output.shape[1])
 
         def effects(chosen: Tensor) -> Tensor:
+            nonlocal check
             if not chosen.any():
                 return torch.empty(0, len(tasks), device="cpu")
             row, base, position = (numbers.numpy() for numbers in chosen.nonzero(as_tuple=True))
             substituted = row, position + self.job.window.start, base
             found = by_position(compute, substituted, size, lambda rows: None)[0]
-            return take_tasks(found, tasks).cpu()
+            found = take_tasks(found, tasks)
+            if check and self.plan:
+                check_windows(self.job, predict, sequences, output, substituted, found)
+            check = False
+            return found.cpu()
 
         return effects
 
-    def _in_full(self, predict: Predictor, sequences: Tensor) -> tuple:
+    def _in_full(self, predict: Predictor, sequences: Tensor, check: bool) -> tuple:
         size = self.job.at_once()
         parts = (slice(start, start + size) for start in range(0, len(sequences), size))
         reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
         reference = reference.to(torch.promote_types(torch.float32, reference.dtype))
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
+            nonlocal check
             at = on_device(row, sequences.device)
-            mutants = put_bases(sequences[at], position, base)
-            return predict.of(at)(mutants) - reference[at]
+            mutants, owner = put_bases(sequences[at], position, base), predict.of(at)
+            output = owner(mutants.clone() if check else mutants)
+            if check:
+                warn_if_unstable(owner, mutants, output)
+            check = check and len(mutants) == 1  # which has no others in its batch
+            return output - reference[at]
 
-        return compute, reference.shape[1], size
+        return compute, reference, size
 
 
 def _estimate_all(exact: ExactEffects, base: Tensor, m: int) -> Budgeted:
@@ -185,7 +206,8 @@ def _estimate_all(exact: ExactEffects, base: Tensor, m: int) -> Budgeted:
     result = Budgeted(torch.empty_like(base), flags, torch.empty_like(base))
 
     def step(first: int, last: int) -> None:
-        block = refine(base[first:last], stretch[first:last], exact.of(first, last), m)
+        effects = exact.of(first, last, check=first == 0)
+        block = refine(base[first:last], stretch[first:last], effects, m)
         for whole, part in zip(result, block, strict=True):
             whole[first:last] = part
 

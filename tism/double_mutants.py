@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tism.budgeted import ExactEffects
 from tism.engine.choice import Plan, by_engine
 from tism.exact import ism
-from tism.predictor import job_of
+from tism.predictor import job_of, warn_if_not_finite
 from tism.running import Tasks, in_one_tensor, whole_number
 from tism.sequence import numeric_tensor, put_bases, validate_one_hot
 
@@ -86,7 +86,8 @@ def interaction_map(
             with job.bar("double mutants") as report:
                 return in_one_tensor(n, 1, lambda i, _: _map(exact, i, chosen[i])[None], report)[0]
 
-        return by_engine(engine, job, n * length * (length + 1) // 2, found)
+        scores = by_engine(engine, job, n * length * (length + 1) // 2, found)
+        return warn_if_not_finite(scores, "interaction")
 
 
 def _check_bases(bases: Any, shape: tuple[int, ...], name: str) -> Tensor:
@@ -104,13 +105,13 @@ def _check_bases(bases: Any, shape: tuple[int, ...], name: str) -> Tensor:
 def _map(exact: ExactEffects, number: int, chosen: Tensor) -> Tensor:
     """(n_tasks, length, length) map of one sequence and its `chosen` substitutions, (4, length)."""
 
-    def effects(rows: Tensor, substitutions: Tensor) -> Tensor:
+    def effects(rows: Tensor, substitutions: Tensor, check: bool = False) -> Tensor:
         owner = exact.job.predict.of(np.full(len(rows), number))
         job = replace(exact.job, predict=owner, one_hot=rows)
-        return ExactEffects(job, exact.plan).of(0, len(rows))(substitutions)
+        return ExactEffects(job, exact.plan).of(0, len(rows), check)(substitutions)
 
     sequence = exact.job.one_hot[number]
-    single = effects(sequence[None], chosen[None])
+    single = effects(sequence[None], chosen[None], check=number == 0)
     base, position = chosen.nonzero(as_tuple=True)
     mutants = put_bases(sequence.repeat(len(position), 1, 1), position, base)
     later = position[:, None] < torch.arange(chosen.shape[1], device="cpu")  # a pair runs once

@@ -137,17 +137,30 @@ def _windowed_ism(job: predictor.Job, plan: Plan) -> Tensor:
 
         effects, batch_size = by_position(run, changed, batch_size, report)
         if check:
-            output = windows.output[:, chosen]
-            with full_precision(predict.device):
-                other = _other_alone(job, predict, sequences, output, changed, effects)
-            if other and not predictor.warn_if_unstable(
-                predict.of(other), sequences[other], windows.output[other]
-            ):
-                raise Untraceable("windows and the whole model disagree")
-            predictor.warn_if_rounded(predict, output, effects)
+            check_windows(job, predict, sequences, windows.output, changed, effects)
+            predictor.warn_if_rounded(predict, windows.output[:, chosen], effects)
         return effects
 
     return in_blocks(job, "ISM", plan.sequences, effects_of)
+
+
+def check_windows(
+    job: predictor.Job,
+    predict: predictor.Predictor,
+    sequences: Tensor,
+    output: Tensor,
+    changed: Substitutions,
+    effects: Tensor,
+) -> None:
+    """Warn of an unstable model, or raise Untraceable, where windows and the whole model disagree.
+
+    output, effects : (n, tasks) of all tasks and (substitutions, chosen tasks)
+    """
+    chosen = output[:, job.chosen(output.shape[1])]
+    with full_precision(predict.device):
+        other = _other_alone(job, predict, sequences, chosen, changed, effects)
+    if other and not predictor.warn_if_unstable(predict.of(other), sequences[other], output[other]):
+        raise Untraceable("windows and the whole model disagree")
 
 
 def _other_alone(

@@ -103,7 +103,7 @@ def gradient_anywhere(job: Job) -> Tensor:
         predict, rows = job.part(first, last)
         found, output = gradient_by_task(job, predict, rows)
         if first == 0:
-            _check_stability(predict, rows, output)
+            check_stability(predict, rows, output)
         return found
 
     batch_size = job.at_once(_ONE_PASS if isinstance(job.tasks, int) else _MANY_PASSES)
@@ -112,7 +112,8 @@ def gradient_anywhere(job: Job) -> Tensor:
     return predictor.warn_if_not_finite(found, "gradient")
 
 
-def _check_stability(predict: Predictor, rows: Tensor, output: Tensor) -> None:
+def check_stability(predict: Predictor, rows: Tensor, output: Tensor) -> None:
+    """`warn_if_unstable`, with a graph if the model does not run without one."""
     try:
         predictor.warn_if_unstable(predict, rows, output)
     except RuntimeError:  # the model may need a graph, as one that calls autograd does

@@ -21,7 +21,7 @@ from tism.engine.choice import leave_plain, plan_windows
 from tism.engine.replay import Calls, WindowedModel, agree
 from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
 from tism.exact import by_position, exact_scores, in_blocks
-from tism.first_order import gradient_by_task, taylor_scores
+from tism.first_order import check_stability, gradient_by_task, taylor_scores
 from tism.predictor import Job, OutputFn, Predictor, evaluating, job_of, warn_if_not_finite
 from tism.running import Tasks, uncompiled
 from tism.sequence import validate_one_hot
@@ -427,7 +427,9 @@ def _layerwise(job: Job, stage: Stage, before: list[Stage]) -> Tensor:
 
     def effects_of(predict, sequences, changed, report, check) -> Tensor:
         nonlocal batch_size
-        gradient, _ = gradient_by_task(job, predict, sequences, Nudge(stage))
+        gradient, output = gradient_by_task(job, predict, sequences, Nudge(stage))
+        if check:
+            check_stability(predict, sequences, output)
         expansion = Expansion(plan.windows(predict, sequences), stage, gradient)
         effects, batch_size = by_position(expansion, changed, batch_size, report)
         return effects

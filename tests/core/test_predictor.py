@@ -208,7 +208,7 @@ def test_a_scalar_does_not_decide_the_precision(name, sequences):
 
 EVERY = FUNCTIONS | {
     "interactions": lambda *a, **k: tism.interactions(*a, position=5, base=1, **k),
-    "interaction_map": lambda *a, **k: interaction_map(*a, bases=[[1] * LENGTH] * 5, **k),
+    "interaction_map": lambda *a, **k: interaction_map(*a, bases=1, **k),
 }
 
 
@@ -278,15 +278,29 @@ def test_rounding_of_a_prediction_near_zero_is_no_fault(engine, n):
     torch.testing.assert_close(scores.double(), exact, rtol=0, atol=1e-4)
 
 
-CHECKED = ["predict", "input_gradient", "tism", "ism, full"]
+def from_ones(model, one_hot, **options):
+    """Budgeted ISM of a base that no gradient was needed for."""
+    base = torch.ones(len(one_hot), model(one_hot).shape[1], 4, LENGTH)
+    return tism.budgeted_ism(model, one_hot, m=9, base=base, **options).estimate
 
 
-@pytest.mark.parametrize("name", [*CHECKED, "budgeted_ism"])
+CHECKED = {name: f for name, f in EVERY.items() if name not in ("layerwise_tism", "ism, windowed")}
+CHECKED["budgeted_ism, base"] = from_ones
+WITHOUT_MUTANTS = "predict", "input_gradient", "tism"
+
+
+@pytest.mark.parametrize("name", CHECKED)
 def test_noise_and_batch_statistics_are_warned_of(name, bases):
     with pytest.warns(UnstableModelWarning, match="differ from call to call, here by .* noise"):
-        FUNCTIONS[name](Unstable("noise"), bases)
+        CHECKED[name](Unstable("noise"), bases)
     with pytest.warns(UnstableModelWarning, match="depend on the other sequences of their batch"):
-        FUNCTIONS[name](Unstable("batch"), bases)
+        CHECKED[name](Unstable("batch"), bases)
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKED if name not in WITHOUT_MUTANTS])
+def test_batch_statistics_of_the_mutants_of_one_sequence_are_warned_of(name, bases):
+    with pytest.warns(UnstableModelWarning, match="depend on the other sequences of their batch"):
+        CHECKED[name](Unstable("batch"), bases[:1])
 
 
 @pytest.mark.parametrize("name", ["input_gradient", "tism"])
@@ -357,9 +371,12 @@ def test_a_later_call_notices_what_its_trial_could_not(bases):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tism.ism(model, many)
+    interaction_map(model, many[:5], 0)
     model.kind = "noise"
     with pytest.warns(UnstableModelWarning):
         tism.ism(model, many)
+    with pytest.warns(UnstableModelWarning):
+        interaction_map(model, many[:5], 0)
 
 
 def test_new_weights_need_no_new_trial_and_give_new_scores(net, bases):
@@ -380,14 +397,17 @@ class Logarithm(nn.Module):
         return torch.stack([x.sum((1, 2)), x[:, 0].sum(1).log()], 1)
 
 
-@pytest.mark.parametrize("name", ["predict", "tism", "ism, full", "ism, windowed"])
+NAMED = ["predict", "tism", "ism, full", "ism, windowed", "interactions", "interaction_map"]
+
+
+@pytest.mark.parametrize("name", [*NAMED, "budgeted_ism", "budgeted_ism, base"])
 def test_scores_that_are_not_finite_are_counted_and_named(name, bases):
     bases[1, :, :] = 0
     bases[1, 2] = 1
     with pytest.warns(
         NotFiniteWarning, match=r"scores are not finite, first those of one_hot\[1\]"
     ):
-        FUNCTIONS[name](Logarithm(), bases)
+        (FUNCTIONS | CHECKED)[name](Logarithm(), bases)
 
 
 class Kept(nn.Module):
