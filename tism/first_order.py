@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from tism import predictor
 from tism.engine.cheap_gradients import cheap_graph
@@ -206,7 +207,7 @@ def _gradient_afresh(build: Callable[[], tuple[Tensor, Tensor]], task: int) -> T
     try:
         output[:, task].sum().backward()
     except RuntimeError as error:
-        if type(error) is not RuntimeError or is_out_of_memory(error):
+        if type(error) not in (RuntimeError, CheckpointError) or is_out_of_memory(error):
             raise
         raise predictor.ModelError(
             f"model cannot be differentiated by torch: {error}; exact ISM still applies"

@@ -346,7 +346,9 @@ def check_stage(predict: Predictor, sequence: Tensor, stage: Stage) -> None:
         other, ends = sequence.flip(1), []
         for rows in (sequence.clone(), other.clone()):
             ends.append(Calls(stage.calls).results(lambda rows=rows: predict(rows)))
-        change = torch.cat([(b - a).flatten(1) for a, b in zip(*ends, strict=True)], 1)
+        if any(tensor.shape[:1] != (1,) for tensor in ends[0]):
+            raise Untraceable(f"{stage.name}: its first axis is not that of the sequences")
+        change = torch.cat([(b - a).reshape(1, -1) for a, b in zip(*ends, strict=True)], 1)
         rows, nudge = sequence.clone(), Nudge(stage, change)
         with nudge:
             moved = predict(rows)
@@ -379,7 +381,7 @@ class Expansion:
             shapes.append(reference.like.shape[1:])
         parts = gradient.split([math.prod(shape) for shape in shapes], 2)
         self.gradients = [
-            part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)
+            part.reshape(*part.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)
         ]
 
     def __call__(self, *changed: np.ndarray) -> Tensor:
@@ -395,7 +397,8 @@ class Expansion:
             else:
                 at = self.windows.replay.batch.at
                 change = self.windows.change(change, call)
-                parts = [(change * slope[at]).flatten(1).sum(1) for slope in gradient.unbind(1)]
+                products = [change * slope[at] for slope in gradient.unbind(1)]
+                parts = [product.reshape(len(change), -1).sum(1) for product in products]
             total = total + torch.stack(parts, 1).to(self.dtype)
         return total
 

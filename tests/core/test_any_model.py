@@ -478,6 +478,8 @@ def test_a_layer_within_a_model_that_only_torch_differentiates(bases):
     scores = layerwise_tism(model, bases, depth="conv")  # which is linear
 
     torch.testing.assert_close(scores, tism(model, bases), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"cannot be differentiated by torch: .*checkpoint"):
+        layerwise_tism(model, bases, depth="gelu")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -60,7 +60,8 @@ def by_brute_force(model: nn.Module, sequence: Tensor, calls: Sequence[int]) -> 
     mutants = sequence.repeat(len(base), 1, 1)
     mutants[range(len(base)), :, position] = torch.eye(4, dtype=sequence.dtype)[base]
     for slope, changed, h in zip(slopes, activations(mutants), hidden, strict=True):
-        scores[:, base, position] += slope.flatten(1) @ (changed - h).flatten(1).mT
+        change = (changed - h).reshape(len(base), -1)
+        scores[:, base, position] += slope.reshape(len(slope), -1) @ change.mT
     return scores
 
 
@@ -169,6 +170,10 @@ def foreign(x: Tensor) -> Tensor:
     return Foreign.apply(x).mean(2)
 
 
+def numbers(x: Tensor) -> Tensor:
+    return x.mean((1, 2)).exp().square()[:, None]
+
+
 def assigned(x: Tensor) -> Tensor:
     gated = torch.zeros_like(x)
     gated[:, :, 2:9] = x[:, :, 2:9].sigmoid()
@@ -180,6 +185,7 @@ MODELS = {
     "vmap": lambda: ready(Tailed(over_rows, head=False)).eval(),
     "vmap and head": lambda: ready(Tailed(over_rows, head=True)).eval(),
     "foreign": lambda: ready(Tailed(foreign, head=True)).eval(),
+    "numbers": lambda: ready(Tailed(numbers, head=False)).eval(),
     "Skips": lambda: ready(Skips()).eval(),
     "UNet": lambda: ready(UNet()).eval(),
     "baseline": variant,
@@ -322,6 +328,12 @@ class Opaque(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(x.detach().numpy().sum(2)).square()
+
+
+def test_a_depth_without_a_row_for_each_sequence_is_refused():
+    model = ready(Tailed(lambda x: torch.stack(x.split(8, 2)).sin().amax(0).mean(2), head=True))
+    with pytest.raises(ValueError, match="sin: its first axis is not that of the sequences; use"):
+        layerwise_tism(model, draw(), depth="sin")
 
 
 def test_what_cannot_be_traced_is_refused_with_what_to_use():
