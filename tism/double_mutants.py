@@ -37,6 +37,8 @@ def interactions(
     >>> tism.interactions(model, tism.one_hot_encode("ACGTACGT"), 2, 0).shape
     torch.Size([1, 2, 4, 8])
     """
+    if {"start", "stop"} & options.keys():
+        raise TypeError("interactions takes no start and stop: it scores all positions")
     one_hot = validate_one_hot(one_hot).cpu()
     n, _, length = one_hot.shape
     position = whole_number("position", position)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tism import running
-from tism.sequence import validate_one_hot
+from tism.sequence import numeric_tensor, validate_one_hot
 
 OutputFn = Callable[[Any], Tensor]
 MANY_TASKS = 1000  # gradients of more are seldom what a call without tasks= means
@@ -283,7 +283,8 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
     if not isinstance(args, tuple | list):
         raise TypeError(f"args must be a tuple of arguments of forward, got {type(args).__name__}")
     for number, value in enumerate(args):
-        value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if isinstance(value, np.ndarray):
+            value = numeric_tensor(f"args[{number}]", value)
         if not isinstance(value, Tensor) or not value.ndim:
             _refuse_hidden_tensors(number, value)
             yield value.to(predictor.device) if isinstance(value, Tensor) else value

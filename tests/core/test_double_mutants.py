@@ -95,6 +95,8 @@ def test_bad_arguments(net, bases):
         interactions(net, bases, 1.5, 0)
     with pytest.raises(ValueError, match="base must be from 0"):
         interactions(net, bases, 1, 4)
+    with pytest.raises(TypeError, match="interactions takes no start and stop"):
+        interactions(net, bases, 0, 1, start=0, stop=1)
     for base in ("A", None, ["A", "C"]):
         with pytest.raises(TypeError, match="base must be a numeric tensor or array"):
             interactions(net, bases, 1, base)

@@ -79,6 +79,14 @@ def test_extra_inputs_of_another_number_of_rows_are_refused(name, sequences, arg
         FUNCTIONS[name](Controlled(), sequences, args=(args[0][:2], *args[1:]))
 
 
+def test_extra_inputs_may_be_arrays_in_any_order_of_memory_and_bytes(sequences, args):
+    expected, track = tism.tism(Controlled(), sequences, args=args), args[0].numpy()
+    for array in (track[::-1].copy()[::-1], track.astype(">f4"), np.asfortranarray(track)):
+        assert torch.equal(tism.tism(Controlled(), sequences, args=(array, *args[1:])), expected)
+    with pytest.raises(TypeError, match=r"args\[0\] must be a numeric tensor or array, got dtype"):
+        tism.tism(Controlled(), sequences, args=(np.array(["human"] * 5), *args[1:]))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.filterwarnings("ignore::tism.predictor.NotFiniteWarning")
 def test_a_model_that_changes_its_inputs_does_not_change_the_callers(name, sequences, args):
