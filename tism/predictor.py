@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ _ALONE = (
 )
 _NOISE = "dropout that stays on or other randomness?): scores are noise of at least this size"
 _MIXED = "batch statistics?): every score mixes the effects of several sequences"
+_lent: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # to one thread at a time
 _ABOUT_SHAPES = re.compile(r"(?i)shape|size|dimension|length|channels|index|out of (range|bounds)")
 
 
@@ -147,36 +150,34 @@ def evaluating(
     Meanwhile every submodule is in evaluation mode and no parameter requires a gradient. Training
     flags, requires_grad flags, device, buffers and random state come back as they were. An error
     raised because memory ran out where no smaller batch helps gets a note saying what to reduce.
+    Threads that ask for one model take turns.
 
     device : where to run; None stays where the model is
     args, autocast : as in `tism.input_gradient`, for n sequences; None for the caller's autocast
     """
     _check_model(model, output_fn, autocast)
-    home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
-    target = running.resolve_device(device, home)
-    moves = device is not None and any(place != target for place in home)
-    with running.random_state_kept(target), torch.inference_mode(False), _state_kept(model, moves):
-        try:
-            if moves:
-                model.to(target)
-            for module in model.modules():
-                if hasattr(module, "training"):
-                    module.training = False
-            for parameter in model.parameters():
-                parameter.requires_grad_(False)
-            callers = torch.is_autocast_enabled(target.type)
-            if autocast is None and callers:
-                autocast = torch.get_autocast_dtype(target.type)
-            predictor = Predictor(model, output_fn, target, autocast, _floating_dtype(model))
-            predictor.args = tuple(_checked_args(args, n, predictor))
-            # the model alone computes in low precision, not what is made of its predictions
-            with torch.autocast(target.type, enabled=False) if callers else nullcontext():
+    with _lent.setdefault(model, RLock()), torch.inference_mode(False):
+        home = [tensor.device for tensor in chain(model.parameters(), model.buffers())]
+        target = running.resolve_device(device, home)
+        moves = device is not None and any(place != target for place in home)
+        callers = torch.is_autocast_enabled(target.type)
+        if autocast is None and callers:
+            autocast = torch.get_autocast_dtype(target.type)
+        # the model alone computes in low precision, not what is made of its predictions
+        precise = torch.autocast(target.type, enabled=False) if callers else nullcontext()
+        with running.random_state_kept(target), _state_kept(model, moves), precise:
+            try:
+                if moves:
+                    model.to(target)
+                _evaluate(model)
+                predictor = Predictor(model, output_fn, target, autocast, _floating_dtype(model))
+                predictor.args = tuple(_checked_args(args, n, predictor))
                 yield predictor
-        except (RuntimeError, MemoryError) as error:
-            notes = getattr(error, "__notes__", [])
-            if running.is_out_of_memory(error) and _TOO_LARGE not in notes:
-                error.add_note(_TOO_LARGE)
-            raise
+            except (RuntimeError, MemoryError) as error:
+                notes = getattr(error, "__notes__", [])
+                if running.is_out_of_memory(error) and _TOO_LARGE not in notes:
+                    error.add_note(_TOO_LARGE)
+                raise
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,15 @@ def job_of(
     window = running.select_positions(start, stop, one_hot.shape[2])
     with evaluating(model, n=len(one_hot), **lent) as predict, torch.no_grad():
         yield Job(predict, one_hot, tasks, window, batch_size, progress)
+
+
+def _evaluate(model: nn.Module) -> None:
+    """Evaluation mode for every submodule, and no parameter that requires a gradient."""
+    for module in model.modules():
+        if hasattr(module, "training"):
+            module.training = False
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
 
 
 def _check_model(model: Any, output_fn: Any, autocast: Any) -> None:
@@ -336,16 +346,18 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
             if grad_data is not None:
                 parameter.grad.data = grad_data
             table[name] = parameter
-        with torch.no_grad():
-            for table, name, buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
-                if isinstance(table, dict) and table.get(name) is not buffer:
-                    table[name] = buffer
         for parameter in trainable:
             parameter.requires_grad_(True)
         for module, flag in training.items():
             module.training = flag
+        with torch.no_grad():
+            for table, name, buffer, before in buffers:
+                if (buffer.shape, buffer.dtype) != (before.shape, before.dtype):
+                    buffer.data = before
+                elif not torch.equal(buffer, before):
+                    buffer.copy_(before)
+                if isinstance(table, dict) and table.get(name) is not buffer:
+                    table[name] = buffer
 
 
 def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from threading import Barrier
 from unittest.mock import Mock
 
 import numpy as np
@@ -511,6 +514,42 @@ def test_buffers_that_are_replaced_come_back(name, bases):
     FUNCTIONS[name](model, bases)
     assert model.mean is before
     assert not before.any()
+
+
+@pytest.mark.parametrize("size", [(5,), (3, 1), (2, 3)])
+def test_buffers_that_change_their_shape_come_back(size, bases):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(80, 2)).double().train()
+    model.register_buffer("cache", torch.ones(3))
+    model.register_forward_hook(lambda *_: setattr(model.cache, "data", torch.zeros(size)))
+    before = model.cache
+    tism.predict(model, bases)
+    assert model.cache is before
+    assert torch.equal(before, torch.ones(3))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Slow(nn.Sequential):
+    """Gives other threads the time to begin."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.01)
+        return super().forward(x)
+
+
+def test_threads_may_share_a_model(bases):
+    model = Slow(nn.Flatten(), nn.Dropout(0.5), nn.Linear(80, 2)).double().train()
+    expected, gate = tism.tism(model, bases), Barrier(3)
+
+    def score(_: int) -> Tensor:
+        gate.wait()
+        return tism.tism(model, bases, batch_size=2)
+
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(score, range(3)):
+            torch.testing.assert_close(found, expected)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["input_gradient", "tism"])
