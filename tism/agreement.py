@@ -85,7 +85,7 @@ def reliability(
     chapter 6) of the moments of the correlation, which is averaged with that of TISM and the best
     estimate of ISM. Average and interval are calibrated on other networks and sequences.
 
-    m : exact substitutions of a sequence, for all tasks; with all of them r is exact
+    m : exact substitutions of a sequence, for all tasks; with all of them r is exact up to 0.999
     seed : seed of the draw
 
     Other arguments, warnings and errors as in `tism.ism`. Costs TISM and m exact substitutions.

@@ -22,7 +22,7 @@ def tism_from_gradient(gradient: Any, one_hot: Any) -> Tensor:
     Returns the shape of `gradient`; zero at reference bases, the gradient itself at an N.
     """
     gradient, one_hot = _aligned(gradient, one_hot)
-    return gradient - (gradient * one_hot).sum(2, keepdim=True)
+    return gradient - _weighted(gradient, one_hot).sum(2, keepdim=True)
 
 
 def centre(scores: Any) -> Tensor:
@@ -47,7 +47,7 @@ def mean_effect(scores: Any, one_hot: Any) -> Tensor:
     Returns the shape of `scores`; zero at the other bases and at N, which has no reference base.
     """
     scores, one_hot = _aligned(scores, one_hot)
-    return -scores.sum(2, keepdim=True) / 3 * one_hot
+    return _weighted(-scores.sum(2, keepdim=True) / 3, one_hot)
 
 
 def hypothetical(gradient: Any, baseline: Any) -> Tensor:
@@ -71,7 +71,8 @@ def hypothetical(gradient: Any, baseline: Any) -> Tensor:
             f"got {tuple(baseline.shape)}"
         )
     by_position = baseline[:, None] if baseline.ndim == 1 else baseline
-    return gradient - (gradient * by_position.expand(n, 4, length)[:, None]).sum(2, keepdim=True)
+    frequencies = by_position.expand(n, 4, length)[:, None]
+    return gradient - _weighted(gradient, frequencies).sum(2, keepdim=True)
 
 
 def gradient_times_input(gradient: Any, one_hot: Any) -> Tensor:
@@ -82,7 +83,12 @@ def gradient_times_input(gradient: Any, one_hot: Any) -> Tensor:
 
     Returns the shape of `gradient`.
     """
-    return torch.mul(*_aligned(gradient, one_hot))
+    return _weighted(*_aligned(gradient, one_hot))
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """The product; zero where a weight is zero, also of values that are not finite."""
+    return (values * weights).masked_fill(weights == 0, 0)
 
 
 def _scores(scores: Any, name: str) -> Tensor:

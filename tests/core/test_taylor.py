@@ -116,6 +116,24 @@ def test_scores_keep_their_dtype_and_their_graph(gradient, sequences):
     assert centre(whole).flatten().tolist() == [-1.5, -0.5, 0.5, 1.5]
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_at_one_base_does_not_reach_the_others(gradient, sequences, value):
+    index = sequences[0, :, 0].argmax()
+    other = (index + 1) % 4
+    spoilt, baseline = gradient.clone(), torch.full((4,), 1 / 3).double()
+    spoilt[0, 0, other, 0], baseline[other] = value, 0
+    rest = torch.ones_like(gradient, dtype=torch.bool)
+    rest[0, 0, other, 0] = False
+    for function, second in (
+        (tism_from_gradient, sequences),
+        (gradient_times_input, sequences),
+        (hypothetical, baseline),
+    ):
+        found, expected = function(spoilt, second)[rest], function(gradient, second)[rest]
+        torch.testing.assert_close(found, expected)
+    assert (mean_effect(spoilt, sequences)[0, 0, sequences[0, :, 0] == 0, 0] == 0).all()
+
+
 def test_the_arguments_are_not_changed(gradient, sequences):
     before = gradient.clone(), sequences.clone()
 
