@@ -78,7 +78,7 @@ def predict(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """The model's predictions, (n, n_tasks) on the CPU; arguments and errors as in `ism`."""
+    """The model's predictions, (n, n_tasks) on the CPU; arguments, dtype and errors as in `ism`."""
     lent = {"output_fn": output_fn, "device": device, "args": args, "autocast": autocast}
     with predictor.job_of(model, one_hot, tasks, 0, None, batch_size, progress, **lent) as job:
 
@@ -87,7 +87,8 @@ def predict(
             output = owner(rows.clone())
             if first == 0:
                 predictor.warn_if_unstable(owner, rows, output)
-            return take_tasks(output, select_tasks(tasks, output.shape[1]))
+            output = take_tasks(output, select_tasks(tasks, output.shape[1]))
+            return output.to(torch.promote_types(torch.float32, output.dtype))
 
         with job.bar("predictions") as report:
             found, _ = in_one_tensor(len(job.one_hot), job.at_once(), predictions, report=report)

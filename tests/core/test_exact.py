@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tism import input_gradient, ism, tism
+from tism import input_gradient, ism, predict, tism
 from tism.predictor import Predictor
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -163,6 +163,9 @@ def test_the_model_decides_the_dtype_and_differences_are_taken_in_the_wider_one(
     assert scores.dtype == expected
     assert scores.device.type == "cpu"
     assert torch.equal(scores, brute_force(model, sequences.to(dtype)))
+    predicted = predict(model, sequences)
+    assert torch.equal(predicted, model(sequences.to(dtype)).detach().to(expected))
+    assert predicted.dtype == expected
 
 
 def test_exact_ism_needs_no_gradient(sequences):
