@@ -18,8 +18,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tism.engine.choice import leave_plain, plan_windows
+from tism.engine.memory import leaves
 from tism.engine.replay import Calls, WindowedModel, agree
-from tism.engine.window import Reference, Untraceable, Windowed, leaves, mapped
+from tism.engine.window import Reference, Untraceable, Windowed, mapped
 from tism.exact import by_position, exact_scores, in_blocks
 from tism.first_order import check_stability, gradient_by_task, taylor_scores
 from tism.predictor import Job, OutputFn, Predictor, evaluating, job_of, warn_if_not_finite

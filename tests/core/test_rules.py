@@ -383,10 +383,13 @@ with warnings.catch_warnings():
     hidden = torch.jit.trace(lambda x: x.mul_(2), torch.zeros(1, 4, LENGTH).double())
 
 UNTRACEABLE = {
-    "view": (changed_view, r"mul \(call 3\): it reads a tensor after a view of it was changed"),
+    "view": (
+        changed_view,
+        r"mul \(call 3\): it reads a tensor after a view of its memory was changed",
+    ),
     "view of a constant": (
         changed_view_of_a_constant,
-        r"add \(call 5\): it reads a tensor after a view of it was changed",
+        r"add \(call 5\): it reads a tensor after a view of its memory was changed",
     ),
     "shape": (changed_shape, r"unsqueeze_ \(call 1\): it changes the shape of a tensor in place"),
     "hidden": (
@@ -474,6 +477,110 @@ def test_values_that_are_lost_in_differences_from_an_extreme_reference(name, ext
         return LOST[name](x.masked_fill(found, extreme)).nan_to_num(0).clamp(-3, 3)
 
     rarely(function)
+
+
+def filled(x: Tensor, found: Tensor, *others: Tensor) -> list[Tensor]:
+    """The other tensors, after the first has changed in place."""
+    x.masked_fill_(found, 0.3)
+    return others[0] if len(others) == 1 else torch.cat(others, 1)
+
+
+def same_twice(x: Tensor, found: Tensor, again) -> Tensor:
+    return filled(x, found, again(x))
+
+
+def of_constant(x: Tensor, found: Tensor, part) -> Tensor:
+    constant = torch.zeros(len(x), 4, LENGTH).to(x)
+    return x * filled(constant[:, :3], found, part(constant))
+
+
+def assigned_elsewhere(x: Tensor, found: Tensor, there: slice) -> Tensor:
+    part = x[:, :, 4:10]
+    return assigned(x, (..., there), filled(part, found[:, :, 4:10], part))
+
+
+def assigned_after_another(x: Tensor, found: Tensor) -> Tensor:
+    first, second = x.chunk(2, 1)
+    filled(first, found, second.mul_(2))
+    return assigned(x, (slice(None), slice(2, 4)), second)
+
+
+def both_halves(x: Tensor, found: Tensor) -> Tensor:
+    first, second = x[:, :2], x[:, 2:]
+    return filled(first, found, second.mul_(2), first)
+
+
+def output_of_sum(x: Tensor, found: Tensor) -> Tensor:
+    part = x[:, 1:]
+    torch.add(x, found, out=x)
+    return part
+
+
+def data_set(x: Tensor, found: Tensor) -> Tensor:
+    same = x
+    x.data = x.masked_fill(found, 0.3)
+    return same
+
+
+def shifted_in_place(x: Tensor, found: Tensor) -> Tensor:
+    bits = (x > 0).long() + 1
+    same = bits
+    bits <<= found.long()
+    return x * same
+
+
+def in_one_call(x: Tensor, found: Tensor) -> Tensor:
+    second = 2 * x
+    torch._foreach_add_([x, second], [found * 0.1, found * 0.2])
+    return second
+
+
+FILLED = {
+    "dropout": lambda x, found: same_twice(x, found, lambda x: F.dropout(x, 0.5, False)),
+    "double": lambda x, found: same_twice(x.double(), found, Tensor.double),
+    "contiguous": lambda x, found: same_twice(x, found, Tensor.contiguous),
+    "other half": lambda x, found: filled(x[:, :2], found, x[:, 2:]),
+    "both halves": both_halves,
+    "where it was": lambda x, found: assigned_elsewhere(x, found, slice(4, 10)),
+    "data set": data_set,
+    "shift": shifted_in_place,
+}
+HIDDEN = {
+    "view": lambda x, found: filled(x, found, x[:, :, ::2]),
+    "flat view": lambda x, found: filled(x, found, x.flatten(1)),
+    "detached": lambda x, found: filled(x, found, x.detach()),
+    "view of a view": lambda x, found: filled(x, found, x.unsqueeze(1)[:, 0, 1:]),
+    "other view": lambda x, found: filled(x[:, :3], found, x[:, 1:]),
+    "repeated view": lambda x, found: filled(x[:, :1], found, x[:, :1].expand(-1, 3, -1)),
+    "output": output_of_sum,
+    "view of a constant": lambda x, found: of_constant(x, found, lambda y: y[:, 1:, None][:, :1]),
+    "data of a constant": lambda x, found: of_constant(x, found, lambda y: y.data),
+    "assigned elsewhere": lambda x, found: assigned_elsewhere(x, found, slice(12, 18)),
+    "assigned after another": assigned_after_another,
+    "several": in_one_call,
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_changes_in_place_that_other_names_show(name):
+    rarely(FILLED[name])
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_changes_in_place_that_another_name_would_miss(name):
+    with pytest.raises(ValueError, match=r"changed in place|several tensors in place"):
+        rarely(HIDDEN[name])
+
+
+def test_an_output_that_is_changed_by_a_view():
+    class Clamped(Apply):
+        def forward(self, x: Tensor) -> Tensor:
+            output = self.conv(x)[:, 0]
+            output[:, 3:9].clamp_(max=2)
+            return output
+
+    with pytest.raises(ValueError, match="changed in place"):
+        ism(ready(Clamped(None)), sequences_with_a_motif(), engine="windowed")
 
 
 def test_expansion_at_a_layer_without_feature_axis():

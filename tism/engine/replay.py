@@ -20,8 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from tism.engine.memory import Memory, leaves
 from tism.engine.rules import Call
-from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, leaves, mapped, whole
+from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, mapped, whole
 from tism.predictor import Predictor
 from tism.running import full_precision, is_out_of_memory, uncompiled
 
@@ -87,30 +88,31 @@ class Recording(Calls):
 
     def __init__(self, asked: Sequence[int] = (), scout: Recording | None = None):
         super().__init__(asked)
-        self.scout = scout
+        self.scout, self.memory = scout, Memory()
         self.calls: list[tuple[str, Any]] = []
         self.nbytes = 0
 
     def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        result, given = func(*args, **kwargs), leaves((args, kwargs))
+        self.memory.before(self.name, args, kwargs)
+        result = func(*args, **kwargs)
+        self.memory.after(self.at, self.name, args, kwargs, result)
         made, known = args[0] if self.name == "__setitem__" else result, iter(())
         if self.scout is not None:
             name, references = self.scout.calls[self.at]
             if name != self.name:
                 raise Untraceable("what the model runs depends on the data")
             known = iter(leaves(references))
-        kept = mapped(lambda leaf: self._keep(leaf, given, next(known, None)), made)
+        kept = mapped(lambda leaf: self._keep(leaf, next(known, None)), made)
         self.calls.append((self.name, kept))
         return result
 
-    def _keep(self, leaf: Any, given: list[Any], scout: Reference | None) -> Any:
-        """The result of a function as a reference; `given` are the function's arguments."""
+    def _keep(self, leaf: Any, scout: Reference | None) -> Any:
+        """The result of a function as a reference."""
         if not isinstance(leaf, Tensor):
             return leaf
         if is_functorch_wrapped_tensor(leaf):  # lives no longer than its vmap
             return None
-        shared = (torch._C._is_alias_of(leaf, t) for t in given if isinstance(t, Tensor))
-        reference = Reference(leaf, any(shared), scout)
+        reference = Reference(leaf, scout)
         self.nbytes += reference.nbytes
         if self.nbytes > MOST_KEPT_BYTES and not isinstance(leaf, FakeTensor):
             raise Untraceable(
@@ -138,8 +140,15 @@ class Replay(Calls):
         expected, reference = self.calls[self.at] if self.at < len(self.calls) else ("an end", None)
         if expected != self.name:
             raise Untraceable(f"{expected} was expected: what the model runs depends on the batch")
-        prepared = self.prepared.setdefault(self.at, {})
-        result = Call(self.batch, func, self.name, reference, prepared).answer(args, kwargs)
+        given, memory = leaves((args, kwargs)), self.batch.memory
+        for place, calls in memory.hidden[self.at].items():
+            self.batch.need_shared(given[place], calls)
+        itself = given[memory.itself[self.at]] if self.at in memory.itself else None
+        if isinstance(itself, Windowed):
+            return self.batch.current(itself)
+        call = Call(self.batch, func, self.name, reference, self.prepared.setdefault(self.at, {}))
+        result = call.answer(args, kwargs)
+        self.batch.written[self.at] = call.written
         if self.batch.mixed and self.mixed is None:
             self.mixed = self.batch.mixed[0], self.at
         if self.truth is not None:
@@ -201,10 +210,12 @@ class WindowedModel:
     ):
         self.predict, self.sequences, self.prepared = predict, sequences, prepared
         self.input, self.recording = Reference(sequences), Recording(asked, scout)
-        sequences = sequences.clone()
+        sequences, self.hidden = sequences.clone(), []
         try:
             with full_precision(predict.device):
                 (self.output,) = self.recording.results(lambda: predict(sequences))[-1:]
+            if not asked:
+                self.hidden = self.recording.memory.hidden_from(self.output)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -233,7 +244,7 @@ class WindowedModel:
     ) -> list[Any]:
         """The output, or the results of the calls asked for, for two or more substitutions."""
         row, position, _ = changed
-        batch = Batch(row, self.predict.device)
+        batch = Batch(row, self.predict.device, self.recording.memory)
         batch.at, place, base = batch.indices(*changed)
         delta = F.one_hot(base, 4) - self.sequences[batch.at, :, place]
         held = {"delta": (Frame(position, 1), delta.to(self.sequences)[None])}
@@ -245,6 +256,7 @@ class WindowedModel:
         try:
             with full_precision(batch.device):
                 results = replay.results(lambda: predict(mutants))
+            batch.need_shared(results[0], self.hidden)
             return [batch.current(result) for result in results]
         except Exception as error:
             if is_out_of_memory(error):

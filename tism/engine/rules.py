@@ -24,13 +24,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
 from tism.engine.cheap_gradients import line_of_batch_norm
+from tism.engine.memory import leaves, storage, targets
 from tism.engine.window import (
     Batch,
     Frame,
     Reference,
     Span,
+    Untraceable,
     Windowed,
-    leaves,
     mapped,
     whole,
     windows_in,
@@ -72,15 +73,16 @@ class Call:
 
     def __init__(self, batch: Batch, func: Callable, name: str, reference: Any, prepared: dict):
         name = name.partition(".")[0]  # of an operator such as torch.ops.aten.add.Tensor
-        self.batch, self.given, self.name = batch, func, name.strip("_")
+        self.batch, self.given, self.full_name, self.name = batch, func, name, name.strip("_")
         self.reference, self.prepared, self.changes = reference, prepared, True
         method = name.endswith("_") and not name.endswith("__")
         self.func = getattr(Tensor, self.name, getattr(F, self.name, None)) if method else func
-        self.assigns = method or name in ("__setitem__", "__iand__", "__ior__", "__ixor__")
+        self.written: tuple[int | None, bool] = (None, True)
 
     def answer(self, args: tuple, kwargs: dict) -> Any:
         """The result by its rule, or of the function on whole tensors."""
-        args, kwargs = self._after_changes(args, kwargs)
+        if self.batch.became or self.batch.later:
+            args, kwargs = mapped(self.batch.readable, (args, kwargs))
         windows, target = windows_in((args, kwargs)), self._target(args, kwargs)
         self.batch = windows[0].batch if windows else self.batch
         try:
@@ -89,30 +91,19 @@ class Call:
         except InFull:
             result = self._in_full(args, kwargs)
         self.batch.mark(result, self.changes)
-        if target is not None:
-            self.batch.replace(target, result)
-            return None if self.name == "setitem" else result
-        for leaf, reference in zip(leaves(result), leaves(self.reference), strict=False):
-            if windows and isinstance(reference, Reference) and reference.is_view:
-                self.batch.share(leaf, windows[0])
-        return result
-
-    def _after_changes(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """The arguments as they are after changes in place."""
-        batch = self.batch
-        if not (batch.became or batch.pending or batch.later):
-            return args, kwargs
-        if self.name == "setitem":
-            target, _, value = map(batch.current, args)
-            if isinstance(target, Tensor) and batch.pending.get(target) is value:
-                batch.pending.pop(target, None)  # the end of x[item] += value
-        return mapped(batch.readable, args), mapped(batch.readable, kwargs)
+        if target is None:
+            return result
+        self.batch.replace(target, result)
+        if result is target:
+            self.written = storage(target), self.changes
+        return None if self.name == "setitem" else result
 
     def _target(self, args: tuple, kwargs: dict) -> Any:
         """The argument that is changed in place, if there is one."""
-        if self.assigns or kwargs.get("inplace", False):
-            return leaves((args, kwargs))[0]
-        return kwargs.get("out")
+        changed = targets(self.full_name, args, kwargs)
+        if len(changed) > 1 and windows_in((args, kwargs)):
+            raise Untraceable("it changes several tensors in place")
+        return changed[0] if len(changed) == 1 else None
 
     def _by_rule(self, args: tuple, kwargs: dict) -> Any:
         """What the rule for this form of the call returns."""

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any
-from weakref import ref
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from tism.engine.memory import Memory, leaves, storage
 from tism.running import on_device
 
 _EXTREME = 1000.0  # ordinary activations are smaller
@@ -36,19 +36,19 @@ class Batch:
 
     row, device : number of the reference of each row, (rows,); where they run
     at : `row` on the device
+    memory : knows which tensors were there before the model ran
     changes : for plain tensors made in the replay, True if a substitution can change them
-    owners : for views of windows, references to the windows whose memory they share in the model
     became : for tensors changed in place, what they are now
-    pending : for tensors of which a view was changed in place, what that view is now
+    written : for each call that changed plain tensors in place, their storage, and `changes`
     later : for tensors not computed yet, what computes them
     mixed : names of the functions that were given whole tensors
     """
 
-    def __init__(self, row: np.ndarray, device: torch.device):
-        self.row, self.device = row, device
-        self.changes, self.owners = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
-        self.became, self.pending = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+    def __init__(self, row: np.ndarray, device: torch.device, memory: Memory):
+        self.row, self.device, self.memory = row, device, memory
+        self.changes, self.became = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.later = WeakTensorKeyDictionary()
+        self.written: dict[int, tuple[int | None, bool]] = {}
         self.mixed: list[str] = []
         self.sent: dict[Any, Tensor] = {}
 
@@ -88,8 +88,6 @@ class Batch:
         for leaf in leaves(value):
             if isinstance(leaf, Tensor) and not isinstance(leaf, Windowed):
                 self.changes[leaf] = changes
-                if changes and leaf._is_view():
-                    self.changes[leaf._base] = True
 
     def can_change(self, leaf: Any) -> bool:
         """True if a substitution can change an argument.
@@ -98,10 +96,8 @@ class Batch:
         """
         if isinstance(leaf, Windowed) or not isinstance(leaf, Tensor):
             return isinstance(leaf, Windowed)
-        if leaf._is_view() and self.changes.get(leaf._base):
-            return True
-        unknown = leaf.ndim and len(leaf) == len(self.row) and not isinstance(leaf, nn.Parameter)
-        return self.changes.get(leaf, bool(unknown))
+        unknown = not self.memory.was_there(leaf) and leaf.shape[:1] == (len(self.row),)
+        return self.changes.get(leaf, unknown)
 
     def current(self, leaf: Any) -> Any:
         """What an argument is after its changes in place."""
@@ -110,38 +106,25 @@ class Batch:
         return leaf
 
     def readable(self, leaf: Any) -> Any:
-        """What an argument is now; Untraceable where a change through a view would be missed."""
+        """What an argument is now."""
         leaf = self.current(leaf)
-        if isinstance(leaf, Tensor) and leaf in self.pending:
-            raise Untraceable("it reads a tensor after a view of it was changed in place")
-        if isinstance(leaf, Tensor) and leaf in self.later:
-            leaf = self.later[leaf]()
-        return leaf
-
-    def share(self, leaf: Tensor, owner: Windowed) -> None:
-        """Note that in the model a result shares the memory of a window."""
-        self.owners[leaf] = (*self.owners.get(owner, ()), ref(owner))
+        return self.later[leaf]() if isinstance(leaf, Tensor) and leaf in self.later else leaf
 
     def replace(self, target: Tensor, result: Tensor) -> None:
         """Note that a function has changed `target` in place, which is `result` from now on."""
-        owners = self.owners.get(target, ())
         if result is not target:
             if result.shape != target.shape:
                 raise Untraceable("it changes the shape of a tensor in place")
-            self.became[target], self.owners[result] = result, owners
-            owners = owners or (lambda: target._base,)
-        for owner in owners:
-            if owner() is not None:
-                self.pending[owner()] = result
+            self.became[target] = result
 
-
-def leaves(value: Any) -> list[Any]:
-    """The items within nested tuples, lists and dicts."""
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if not isinstance(value, tuple | list):
-        return [value]
-    return [leaf for item in value for leaf in leaves(item)]
+    def need_shared(self, leaf: Any, calls: Sequence[int]) -> None:
+        """Raise Untraceable unless an argument shows what calls have changed by another name."""
+        for place, changes in map(self.written.get, calls):
+            if isinstance(leaf, Windowed) or place is None or place != storage(leaf):
+                raise Untraceable(
+                    "it reads a tensor after a view of its memory was changed in place"
+                )
+            self.changes[leaf] = changes or self.can_change(leaf)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -207,14 +190,13 @@ class Reference:
     """One result of the model on the n reference sequences, or the part of it that windows read.
 
     like : of the result's shape, type and device, without memory
-    is_view : True if the function's arguments share the memory of the result
     read : first and last + 1 of the columns read until now; None if nothing was
     scout : the same result in a run without data, which knows what will be read
     """
 
-    def __init__(self, tensor: Tensor, is_view: bool = False, scout: Reference | None = None):
+    def __init__(self, tensor: Tensor, scout: Reference | None = None):
         self.like = tensor.new_empty(()).expand(tensor.shape)
-        self.is_view, self.first, self.read = is_view, 0, None
+        self.first, self.read = 0, None
         self.read_whole = False
         self._tensor: Tensor | None = None
         self._columns: Tensor | None = None

@@ -1,0 +1,157 @@
+"""Which tensors of a run show a change that was made in place by another name.
+
+A view, its tensor and its other views share their memory in a model, but windows do not. A run on
+plain tensors tells where the model reads what it has changed through another of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_OPERATORS = (
+    *("__setitem__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"),
+    "__set__",  # of x.data
+)
+
+
+def leaves(value: Any) -> list[Any]:
+    """The items within nested tuples, lists and dicts."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if not isinstance(value, tuple | list):
+        return [value]
+    return [leaf for item in value for leaf in leaves(item)]
+
+
+def targets(name: str, args: tuple, kwargs: dict) -> list[Tensor]:
+    """The tensors that a function changes in place."""
+    name = name.partition(".")[0]  # of an operator such as torch.ops.aten.add_.Tensor
+    method = name.endswith("_") and not name.endswith("__")
+    changed = kwargs.get("out")
+    if changed is None and (method or name in _OPERATORS or kwargs.get("inplace", False)):
+        changed = args[0] if args else next(iter(kwargs.values()))
+    return [leaf for leaf in leaves(changed) if isinstance(leaf, Tensor)]
+
+
+def storage(tensor: Tensor) -> int | None:
+    """A number for the memory of a tensor; None if it has none that others can share."""
+    if is_functorch_wrapped_tensor(tensor):  # lives no longer than its vmap
+        return None
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # a sparse tensor
+        return None
+
+
+class Places(NamedTuple):
+    """Where in its storage a tensor has its numbers, which take `itemsize` bytes each."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Places:
+        """The places of a tensor."""
+        offset, itemsize = tensor.storage_offset(), tensor.element_size()
+        return cls(tuple(tensor.shape), tensor.stride(), offset, itemsize)
+
+    def within(self, flags: np.ndarray) -> np.ndarray:
+        """The flags at these places, as a view."""
+        return np.lib.stride_tricks.as_strided(flags[self.offset :], self.shape, self.strides)
+
+    def overlap(self, other: Places) -> bool:
+        """True if some place belongs to both."""
+        if self.itemsize != other.itemsize:
+            return True
+        if 0 in self.shape + other.shape:
+            return False
+        last = (p.offset + np.dot(p.strides, np.subtract(p.shape, 1)) for p in (self, other))
+        flags = np.zeros(int(max(last)) + 1, dtype=bool)
+        self.within(flags)[...] = True
+        return bool(other.within(flags).any())
+
+
+class Memory:
+    """Watches the calls of a run.
+
+    since : number of the call that made a tensor or has last changed it by this name; -1 if it was
+        there before
+    writes : for each storage the numbers of the calls that changed it, and where
+    hidden : for each call, by the place of an argument among the leaves, the numbers of the calls
+        that have changed this argument by another name
+    itself : for each call that returns an argument as it is, the place of that argument
+    """
+
+    def __init__(self) -> None:
+        self.since = WeakTensorKeyDictionary()
+        self.writes: dict[int, list[tuple[int, Places]]] = {}
+        self.hidden: list[dict[int, list[int]]] = []
+        self.itself: dict[int, int] = {}
+        self._written: list[
+            StorageWeakRef
+        ] = []  # while these exist no other storage has their number
+
+    def was_there(self, leaf: Tensor) -> bool:
+        """True for a tensor that the run has met but not made."""
+        return self.since.get(leaf) == -1
+
+    def hidden_from(self, leaf: Any) -> list[int]:
+        """Numbers of the calls that have changed a tensor by another name."""
+        since = self.since.setdefault(leaf, -1) if isinstance(leaf, Tensor) else math.inf
+        if not self.writes or since == math.inf:
+            return []
+        later = [write for write in self.writes.get(storage(leaf), ()) if write[0] > since]
+        return [number for number, places in later if places.overlap(Places.of(leaf))]
+
+    def before(self, name: str, args: tuple, kwargs: dict) -> None:
+        """Note of the arguments of a call what other names have changed."""
+        found = {i: self.hidden_from(leaf) for i, leaf in enumerate(leaves((args, kwargs)))}
+        if found.get(0) and name == "__setitem__" and _is_part(*args):  # the end of x[item] += 1
+            writes, part = dict(self.writes[storage(args[0])]), Places.of(args[2])
+            found[0] = [number for number in found[0] if writes[number] != part]
+        self.hidden.append({i: numbers for i, numbers in found.items() if numbers})
+
+    def after(self, number: int, name: str, args: tuple, kwargs: dict, result: Any) -> None:
+        """Note what a call has made and changed."""
+        for leaf in leaves(result):
+            if isinstance(leaf, Tensor):
+                self.since.setdefault(leaf, number)
+        changed = targets(name, args, kwargs)
+        for place, leaf in enumerate(leaves((args, kwargs))):
+            if isinstance(leaf, Tensor) and leaf is result and not changed:
+                self.itself[number] = place
+        for leaf in changed:
+            self.since[leaf] = number
+            self._write(number, leaf, *(args[1:] if name == "__setitem__" else ()))
+
+    def _write(self, number: int, target: Tensor, item: Any = (), value: Any = None) -> None:
+        """Note that a call has changed target[item]."""
+        place = storage(target)
+        if place is None or _is_part(target, item, value):
+            return
+        part = target[item] if _is_view(item) else target
+        self.writes.setdefault(place, []).append((number, Places.of(part)))
+        self._written.append(StorageWeakRef(target.untyped_storage()))
+
+
+def _is_view(item: Any) -> bool:
+    """True if an index makes a view."""
+    items = item if isinstance(item, tuple) else (item,)
+    simple = int | slice | type(Ellipsis) | None
+    return all(isinstance(it, simple) and not isinstance(it, bool) for it in items)
+
+
+def _is_part(target: Tensor, item: Any, value: Any) -> bool:
+    """True if a value assigned to target[item] is that part of its memory already."""
+    if not isinstance(value, Tensor) or not _is_view(item) or storage(value) is None:
+        return False
+    return storage(value) == storage(target) and Places.of(value) == Places.of(target[item])
