@@ -479,6 +479,38 @@ def test_values_that_are_lost_in_differences_from_an_extreme_reference(name, ext
     rarely(function)
 
 
+def switched(x: Tensor, rows) -> Tensor:
+    """Nothing but these sequences, of which Python chose the numbers."""
+    switch = torch.zeros(len(x), 1, 1).to(x)
+    switch[rows] = 1
+    return x * switch
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    hidden_transpose = torch.jit.trace(lambda x: x.any(2).mT, torch.ones(2, 1, LENGTH) > 0)
+
+FROM_PYTHON = {
+    "list": lambda x, found: x * torch.tensor(found.any(2).tolist())[..., None],
+    "array": lambda x, found: x * torch.tensor(found.any(2).numpy())[..., None],
+    "as_tensor": lambda x, found: x * torch.as_tensor(found.any(2).tolist())[..., None],
+    "asarray": lambda x, found: x * torch.asarray(found.any(2).numpy())[..., None],
+    "one row": lambda x, found: x * torch.tensor(found.any(2).flatten().tolist()).view(-1, 1, 1),
+    "transposed": lambda x, found: x * torch.from_numpy(found.any(2).numpy().T).mT[..., None],
+    "hidden": lambda x, found: x * hidden_transpose(found).mT[..., None],
+    "true and false": lambda x, found: switched(x, torch.tensor(found.any(2)[:, 0].tolist())),
+    "numbers": lambda x, found: switched(x, found.any(2)[:, 0].numpy().nonzero()[0]),
+    "list of numbers": lambda x, found: switched(
+        x, found.any(2)[:, 0].numpy().nonzero()[0].tolist()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FROM_PYTHON)
+def test_what_python_read_from_the_sequences(name):
+    rarely(FROM_PYTHON[name])
+
+
 def filled(x: Tensor, found: Tensor, *others: Tensor) -> list[Tensor]:
     """The other tensors, after the first has changed in place."""
     x.masked_fill_(found, 0.3)

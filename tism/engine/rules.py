@@ -131,7 +131,18 @@ class Call:
             self.batch.mixed.append(self.name)
             args, kwargs = mapped(whole, args), mapped(whole, kwargs)
         result, target = self.given(*args, **kwargs), self._target(args, kwargs)
+        self.changes = self.changes or self._has_rows_from_python(args, result)
         return result if target is None else target
+
+    def _has_rows_from_python(self, args: tuple, result: Any) -> bool:
+        """True if numbers or places that Python may have read from sequences go to single rows."""
+        rows = len(self.batch.row)
+        if self.name in ("tensor", "as_tensor", "asarray"):
+            return any(size % rows == 0 for size in result.shape)
+        if self.name != "setitem" or args[0].shape[:1] != (rows,):
+            return False
+        first = (*leaves(args[1]), None)[0]
+        return not (first is None or first is Ellipsis or isinstance(first, slice))
 
     def once(self, make: Callable[[], Any]) -> Any:
         """The result of `make`, computed once for all batches and not counted as work."""

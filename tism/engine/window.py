@@ -92,12 +92,12 @@ class Batch:
     def can_change(self, leaf: Any) -> bool:
         """True if a substitution can change an argument.
 
-        A tensor that no recorded function made is thought to change if it has a value for each row.
+        A tensor that no recorded function made is thought to change if a size is that of the rows.
         """
         if isinstance(leaf, Windowed) or not isinstance(leaf, Tensor):
             return isinstance(leaf, Windowed)
-        unknown = not self.memory.was_there(leaf) and leaf.shape[:1] == (len(self.row),)
-        return self.changes.get(leaf, unknown)
+        made = not self.memory.was_there(leaf)
+        return self.changes.get(leaf, made and len(self.row) in leaf.shape)
 
     def current(self, leaf: Any) -> Any:
         """What an argument is after its changes in place."""
