@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from tism.engine.aliases import leaves
 from tism.engine.choice import leave_plain, plan_windows
-from tism.engine.memory import leaves
 from tism.engine.replay import Calls, WindowedModel, agree
 from tism.engine.window import Reference, Untraceable, Windowed, mapped
 from tism.exact import by_position, exact_scores, in_blocks

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from tism.engine.memory import Memory, leaves
+from tism.engine.aliases import Memory, leaves
 from tism.engine.rules import Call
 from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, mapped, whole
 from tism.predictor import Predictor

@@ -23,8 +23,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
+from tism.engine.aliases import leaves, storage, targets
 from tism.engine.cheap_gradients import line_of_batch_norm
-from tism.engine.memory import leaves, storage, targets
 from tism.engine.window import (
     Batch,
     Frame,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tism.engine.memory import Memory, leaves, storage
+from tism.engine.aliases import Memory, leaves, storage
 from tism.running import on_device
 
 _EXTREME = 1000.0  # ordinary activations are smaller
