@@ -20,6 +20,10 @@ from tism.taylor import tism_from_gradient
 # Batch of a forward pass over that of a gradient, by speed on a CPU: one backward pass prefers
 # large batches; many passes through one graph prefer a graph that stays in the cache.
 _ONE_PASS, _MANY_PASSES = 4 / 3, 4
+_NO_GRADIENT = (
+    "the model's output does not depend differentiably on its input (an argmax, detach or no_grad "
+    "inside?), so it has no gradient; exact ISM still applies"
+)
 
 
 def input_gradient(
@@ -179,27 +183,28 @@ def _task_by_task(
     output, leaf = build()
     chosen = choose(output.shape[1])
     if not output.requires_grad:
-        raise ValueError(
-            "the model's output does not depend differentiably on its input (an argmax, "
-            "detach or no_grad inside?), so it has no gradient; exact ISM still applies"
-        )
+        raise ValueError(_NO_GRADIENT)
     wider = torch.promote_types(torch.float32, output.dtype)
     shape = (len(leaf), len(chosen), *leaf[..., kept].shape[1:])
-    gradient = torch.empty(shape, dtype=wider, device=leaf.device)
+    gradient = torch.zeros(shape, dtype=wider, device=leaf.device)
+    depends = False  # what is differentiable may be weights that the model does not register
     for column, task in enumerate(chosen):
         total, more = output[:, task].sum(), column + 1 < len(chosen)
         try:
-            part = torch.autograd.grad(total, leaf, retain_graph=more, materialize_grads=True)[0]
+            part = torch.autograd.grad(total, leaf, retain_graph=more, allow_unused=True)[0]
         except Exception as error:
             if not afresh or is_out_of_memory(error):
                 raise
             part = _gradient_afresh(build, task)
-        gradient[:, column] = part[..., kept]
+        if part is not None:
+            gradient[:, column], depends = part[..., kept], True
+    if not depends:
+        raise ValueError(_NO_GRADIENT)
     return gradient, output.detach()
 
 
-def _gradient_afresh(build: Callable[[], tuple[Tensor, Tensor]], task: int) -> Tensor:
-    """The gradient of one task from a graph of its own.
+def _gradient_afresh(build: Callable[[], tuple[Tensor, Tensor]], task: int) -> Tensor | None:
+    """The gradient of one task from a graph of its own; None if it does not depend on the leaf.
 
     Some graphs serve one pass only, and reentrant checkpoints need `backward` instead of `grad`.
     """
@@ -212,4 +217,4 @@ def _gradient_afresh(build: Callable[[], tuple[Tensor, Tensor]], task: int) -> T
         raise predictor.ModelError(
             f"model cannot be differentiated by torch: {error}; exact ISM still applies"
         ) from error
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return leaf.grad

@@ -77,6 +77,9 @@ def test_a_constant_task_has_no_gradient_beside_one_that_has(net, sequences):
         pytest.param(lambda x: torch.ones(len(x), 2), id="constant"),
         pytest.param(lambda x: x.detach().sum(2), id="detached"),
         pytest.param(lambda x: (x > 0.5).to(x).sum(2), id="thresholded"),
+        pytest.param(
+            lambda x: x.detach().sum(2) * torch.ones(4, requires_grad=True), id="weights only"
+        ),
     ],
 )
 @pytest.mark.parametrize("function", [input_gradient, tism])
