@@ -432,8 +432,9 @@ def rarely(function) -> None:
     """Compare with brute force where what the function does is not seen in the trial."""
     model, sequences = ready(Rare(function)), sequences_with_a_motif()
     full = ism(model, sequences, engine="full")
-    windowed = ism(model, sequences, engine="windowed")
-    assert (windowed - full).abs().max() <= 1e-10 * full.abs().max()
+    for batch_size in (None, 5):
+        windowed = ism(model, sequences, engine="windowed", batch_size=batch_size)
+        assert (windowed - full).abs().max() <= 1e-10 * full.abs().max()
 
 
 def three_high(x: Tensor, *channels: Tensor) -> Tensor:

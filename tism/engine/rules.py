@@ -141,7 +141,7 @@ class Call:
             return any(size % rows == 0 for size in result.shape)
         if self.name != "setitem" or args[0].shape[:1] != (rows,):
             return False
-        first = (*leaves(args[1]), None)[0]
+        first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
         return not (first is None or first is Ellipsis or isinstance(first, slice))
 
     def once(self, make: Callable[[], Any]) -> Any:
