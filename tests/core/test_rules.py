@@ -138,6 +138,7 @@ FOLLOWED = {
         x[:, :, 3:9],
     ).exp(),
     "true and false assigned": lambda x: assigned(x > 0, (slice(None), 1, slice(3, 9)), True),
+    "sum of two types": lambda x: (9 * x).long() + x + (x - (9 * x).float()),
     "small numbers": lambda x: (x > 0).to(torch.uint8).sum(2) + (x > 0.1).to(torch.int8).sum(2),
     "mask of windows": lambda x: x * (x.sum(1, keepdim=True) > 0),
     "ones of rows": lambda x: x * torch.arange(1.0, LENGTH + 1).expand(len(x), 1, -1),
@@ -316,6 +317,10 @@ MIXED = {
         "softmax",
     ),
     "add to a column": (lambda x: iadd_slice(x, 1, 3), "setitem"),
+    "repeated rows": (
+        lambda x: x[:, :, :2].repeat_interleave(2, 0).view(-1, 2, 4, 2).sum(1),
+        "repeat_interleave",
+    ),
     "numpy": (lambda x: torch.from_numpy(x.numpy() + 1) + x, "numpy"),
     "out": (lambda x: torch.add(x, x, out=torch.zeros_like(x)), "add"),
     "recurrent and back": (

@@ -261,7 +261,7 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
 def addition(call: Call, *args: Any, **kwargs: Any) -> Any:
     """The differences of two windows add up, if they are exact; else their values do."""
     windows = [arg for arg in args if isinstance(arg, Windowed)]
-    alike = len({(w.axis, w.inner, w.flat) for w in windows}) == 1
+    alike = len({(w.axis, w.inner, w.flat, w.dtype) for w in windows}) == 1
     values = [w for w in windows if "value" in w.held]
     apart = len(windows) < 2 or len(values) == 2 or kwargs or not alike
     if apart or any(w.is_rounded for w in values):
@@ -707,7 +707,8 @@ def repeated(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
     """Columns repeated along the sequence, found by repeating their numbers."""
     shape = list(input.shape[1:])
     shape[input.axis - 1] = call.shape[input.axis]
-    need(shape == list(call.shape[1:]) and "nearest" in kwargs.get("mode", "nearest"))
+    need(shape == list(call.shape[1:]) and call.shape[0] == len(input.reference.like))
+    need("nearest" in kwargs.get("mode", "nearest"))
     need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
     along = [-1 if d == input.axis else 1 for d in range(input.ndim)]
     numbers = _numbers(lambda every: call.func(every.view(along), *args, **kwargs), input.length)
