@@ -20,6 +20,11 @@ def of_the_record() -> pd.DataFrame:
     return card.scorecard(load_profile("yeast"), load_profile("evidence"))
 
 
+@pytest.fixture(scope="module")
+def recorded() -> pd.DataFrame:
+    return of_the_record()
+
+
 def test_paper_numbers_of_comparisons_are_combined():
     claims = card.read_claims().set_index("claim_id")["paper_value"]
 
@@ -133,9 +138,8 @@ def test_one_network_less_makes_its_claims_pending(planted):
     assert found.loc[("fig3d_relu", "yeast"), "verdict"] == "holds"  # the best weights are there
 
 
-def test_every_rule_is_judged_and_none_is_altered():
-    claims = card.read_claims().set_index("claim_id")
-    found = of_the_record()
+def test_every_rule_is_judged_and_none_is_altered(recorded):
+    claims, found = card.read_claims().set_index("claim_id"), recorded
 
     assert {*found["claim_id"]} == {*claims.index}
     of_rules = found["claim_id"].map(claims["at_least"])
@@ -146,26 +150,25 @@ def test_every_rule_is_judged_and_none_is_altered():
     }  # fmt: skip
 
 
-def test_every_row_is_counted_once():
-    found = of_the_record()
+def test_every_row_is_counted_once(recorded):
     for by in ("dataset", "source"):
-        counts = card.count_verdicts(found, by)
+        counts = card.count_verdicts(recorded, by)
         assert tuple(counts.columns[1:]) == VERDICTS
-        assert counts[[*VERDICTS]].to_numpy().sum() == len(found)
+        assert counts[[*VERDICTS]].to_numpy().sum() == len(recorded)
 
 
-def test_networks_of_other_labs_have_a_row_each():
-    rows = of_the_record().query("claim_id == 'text_any_high'").set_index("dataset")
+def test_networks_of_other_labs_have_a_row_each(recorded):
+    rows = recorded.query("claim_id == 'text_any_high'").set_index("dataset")
 
     assert list(rows.index) == list(card.PUBLISHED)
     assert rows["value"].between(rows["low"], rows["high"]).all()
 
 
-def test_items_and_a_data_set_select_rows():
+def test_items_and_a_data_set_select_rows(recorded):
     items = ("Fig 3A", "Fig 3C")
     claims = card.read_claims().query("paper_item in @items")
 
-    table = card.shown(of_the_record(), *items, dataset="yeast")
+    table = card.shown(recorded, *items, dataset="yeast")
 
     own = claims["source"].map({"own": " \u2020", "paper": ""})
     assert table["statement"].tolist() == (claims["statement"] + own).tolist()
