@@ -46,7 +46,8 @@ def ism(
 
     engine : "full" runs the model on every mutated sequence; "windowed" recomputes only what a
         substitution can change, after a trial against "full"; "auto" takes "windowed" if that
-        trial succeeds and promises to be faster, and otherwise logs why not
+        trial succeeds and promises to be faster, and otherwise logs why not. Both round: where a
+        model compares sums with a threshold that they reach exactly, either may be on either side
     batch_size : mutated sequences at once; None chooses; halved if memory runs out
 
     Other arguments, warnings and errors as in `input_gradient`; ValueError also names the function
