@@ -96,9 +96,8 @@ class Memory:
         self.writes: dict[int, list[tuple[int, Places]]] = {}
         self.hidden: list[dict[int, list[int]]] = []
         self.itself: dict[int, int] = {}
-        self._written: list[
-            StorageWeakRef
-        ] = []  # while these exist no other storage has their number
+        # while these exist, no other storage has their number
+        self._written: list[StorageWeakRef] = []
 
     def was_there(self, leaf: Tensor) -> bool:
         """True for a tensor that the run has met but not made."""
