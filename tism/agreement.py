@@ -61,6 +61,9 @@ class Reliability(NamedTuple):
     word: list[list[str]]
 
 
+Uniform = tuple[Tensor, Tensor]  # numbers between 0 and 1, (n, 4 * length) and (n, 1)
+
+
 def reliability(
     model: nn.Module,
     one_hot: Any,
@@ -101,18 +104,20 @@ def reliability(
         base = taylor_scores(replace(job, progress=False))
 
         def correlation(plan: Plan | None) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            return _assess_all(ExactEffects(job, plan), base, m, generator)
+            return _assess_all(ExactEffects(job, plan), base, m, seed)
 
         r = by_engine(engine, job, len(base) * m, correlation)
         return calibrated(r, effective_number(base), *sampling_factors(job.stretch == 0, m))
 
 
-def _assess_all(exact: ExactEffects, base: Tensor, m: int, generator: torch.Generator) -> Tensor:
+def _assess_all(exact: ExactEffects, base: Tensor, m: int, seed: int) -> Tensor:
     """`assess` of all sequences, as many at a time as fit into memory."""
+    stretch = exact.job.stretch
+    order, begin = uniform(len(base), stretch[0].numel(), seed)
 
     def found(i: int, j: int) -> Tensor:
-        return assess(base[i:j], exact.job.stretch[i:j], exact.of(i, j, check=i == 0), m, generator)
+        effects = exact.of(i, j, check=i == 0)
+        return assess(base[i:j], stretch[i:j], effects, m, (order[i:j], begin[i:j]))
 
     with exact.job.bar("reliability") as report:
         return in_one_tensor(len(base), exact.at_once, found, report)[0]
@@ -128,21 +133,36 @@ def _checked_m(m: Any, one_hot: Tensor) -> int:
     return m
 
 
+def uniform(n: int, entries: int, seed: int) -> Uniform:
+    """Random numbers for `draw`; those of a sequence do not depend on the sequences after it."""
+    on_cpu = {"generator": torch.Generator().manual_seed(seed), "device": "cpu"}
+    rows = [
+        (
+            torch.rand(entries, dtype=torch.float32, **on_cpu),
+            torch.rand(1, dtype=torch.float64, **on_cpu),
+        )
+        for _ in range(n)
+    ]
+    order, begin = zip(*rows, strict=True)
+    return torch.stack(order), torch.stack(begin)
+
+
 def assess(
     base: Tensor,
     one_hot: Tensor,
     effects: Callable[[Tensor], Tensor],
     m: int,
-    generator: torch.Generator,
+    numbers: Uniform,
 ) -> Tensor:
     """(n, tasks) correlation of `base` with ISM from m exact effects, not calibrated.
 
     base : (n, tasks, 4, length)
     effects : maps chosen substitutions, (n, 4, length) bool, to (chosen, tasks) exact effects
+    numbers : for `draw`
     """
     largest = m // _ONE_IN
     estimate, exact, _ = refine(base, one_hot, effects, largest, _ROUNDS)
-    drawn, probability = draw(estimate, ~exact, m - largest, generator)
+    drawn, probability = draw(estimate, ~exact, m - largest, numbers)
     found = estimate.clone()
     found.movedim(1, -1)[drawn] = effects(drawn).to(base.dtype)
     sampled = correlation(base, estimate, found, drawn, probability)
@@ -151,13 +171,12 @@ def assess(
     return ((1 - weight) * sampled.atanh() + weight * inferred.atanh()).tanh()
 
 
-def draw(
-    base: Tensor, substituted: Tensor, m: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def draw(base: Tensor, substituted: Tensor, m: int, numbers: Uniform) -> tuple[Tensor, Tensor]:
     """m drawn substitutions of each sequence, and every substitution's probability of being drawn.
 
     base : (n, tasks, 4, length) estimate of the effects
     substituted : (n, 4, length) bool, what may be drawn
+    numbers : uniform in 0 to 1, (n, 4 * length) and (n, 1) in float64
 
     Systematic sampling in random order, with probabilities proportional to the expected size of an
     effect. Tasks share the draw. Returns (n, 4, length) bool and float64.
@@ -166,9 +185,7 @@ def draw(
     share = (square / square.sum((2, 3), keepdim=True)).nan_to_num(0)  # a constant task has none
     size = share.mean(1).sqrt().flatten(1)
     probability = _in_proportion(size, m)
-    drawn_on = {"generator": generator, "device": generator.device}
-    order = torch.rand(size.shape, dtype=torch.float32, **drawn_on).argsort(1)
-    begin = torch.rand(len(size), 1, dtype=torch.float64, **drawn_on)
+    order, begin = numbers[0].argsort(1), numbers[1]
     passed = (probability.gather(1, order).cumsum(1) + begin).clamp(max=m + begin).floor()
     hit = passed.diff(dim=1, prepend=torch.zeros_like(begin)) > 0
     drawn = torch.zeros_like(hit).scatter_(1, order, hit)

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from tism import agreement, build_model, ism, one_hot_encode, reliability, tism
-from tism.agreement import Calibration, assess, calibrated, draw, effective_number, sampling_factors
+from tism.agreement import (
+    Calibration,
+    ExactEffects,
+    assess,
+    calibrated,
+    draw,
+    effective_number,
+    sampling_factors,
+    uniform,
+)
 from tism.correlations import profile_correlation
 from tism.study.ch07_estimators import fit_calibration
 
@@ -33,7 +42,7 @@ def profiles(n: int = 40, noise: float = 0.7, seed: int = 0) -> tuple[Tensor, Te
 def test_draw_takes_m_with_the_probabilities_it_tells(m):
     base, _, substituted = profiles(1)
     base, substituted = base.expand(2000, -1, -1, -1), substituted.expand(2000, -1, -1)
-    drawn, probability = draw(base, substituted, m, torch.Generator().manual_seed(1))
+    drawn, probability = draw(base, substituted, m, uniform(2000, 400, seed=1))
     assert (drawn.sum((1, 2)) == m).all()
     assert not (drawn & ~substituted).any()
     torch.testing.assert_close(probability.sum((1, 2)), torch.full((2000,), float(m)).double())
@@ -61,7 +70,7 @@ def test_the_estimate_is_exact_when_all_are_known_and_near_otherwise(
 
     r = profile_correlation(exact, base)
     one_hot = (~substituted).double()
-    found = assess(base, one_hot, effects, m, torch.Generator().manual_seed(2))
+    found = assess(base, one_hot, effects, m, uniform(200, 400, seed=2))
     assert (found - r).abs().mean() < mean_error
     assert (found - r).mean().abs() < bias
     assert (sum(a.int() for a in asked).amax((1, 2)) == 1).all()
@@ -109,7 +118,7 @@ def test_a_long_profile_is_not_judged_by_what_tism_infers():
     exact = (base + 1.3 * error).double()
     truth = profile_correlation(exact, base.double())
     effects = exact.movedim(1, -1).__getitem__
-    found = assess(base.double(), (~substituted).double(), effects, 60, generator)
+    found = assess(base.double(), (~substituted).double(), effects, 60, uniform(10, 12000, seed=0))
     result = calibrated(found, effective_number(base), *sampling_factors(substituted, 60))
     assert (result.r - truth).mean().abs() < 0.1
     assert ((result.low <= truth) & (truth <= result.high)).double().mean() >= 0.8
@@ -152,6 +161,18 @@ def test_is_reproducible_and_near_the_truth(network, sequences):
     assert not torch.equal(first.r, other.r)
     assert (first.r - truth).abs().mean() < 0.15
     assert ((first.low <= truth) & (truth <= first.high)).double().mean() >= 0.6
+
+
+@pytest.mark.parametrize("engine", ["full", "windowed"])
+def test_what_is_drawn_for_a_sequence_does_not_depend_on_the_others(
+    network, sequences, engine, monkeypatch
+):
+    together = reliability(network, sequences, m=40, engine=engine).r
+    alone = reliability(network, sequences[:2], m=40, engine=engine).r
+    monkeypatch.setattr(ExactEffects, "at_once", 2)  # as where memory is short
+    in_blocks = reliability(network, sequences, m=40, engine=engine).r
+    torch.testing.assert_close(in_blocks, together, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(alone, together[:2], rtol=1e-9, atol=1e-9)
 
 
 def test_a_constant_profile_is_undefined(sequences):

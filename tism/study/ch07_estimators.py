@@ -235,7 +235,9 @@ def reliability_errors(network: JudgedNetwork, m: int) -> pd.DataFrame:
     for task in range(exact.shape[1]):
         scores, effects = taylor[:, [task]], exact[:, [task]]
         effects_of_chosen = effects.movedim(1, -1).__getitem__
-        found = assess(scores, network.one_hot, effects_of_chosen, m, generator)
+        order = torch.rand(network.one_hot.flatten(1).shape, generator=generator)
+        begin = torch.rand(len(order), 1, dtype=torch.float64, generator=generator)
+        found = assess(scores, network.one_hot, effects_of_chosen, m, (order, begin))
         columns["true"].append(profile_correlation(effects, scores))
         columns["found"].append(found)
         columns["number"].append(effective_number(scores))
