@@ -224,6 +224,7 @@ FOLLOWED = {
     "cumsum of channels": lambda x: x.cumsum(1),
     "gelu by name": lambda x: F.gelu(input=x, approximate="tanh"),
     "unflatten back": lambda x: x.flatten(1).relu().view(len(x), 4, -1).sum(2),
+    "a check": lambda x: x * 2 if (x < 9).all() else x.cumsum(2),
     "glu": lambda x: F.glu(x, 1) + F.glu(input=x, dim=-2),
 }
 

@@ -127,10 +127,12 @@ class Call:
     def _in_full(self, args: tuple, kwargs: dict) -> Any:
         """The result of the function on whole tensors."""
         self.changes = any(map(self.batch.can_change, leaves((args, kwargs))))
-        if windows_in((args, kwargs)):
-            self.batch.mixed.append(self.name)
+        mixed = bool(windows_in((args, kwargs)))
+        if mixed:
             args, kwargs = mapped(whole, args), mapped(whole, kwargs)
         result, target = self.given(*args, **kwargs), self._target(args, kwargs)
+        if mixed and not (isinstance(result, Tensor) and result.ndim == 0):  # as of a check
+            self.batch.mixed.append(self.name)
         self.changes = self.changes or self._has_rows_from_python(args, result)
         return result if target is None else target
 
