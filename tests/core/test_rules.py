@@ -186,8 +186,14 @@ FOLLOWED = {
     "repeat": lambda x: x.repeat(1, 3, 1) + torch.tile(input=x, dims=(1, 3, 1)),
     "nearest": lambda x: F.interpolate(x, scale_factor=3),
     "upsample": lambda x: nn.Upsample(scale_factor=2, mode="nearest")(x),
+    "linear": lambda x: F.interpolate(x, scale_factor=2, mode="linear"),
+    "linear to the corners": lambda x: F.interpolate(x, 70, mode="linear", align_corners=True),
+    "linear down": lambda x: F.interpolate(x, size=7, mode="linear"),
     "nearest down": lambda x: F.interpolate(x, size=10, mode="nearest-exact"),
     "repeat_interleave": lambda x: x.repeat_interleave(3, dim=2),
+    "repeat_interleave channels": lambda x: x.unsqueeze(1).repeat_interleave(3, 1).flatten(1, 2),
+    "unfold": lambda x: x.unfold(2, 5, 1) * numbers(5),
+    "unfold in steps": lambda x: x.mT.unfold(dimension=1, size=4, step=3).amax(-1),
     # slices and pieces
     "narrow": lambda x: x.narrow(2, 3, 9),
     "narrow by name": lambda x: torch.narrow(input=x, dim=1, start=1, length=2),
@@ -217,6 +223,10 @@ FOLLOWED = {
         F.linear(x.flatten(1), numbers(3, 4 * LENGTH)) + x.flatten(1).sum(1, True)
     ),
     "matmul": lambda x: x.mT @ numbers(4, 2),
+    "matrix before the features": lambda x: numbers(3, 4) @ x + torch.matmul(numbers(3, 4), x),
+    "einsum": lambda x: torch.einsum("ncl,dc->nld", x, numbers(3, 4)),
+    "einsum of windows": lambda x: torch.einsum("b l c, b l d, d -> b c l", x.mT, x.mT, C3[0][:4]),
+    "einsum of a window twice": lambda x: torch.einsum("ncl,ncl->nl", [x, x]),
     "prelu": lambda x: F.prelu(x, numbers(4)),
     "norm": lambda x: x.norm(dim=1) + torch.norm(x, 2, 1),
     "smallest": lambda x: x.amin(2) + x.flip(1).min(dim=2).values,
@@ -224,7 +234,18 @@ FOLLOWED = {
     "cumsum of channels": lambda x: x.cumsum(1),
     "gelu by name": lambda x: F.gelu(input=x, approximate="tanh"),
     "unflatten back": lambda x: x.flatten(1).relu().view(len(x), 4, -1).sum(2),
+    "curves": lambda x: (x.cosh().log() + x.sinh().asinh() + torch.exp2(x)).erfc(),
+    "rounded to a grid": lambda x: torch.fake_quantize_per_tensor_affine(x.float(), 0.1, 0, -9, 9),
+    "moments": lambda x: torch.stack(torch.var_mean(x, 1) + torch.std_mean(x, [1]), 1),
+    "order": lambda x: x.topk(2, 1).values + x.sort(1)[0][:, 1:3] + x.mT.median(-1)[0][:, None],
+    "linalg": lambda x: torch.linalg.norm(x, dim=1) + torch.linalg.vector_norm(x, 3, 1),
     "a check": lambda x: x * 2 if (x < 9).all() else x.cumsum(2),
+    "blocks put together": lambda x: x.view(len(x), 4, -1, 3).softmax(-1).flatten(2),
+    "blocks of tokens": lambda x: (x.mT.reshape(len(x), -1, 3, 4) ** 2).reshape(len(x), LENGTH, 4),
+    "repeated by expansion": lambda x: x[..., None].expand(-1, -1, -1, 3).reshape(len(x), 4, -1),
+    "channels become columns": lambda x: (
+        x.view(len(x), 2, 2, LENGTH).transpose(2, 3).reshape(len(x), 2, -1)
+    ),
     "glu": lambda x: F.glu(x, 1) + F.glu(input=x, dim=-2),
 }
 
@@ -294,6 +315,16 @@ MIXED = {
     "channel softmax": (lambda x: x[:, 0].softmax(1), "softmax"),
     "cumsum": (lambda x: x.cumsum(2) + x, "cumsum"),
     "einsum": (lambda x: torch.einsum("ncl,ndl->ncd", x, x), "einsum"),
+    "einsum of pairs": (lambda x: torch.einsum("ncl,ncm->nlm", x, x), "einsum"),
+    "einsum along the sequence": (
+        lambda x: torch.einsum("ncl,lm->ncm", x, numbers(LENGTH, 3)),
+        "einsum",
+    ),
+    "unfold of an image": (lambda x: F.unfold(x[:, None], (2, 3), 1, 1), "unfold"),
+    "positions as rows": (
+        lambda x: F.linear(x.mT.reshape(-1, 4), numbers(3, 4)).view(len(x), LENGTH, 3),
+        "reshape",
+    ),
     "attention": (
         lambda x: F.scaled_dot_product_attention(x.mT, x.mT, x.mT),
         "scaled_dot_product_attention",
@@ -470,6 +501,9 @@ LOST = {
     "strided conv1d": lambda x: F.conv1d(x, numbers(2, 2, 3), None, 2, 1, 1, 2),
     "conv_transpose1d": lambda x: F.conv_transpose1d(x, numbers(4, 2, 3), stride=2),
     "avg_pool1d": lambda x: F.avg_pool1d(x, 3, 2, 1),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="linear"),
+    "unfold": lambda x: x.unfold(2, 5, 1).sum(-1),
+    "einsum": lambda x: torch.einsum("ncl,dc->nld", x, numbers(3, 4)),
     "linear": lambda x: F.linear(x.mT, numbers(3, 4), numbers(3)).mT,
     "linear of all": lambda x: F.linear(x.flatten(1), numbers(3, 4 * LENGTH)),
     "sum": lambda x: x.sum(2),

@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from operator import itemgetter, methodcaller
 from typing import Any
 
@@ -36,9 +36,15 @@ from tism.engine.window import (
     whole,
     windows_in,
 )
+from tism.running import on_device
 
 RULES: dict[str, Callable] = {}
 _NAMES_OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # which torch takes too
+_DEFAULT_DIMS = {
+    **dict.fromkeys(("unbind", "stack"), 0),
+    **dict.fromkeys(("glu", "sort", "argsort", "topk"), -1),
+    "normalize": 1,
+}
 _signature = cache(inspect.signature)
 
 
@@ -245,14 +251,15 @@ def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
 
 
 @rule(
-    """abs neg sign exp expm1 log log1p log2 log10 sqrt rsqrt square reciprocal sin cos atan erf
-    round floor ceil relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign sigmoid
-    logsigmoid tanh tanhshrink hardtanh hardswish hardsigmoid hardshrink softshrink threshold clamp
-    clip clamp_min clamp_max nan_to_num pow rpow rsub mul multiply div divide true_divide rdiv
-    rtruediv floor_divide floordiv remainder fmod maximum minimum fmax fmin logaddexp where lerp
-    addcmul addcdiv masked_fill eq ne lt le gt ge isnan isinf isfinite logical_and logical_or
-    logical_xor logical_not bitwise_and bitwise_or bitwise_not and or xor invert float double half
-    bfloat16 long int bool"""
+    """abs neg sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square reciprocal sin cos tan
+    sinh cosh asinh atan atan2 erf erfc logit round floor ceil trunc frac
+    fake_quantize_per_tensor_affine relu relu6 leaky_relu elu selu celu gelu silu mish softplus
+    softsign sigmoid logsigmoid tanh tanhshrink hardtanh hardswish hardsigmoid hardshrink
+    softshrink threshold clamp clip clamp_min clamp_max nan_to_num pow rpow rsub mul multiply div
+    divide true_divide rdiv rtruediv floor_divide floordiv remainder fmod maximum minimum fmax fmin
+    logaddexp where lerp addcmul addcdiv masked_fill eq ne lt le gt ge isnan isinf isfinite
+    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not and or xor
+    invert float double half bfloat16 long int bool"""
 )
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Any function that treats every place alone."""
@@ -341,14 +348,15 @@ def with_weights(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
 
 
 @rule(
-    """softmax log_softmax logsumexp amax amin max min prod std var argmax argmin any all cumsum
-    norm normalize glu unbind stack"""
+    """softmax log_softmax logsumexp amax amin max min prod std var std_mean var_mean median argmax
+    argmin any all cumsum cumprod sort argsort topk norm linalg_norm linalg_vector_norm normalize
+    glu unbind stack"""
 )
 def along_another_axis(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Functions that mix channels but not positions."""
     x, stack = windows_in((args, kwargs))[0], call.name == "stack"
-    default = {"normalize": 1, "glu": -1, "unbind": 0, "stack": 0}.get(call.name)
-    dim = _dim(args, kwargs, 2 if call.name in ("norm", "normalize") else 1, default)
+    place = 2 if call.name in ("normalize", "topk") or call.name.endswith("norm") else 1
+    dim = _dim(args, kwargs, place, _DEFAULT_DIMS.get(call.name))
     if isinstance(dim, Tensor) or "other" in kwargs:  # the larger of two tensors
         return by_column(call, args, kwargs)
     dims = _dims(dim, x.ndim + stack)
@@ -489,9 +497,39 @@ def linear(call: Call, input: Any, weight: Tensor, bias: Any = None) -> Any:
 
 
 @rule("matmul")
-def product(call: Call, input: Any, other: Tensor) -> Any:
-    """A linear layer by its transposed matrix."""
-    return linear(call, input, other.mT if other.ndim > 1 else other)
+def product(call: Call, input: Any, other: Any) -> Any:
+    """A linear layer by its transposed matrix, or a matrix times the features of each position."""
+    if isinstance(input, Windowed):
+        need(not isinstance(other, Windowed))
+        return linear(call, input, other.mT if other.ndim > 1 else other)
+    need(input.ndim == 2 < other.ndim and other.axis != other.ndim - 2)
+    need(not call.batch.can_change(input))
+    call.func = partial(call.func, input)
+    return by_column(call, (other,), {})
+
+
+@rule("einsum")
+def einsum(call: Call, equation: Any, *operands: Any) -> Any:
+    """Products and sums over features, of windows and of constants without rows and positions."""
+    operands = leaves(operands)
+    windows = tuple(windows_in(operands))
+    need(isinstance(equation, str) and "." not in equation and "->" in equation)
+    need(sum(map(call.batch.can_change, operands)) == len(windows))
+    need(not any(w.flat for w in windows))
+    inputs, result = equation.replace(" ", "").split("->")
+    pairs = zip(inputs.split(","), operands, strict=True)
+    axes = {(letters[0], letters[w.axis]) for letters, w in pairs if isinstance(w, Windowed)}
+    row, along = axes.pop()
+    need(not axes and result[:1] == row and along in result)
+    need(inputs.count(row) == inputs.count(along) == len(windows))
+
+    def summed(*columns: Tensor) -> Tensor:
+        changed = iter(columns)
+        given = [next(changed) if isinstance(leaf, Windowed) else leaf for leaf in operands]
+        return torch.einsum(equation, *given)
+
+    call.func = summed
+    return by_column(call, windows, {}, result.index(along))
 
 
 def _sum_of_columns(call: Call, x: Windowed, weight: Tensor) -> Tensor:
@@ -701,27 +739,58 @@ def padding(
     def padded(numbers: Tensor) -> Tensor:
         return F.pad(numbers[None, None], (before, after), mode)
 
-    return _showing(call, input, _numbers(padded, input.length))
+    return _showing(call, input, _numbers(padded, input.length).astype(int))
 
 
 @rule("interpolate repeat_interleave")
 def repeated(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
-    """Columns repeated along the sequence, found by repeating their numbers."""
+    """Repeated features, or columns repeated along the sequence or put between them."""
+    need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
+    need(call.shape[0] == len(input.reference.like))
+    if call.name != "interpolate" and call.shape[input.axis] == input.length:
+        return by_column(call, (input, *args), kwargs)
     shape = list(input.shape[1:])
     shape[input.axis - 1] = call.shape[input.axis]
-    need(shape == list(call.shape[1:]) and call.shape[0] == len(input.reference.like))
-    need("nearest" in kwargs.get("mode", "nearest"))
-    need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
+    need(shape == list(call.shape[1:]))
     along = [-1 if d == input.axis else 1 for d in range(input.ndim)]
     numbers = _numbers(lambda every: call.func(every.view(along), *args, **kwargs), input.length)
-    return _showing(call, input, numbers)
+    if kwargs.get("mode") == "linear":
+        return _between(call, input, numbers)
+    need("nearest" in kwargs.get("mode", "nearest"))
+    return _showing(call, input, numbers.astype(int))
+
+
+def _between(call: Call, x: Windowed, places: np.ndarray) -> Windowed:
+    """The result whose columns lie at rising places between the columns of a window."""
+    low = places.astype(int)
+    high = np.minimum(low + 1, x.length - 1)
+    span = np.searchsorted(high, x.span[0]), np.searchsorted(low, x.span[1])
+    frame = Frame.over(span, len(places))
+    start, stop = low[frame.first], high[frame.first + frame.width - 1] + 1
+    kind, read = _for_linear(x, Frame(start, int((stop - start).max())))
+    columns, rows = frame.columns, np.arange(len(start))
+    slots = [(numbers[columns] - start) * len(rows) + rows for numbers in (low, high)]
+    first, second = (read.flatten(0, 1).index_select(0, at) for at in x.batch.indices(*slots))
+    share = torch.from_numpy((places - low)[columns]).to(read.dtype)
+    share = on_device(share.view(-1, *[1] * len(x.features)), x.device)
+    between = first * (1 - share) + second * share
+    return call.window(x, kind, frame, between.unflatten(0, columns.shape), span)
+
+
+@rule("unfold")
+def unfolded(call: Call, input: Windowed, dimension: int, size: int, step: int) -> Any:
+    """Blocks of the sequence that may overlap, whose columns become a last axis of features."""
+    need(call.given is not F.unfold and dimension % input.ndim == input.axis)
+    span = _readers(input, size - 1, step, 0)
+    frame = Frame.over(span, call.shape[input.axis])
+    read = Frame(frame.first * step, (frame.width - 1) * step + size)
+    return call.window(input, "value", frame, input.value(read).unfold(0, size, step), span)
 
 
 def _numbers(arranged: Callable[[Tensor], Tensor], length: int) -> np.ndarray:
-    """The numbers of `length` columns as a function arranges them."""
+    """The numbers of `length` columns as a function arranges them, or means of them."""
     with _disable_current_modes():  # real numbers, also in a run without data
-        numbers = arranged(torch.arange(float(length), dtype=torch.float64))
-        return numbers.flatten().long().numpy()
+        return arranged(torch.arange(float(length), dtype=torch.float64)).flatten().numpy()
 
 
 def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
@@ -858,7 +927,7 @@ def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
 
 @rule("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
 def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
-    """Reshaped features, a sequence cut into blocks, or everything flattened."""
+    """Reshaped features, a sequence cut into blocks or put together, or everything flattened."""
     need(isinstance(input, Windowed) and call.shape[0] == len(input.reference.like))
     x, inner = input, tuple(call.shape[1:])
     if x.flat:
@@ -877,6 +946,13 @@ def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
             span, frame, blocks = _blocks(x, x.length // size, 0, size)
             blocks = blocks.unflatten(0, (frame.width, -1)).movedim(1, axis + 1)
             return call.window(x, "value", frame, blocks, span, axis)
+        parts, rest = divmod(size, x.length)
+        if size and not rest:  # the features behind the sequence become columns of it
+            kind, (frame, data) = next(iter(x.held.items()))
+            data = data.reshape(*data.shape[:2], *inner[: axis - 1], parts, *inner[axis:])
+            frame = Frame(frame.first * parts, frame.width * parts)
+            span = x.span[0] * parts, x.span[1] * parts
+            return call.window(x, kind, frame, data.movedim(1 + axis, 1).flatten(0, 1), span, axis)
     raise InFull
 
 
