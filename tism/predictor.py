@@ -352,7 +352,8 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
             module.training = flag
         with torch.no_grad():
             for table, name, buffer, before in buffers:
-                if (buffer.shape, buffer.dtype) != (before.shape, before.dtype):
+                same = (buffer.shape, buffer.dtype) == (before.shape, before.dtype)
+                if not same or before.layout != torch.strided:  # sparse ones cannot be compared
                     buffer.data = before
                 elif not torch.equal(buffer, before):
                     buffer.copy_(before)

@@ -529,6 +529,23 @@ def test_buffers_that_change_their_shape_come_back(size, bases):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_sparse_buffers_come_back(layout, bases):
+    class Graph(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.sparse.mm(self.near, x.flatten(1).T).T
+            self.near = self.near * 1
+            return super().forward(x)
+
+    model = Graph(80, 2).double()
+    model.register_buffer("near", torch.eye(80).double().roll(1).to_sparse(layout=layout))
+    before = model.near
+    tism.predict(model, bases)
+    assert model.near is before
+    assert torch.equal(before.to_dense(), torch.eye(80).double().roll(1))
+
+
 class Slow(nn.Sequential):
     """Gives other threads the time to begin."""
 
