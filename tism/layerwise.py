@@ -31,7 +31,7 @@ _MOST_TENSORS = 4  # that carry a stage
 _BLOCK = 8  # weights of a residual block, at most
 _GRAPH = 2  # a graph that keeps every activation takes so many times the memory
 _ROWS_TRACED = 2
-_NO_FUNCTION = "its output is made by no function that depends on the input"
+_NO_FUNCTION = "no function that can be seen leads to its output (TorchScript and vmap hide theirs)"
 _INSTEAD = 'use depth=0 (tism), budgeted_ism(base="tism") or depth=-1 (ism), which run any model'
 
 
