@@ -234,6 +234,13 @@ FOLLOWED = {
     "cumsum of channels": lambda x: x.cumsum(1),
     "gelu by name": lambda x: F.gelu(input=x, approximate="tanh"),
     "unflatten back": lambda x: x.flatten(1).relu().view(len(x), 4, -1).sum(2),
+    "batch norm by torch": lambda x: torch.batch_norm(
+        x, C4[0, 0, :4], C4[0, 1, :4], C4[0, 0, 4:8], C4[0, 0, 8:12].exp(), False, 0.1, 1e-3, False
+    ),
+    "slice of an exported model": lambda x: (
+        torch.ops.aten.slice.Tensor(x, 2, -9, 2**63 - 1) * torch.ops.aten.slice(x, 2, 0, 9)
+        + torch.ops.aten.slice(x, 0, 0, 2**63 - 1)[:, :, :9]
+    ),
     "curves": lambda x: (x.cosh().log() + x.sinh().asinh() + torch.exp2(x)).erfc(),
     "rounded to a grid": lambda x: torch.fake_quantize_per_tensor_affine(x.float(), 0.1, 0, -9, 9),
     "moments": lambda x: torch.stack(torch.var_mean(x, 1) + torch.std_mean(x, [1]), 1),

@@ -321,12 +321,14 @@ def like(call: Call, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @rule("batch_norm")
-def batch_norm(
-    call, input: Windowed, running_mean, running_var, weight=None, bias=None, training=False, **more
-) -> Any:
+def batch_norm(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
     """A factor and a summand for each channel, if the statistics are fixed."""
-    need(not training and running_mean is not None and input.axis > 1)
-    statistics = running_mean, running_var, weight, bias, more.get("eps", 1e-5)
+    names = ["running_mean", "running_var", "weight", "bias"]
+    order = names if call.given is F.batch_norm else names[2:] + names[:2]  # of torch.batch_norm
+    given = zip([*order, "training", "momentum", "eps"], args, strict=False)
+    given = {"weight": None, "bias": None, "eps": 1e-5, **dict(given), **kwargs}
+    need(not given.get("training") and given["running_mean"] is not None and input.axis > 1)
+    statistics = [given[name] for name in (*names, "eps")]
     offset, slope = call.once(lambda: line_of_batch_norm(input.ndim, *statistics))
     call.func = torch.addcmul
     return by_column(call, (offset, input, slope), {})
@@ -858,6 +860,18 @@ def selection(
         index = slice(int(index) % input.shape[dim], int(index) % input.shape[dim] + length)
     items = [slice(None)] * input.ndim
     items[dim] = index
+    return indexed(call, input, tuple(items))
+
+
+@rule("slice")
+def part(
+    call: Call, input: Windowed, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Any:
+    """A slice on one axis, as exported models take it."""
+    items, rows = [slice(None)] * input.ndim, range(input.shape[0])
+    items[dim] = slice(start, end, step)
+    if rows[items[0]] == rows:
+        items[0] = slice(None)
     return indexed(call, input, tuple(items))
 
 
