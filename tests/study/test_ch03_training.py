@@ -71,11 +71,12 @@ def test_task_interval_widens_with_the_loci():
     assert grouped.high - grouped.low > 1.5 * (single.high - single.low)
 
 
-def test_a_single_locus_has_no_interval_and_no_task_is_refused():
+def test_a_single_locus_has_no_interval_and_constant_tasks_no_mean():
     values = np.random.default_rng(0).normal(size=(9, 2))
     assert np.isnan(performance.summarise_tasks(values, values, np.zeros(9)).low)
-    with pytest.raises(ValueError, match="none of the 2 tasks"):
-        performance.summarise_tasks(np.ones((9, 2)), values, np.arange(9))
+    constant = performance.summarise_tasks(np.ones((9, 2)), values, np.arange(9))
+    assert np.isnan([constant.value, constant.low, constant.high]).all()
+    assert (constant.n_profiles, constant.n_constant) == (0, 2)
 
 
 def test_noiseless_truth_beats_words_and_words_beat_chance(data):

@@ -99,6 +99,21 @@ def test_the_readings_of_networks_are_compared_each_for_itself():
     assert (table["high"] < 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Computation of the confidence interval")  # of few networks
+def test_a_network_without_a_map_at_an_epoch_is_left_out_of_the_mean_of_the_epochs():
+    rows = models(variant=np.repeat(["baseline", "relu"], 9)).assign(run=np.repeat([*"abcdef"], 3))
+    rows["reading"] = ["epoch", "epoch", "best"] * 6
+    gap = np.tile([0.1, 0.2, 0.15], 6)
+    rows = rows.assign(train_region_r=0.3 + gap, test_region_r=0.3)
+    rows["tism_all"] = 0.9 - 0.5 * gap + np.repeat([0, 5, 2, 4, 1, 3], 3) / 100
+    rows.loc[16, "tism_all"] = np.nan  # the second epoch of the last network
+
+    table = comparison.three_readings(rows).set_index("reading")
+
+    assert table["n"].to_dict() == {"as trained": 3, "at fixed epochs": 2, "at equal gap": 3}
+    assert table.loc["at fixed epochs", "value"] == pytest.approx((4 + 1) / 200 - 7 / 300)
+
+
 def test_networks_that_were_read_once_are_compared_as_trained():
     rows = models(variant=["baseline", "baseline", "relu"], tism_all=[0.7, 0.8, 0.6])
     rows = rows.assign(run=list("abc"), reading="best", train_region_r=0.4, test_region_r=0.3)

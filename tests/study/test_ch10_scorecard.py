@@ -130,12 +130,23 @@ def test_run_times_are_judged_by_their_repeats(monkeypatch):
 
 def test_one_network_less_makes_its_claims_pending(planted):
     lost = planted.index[(planted["run"] == "yeast_relu_4") & (planted["epoch"] == 22)]
-    planted.loc[lost, "tism_all"] = np.nan
+    planted.loc[lost, "run"] = "another"
     found = of_the_record().set_index(["claim_id", "dataset"])
 
     assert found.loc[("fig3d_relu_epochs", "yeast"), "wants"] == "yeast_relu_4"
     assert found.loc[("fig3d_relu_epochs", "yeast"), "verdict"] == "pending"
     assert found.loc[("fig3d_relu", "yeast"), "verdict"] == "holds"  # the best weights are there
+
+
+def test_a_network_that_died_is_left_out_of_the_mean_of_the_fixed_epochs(planted):
+    dead = (planted["run"] == "yeast_relu_4") & (planted["epoch"] == 22)
+    planted.loc[dead, "tism_all"] = np.nan
+    found = of_the_record().set_index(["claim_id", "dataset"])
+
+    n = {"fig3d_relu": 5, "fig3d_relu_epochs": 4, "fig3d_relu_gap": 5}
+    assert {claim: found.loc[(claim, "yeast"), "n"] for claim in n} == n
+    assert {found.loc[(claim, "yeast"), "verdict"] for claim in n} == {"holds"}
+    assert found.loc[("law_falls", "yeast"), "verdict"] == "holds"
 
 
 def test_every_rule_is_judged_and_none_is_altered(recorded):

@@ -160,15 +160,14 @@ def summarise_tasks(predicted: Any, target: Any, loci: Any) -> Summary:
     loci : (n,) labels; regions of one locus are drawn together, and every correlation is computed
         anew from the regions drawn
 
-    Raises ValueError if no task has a correlation. With a single locus the interval is NaN.
+    Where no task has a correlation, as of a network whose predictions are constant, the mean is
+    NaN; with a single locus the interval is.
     """
     r = pearson(predicted, target, 0)
-    if r.isnan().all():
-        raise ValueError(f"none of the {len(r)} tasks has a correlation: all are constant")
     _, locus = np.unique(np.asarray(loci), return_inverse=True)
     n_loci = int(locus.max()) + 1
     low = high = float("nan")
-    if n_loci > 1:
+    if n_loci > 1 and not r.isnan().all():
         rng, means = np.random.default_rng(0), []
         while len(means) < _RESAMPLES:
             drawn = rng.multinomial(n_loci, np.full(n_loci, 1 / n_loci), _RESAMPLES_AT_ONCE)

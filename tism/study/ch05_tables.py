@@ -117,8 +117,9 @@ def three_readings(models: pd.DataFrame) -> pd.DataFrame:
     """How much higher r is than in the baseline, by kind and by the reading of its networks.
 
     models : of one data set; those of `variants` count. Where they were read with their best
-        weights only, so are the differences. At equal gap each reading is moved to the mean gap
-        along one slope, that within networks, and all readings count
+        weights only, so are the differences. A network that predicts a constant at a fixed epoch
+        has no r there and is left out of the mean of these epochs. At equal gap each reading is
+        moved to the mean gap along one slope, that within networks, and all readings count
 
     Columns: kind, reading, and those of `tism.study.statistics.compare_all_with`; a kind with the
     largest loss in the last reading comes first.
@@ -126,13 +127,16 @@ def three_readings(models: pd.DataFrame) -> pd.DataFrame:
     rows = models[models["run"].isin(variants(models)["run"])]
     gap = rows["train_region_r"] - rows["test_region_r"]
     rows = rows.assign(gap=gap, kind=kinds(rows))
-    found = {
-        name: part.groupby(["kind", "run"], sort=False)["tism_all"].mean()
-        for reading, name in READINGS.items()
-        if len(part := rows[rows["reading"] == reading])
-    }
+    known = rows[rows["tism_all"].notna()]
+    found = {}
+    for reading, name in READINGS.items():
+        part = rows[rows["reading"] == reading]
+        dead = part.loc[part["tism_all"].isna(), "run"]
+        part = part[~part["run"].isin(dead)]
+        if len(part):
+            found[name] = part.groupby(["kind", "run"], sort=False)["tism_all"].mean()
     if len(found) > 1:
-        found["at equal gap"] = at_equal(rows, "tism_all", "gap", kind="kind", network="run")
+        found["at equal gap"] = at_equal(known, "tism_all", "gap", kind="kind", network="run")
     tables = [_from_baseline(values).assign(reading=name) for name, values in found.items()]
     order = tables[-1].sort_values("value")["kind"]
     return pd.concat(tables).set_index("kind").loc[order].reset_index()

@@ -53,7 +53,9 @@ class Networks:
         found = read_table(planned.name)
         found = found.assign(at=found["epoch"].where(found["reading"] == "epoch", -1))
         names = [name for name in found if name not in plan or name in ("run", "at")]
-        rows = plan.merge(found[names], on=["run", "at"], how="left")
+        rows = plan.merge(found[names], on=["run", "at"], how="left", indicator="scored")
+        rows["scored"] = rows["scored"] == "both"
+        rows["dead"] = rows["scored"] & rows["tism_all"].isna()  # its predictions are constant
         rows["gap"] = rows["train_region_r"] - rows["test_region_r"]
         self.rows = rows[rows["dataset"] == dataset]
 
@@ -74,10 +76,15 @@ class Networks:
         return self.rows[chosen]
 
     def sample(self, rows: pd.DataFrame, value: pd.Series, name: str, **other: Any) -> Sample:
-        """A sample of the mean of `value` of each run, by `kind`; all of its rows must be there."""
-        rows = rows.assign(value=value)
-        absent = rows.loc[rows["value"].isna(), "run"].unique()
-        known = rows[~rows["run"].isin(absent)].groupby(["kind", "run"], sort=False)["value"].mean()
+        """A sample of the mean of `value` of each run, by `kind`; all of its rows must be there.
+
+        A run that is dead in one of its rows is left out.
+        """
+        rows = rows.assign(value=value, dead=rows.get("dead", False))
+        without = rows[rows["value"].isna()]
+        absent = without.loc[~without["dead"], "run"].unique()
+        rows = rows[~rows["run"].isin(without["run"])]
+        known = rows.groupby(["kind", "run"], sort=False)["value"].mean()
         groups = {kind: part.to_numpy() for kind, part in known.groupby(level=0, sort=False)}
         return Sample(groups, name, wants=[*absent], **other)
 
@@ -96,10 +103,7 @@ Measure = Callable[[Networks, str], Sample | None]  # of the networks and the re
 def _read(rows: pd.DataFrame, measure: str, reading: str) -> tuple[pd.DataFrame, pd.Series]:
     """The rows that a reading takes, and the measure of each; none without fixed epochs."""
     if reading == "gap" and (rows["at"] != -1).any():
-        known = rows[
-            rows.groupby("run")[measure].transform("count")
-            == rows["run"].map(rows["run"].value_counts())
-        ]
+        known = rows[rows.groupby("run")["scored"].transform("all") & rows[measure].notna()]
         if known.empty:
             return rows, rows[measure]
         equal = at_equal(known, measure, "gap", kind="kind", network="run").droplevel(0)
