@@ -69,6 +69,8 @@ def test_ratios_of_repeats_are_within_a_round():
     )
     assert [r.tolist() for r in speed.repeated_ratios(rows, "ISM", "Yuzu")] == [[4.0, 3.0]]
     assert [r.tolist() for r in speed.repeated_ratios(rows, "Yuzu", "ISM")] == [[1 / 4, 1 / 3]]
+    once = rows.assign(each=[8.0, 2.0])  # as a file of single repeats is read
+    assert [r.tolist() for r in speed.repeated_ratios(once, "ISM", "Yuzu")] == [[4.0]]
 
 
 def test_speed_ups_stand_beside_those_of_the_authors(rows):

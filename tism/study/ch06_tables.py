@@ -94,7 +94,9 @@ def repeated_ratios(
 ) -> list[np.ndarray]:
     """`ratios` in every round of repeats, by job: a round has one run of each method."""
     a, b = _of_same_jobs(rows, slow, fast, setting)
-    times = [[np.array(text.split(), float) for text in side["each"]] for side in (a, b)]
+    times = [
+        [np.array(text.split(), float) for text in side["each"].astype(str)] for side in (a, b)
+    ]
     return [s[: len(f)] / f[: len(s)] for s, f in zip(*times, strict=True)]
 
 
