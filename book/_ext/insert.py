@@ -27,13 +27,16 @@ GLUED = "application/papermill.record/text/plain"
 def fill(text: str, values: Mapping[str, Any]) -> str:
     """Text with the present values in its elements; a table or a listing gets lines of its own.
 
-    Raises ValueError for a name that `values` lacks.
+    Where a value is NaN, since the networks of a profile do not have it, the number of the recorded
+    run stays, which the text is about. Raises ValueError for a name that `values` lacks.
     """
 
     def present(found: re.Match[str]) -> str:
         opening, name, form, _, closing = found.groups()
         if name not in values:
             raise ValueError(f"nothing is called {name}, which <data value={name}> asks for")
+        if values[name] != values[name]:
+            return found[0]
         value = format(values[name], form or "")
         return opening + (f"\n\n{value}\n\n" if "\n" in value else value) + closing
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from insert import INSERTED, fill, filled_notebook, filled_pages
+from insert import INSERTED, fill, filled_notebook, filled_pages, glued
 from recorded import KINDS, Record, duration, listed, markdown, numbers, span
 
 ROOT = Path(__file__).parents[2]
@@ -43,15 +43,26 @@ def test_only_the_text_of_an_element_is_replaced():
     filled = "a <data value=r:.2f>0.25</data> b <data value=t>\n\n| x |\n| y |\n\n</data> c"
     assert fill(text, {"r": 0.25, "t": "| x |\n| y |"}) == filled
     assert fill(filled, {"r": 0.25, "t": "one line"}).endswith("<data value=t>one line</data> c")
+    assert fill(text, {"r": float("nan"), "t": "x"}).startswith("a <data value=r:.2f>0.1</data> b")
     with pytest.raises(ValueError, match="nothing is called t, which <data value=t> asks for"):
         fill(text, {"r": 0.25})
     with pytest.raises(ValueError, match="nothing is called ISM-TISM,"):
         fill("<data value=ISM-TISM></data>", {})
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda p: p.stem)
+def test_every_number_that_a_recorded_chapter_tells_exists(path):
+    notebook = json.loads(path.read_text())
+    prose = "".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown")
+    told = {name for _, name, *_ in INSERTED.findall(prose)}
+    assert [
+        name for name, value in glued(notebook).items() if name in told and value != value
+    ] == []
+
+
 def test_a_chapter_shows_what_its_cells_glued():
-    glued = {"application/papermill.record/text/plain": "'Reb1'"}
-    output = {"data": glued, "metadata": {"scrapbook": {"name": "task"}}}
+    held = {"application/papermill.record/text/plain": "'Reb1'"}
+    output = {"data": held, "metadata": {"scrapbook": {"name": "task"}}}
     cells = [
         {"cell_type": "markdown", "source": ["Of\n", "<data value=task>old</data>."]},
         {"cell_type": "code", "source": [], "outputs": [output, {"output_type": "stream"}]},
