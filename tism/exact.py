@@ -154,42 +154,27 @@ def check_windows(
     changed: Substitutions,
     effects: Tensor,
 ) -> None:
-    """Warn of an unstable model, or raise Untraceable, where windows and the whole model disagree.
-
-    output, effects : (n, tasks) of all tasks and (substitutions, chosen tasks)
-    """
-    chosen = output[:, job.chosen(output.shape[1])]
-    with full_precision(predict.device):
-        other = _other_alone(job, predict, sequences, chosen, changed, effects)
-    if other and not predictor.warn_if_unstable(predict.of(other), sequences[other], output[other]):
-        raise Untraceable("windows and the whole model disagree")
-
-
-def _other_alone(
-    job: predictor.Job,
-    predict: predictor.Predictor,
-    sequences: Tensor,
-    output: Tensor,
-    changed: Substitutions,
-    effects: Tensor,
-) -> list[int]:
     """Run the mutant of the largest effect alone, and that of the first that is not finite.
 
-    output, effects : (n, tasks) and (substitutions, tasks), of the chosen tasks
+    output, effects : (n, tasks) of all tasks and (substitutions, chosen tasks)
 
-    Returns the number of the sequence where an effect is another then, or nothing.
+    Warns of an unstable model where an effect is another then, or else raises Untraceable.
     """
     largest = int(effects.abs().nan_to_num(0, 0).amax(1).argmax())
     strange = (~effects.isfinite().all(1)).nonzero()[:1].flatten().tolist()
+    chosen = job.chosen(output.shape[1])
     for number in {largest, *strange}:
         row, position, base = (numbers[number : number + 1] for numbers in changed)
-        with uncompiled():
-            alone = predict.of(row)(put_bases(sequences[row], position, base))
-        tolerance = predict.tolerance(alone, effects[number])
-        alone = (take_tasks(alone, job.chosen(alone.shape[1])) - output[row]).to(effects)[0]
-        if not torch.allclose(alone, effects[number], rtol=0, atol=tolerance, equal_nan=True):
-            return row.tolist()
-    return []
+        owner, mutant = predict.of(row), put_bases(sequences[row], position, base)
+        with full_precision(predict.device), uncompiled():
+            alone = owner(mutant)
+            tolerance = predict.tolerance(alone, effects[number])
+        alone = take_tasks(alone - output[row], chosen).to(effects)[0]
+        if torch.allclose(alone, effects[number], rtol=0, atol=tolerance, equal_nan=True):
+            continue
+        if not predictor.warn_if_unstable(owner, sequences[row], output[row]):
+            raise Untraceable("windows and the whole model disagree")
+        return
 
 
 def by_position(

@@ -316,11 +316,15 @@ for _variant in ("relu", "max_pooling", "no_batch_norm"):
 RepeatedRatio = Callable[[pd.DataFrame], np.ndarray]  # of runtime.csv, one number a repeat
 
 
+class NotTimed(Exception):
+    """No job has both methods."""
+
+
 def _ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str) -> list[np.ndarray]:
-    """`repeated_ratios`; LookupError where no job has both methods."""
+    """`repeated_ratios`, or NotTimed."""
     found = repeated_ratios(rows, slow, fast, setting)
     if not found:
-        raise LookupError(f"{slow} and {fast}")
+        raise NotTimed(f"{slow} and {fast}")
     return found
 
 
@@ -371,7 +375,7 @@ RUN_TIMES: dict[str, RepeatedRatio] = {
 def _of_run_times(claim_id: str, profile: Profile) -> Sample:
     try:
         repeats = RUN_TIMES[claim_id](read_table(profile.name, "runtime.csv"))
-    except (FileNotFoundError, LookupError):
+    except (FileNotFoundError, NotTimed):
         return Sample(wants=["runtime.csv"])
     return Sample({"any": repeats}, "any")
 
