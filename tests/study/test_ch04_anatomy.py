@@ -151,7 +151,16 @@ def test_table_of_equal_passes_tells_what_was_run_from_what_was_inferred(maps, o
     table = anatomy.equal_passes_table(exact, estimates, np.arange(N)).set_index("estimate")
     assert abs(table.loc["half", "r_not_exact"]) < 0.2 < table.loc["half", "r"]
     left = exact[0, 0][~half[0, 0]], noise[0, 0][~half[0, 0]]
-    own = anatomy._correlation_where(exact, estimates["half"][0], ~half.expand_as(exact))
+    own = anatomy.correlation_where(exact, estimates["half"][0], ~half)
     assert own[0, 0] == pytest.approx(np.corrcoef(*left)[0, 1])
     assert np.isnan(table.loc["all", "r_not_exact"])
     assert table.loc["all", "exact_share"] == pytest.approx(1)
+
+
+def test_correlation_is_that_of_the_entries_of_a_mask_where_it_has_three():
+    exact = torch.randn(2, 1, 4, 30, generator=torch.Generator().manual_seed(0)).double()
+    kept = torch.zeros(2, 1, 4, 30, dtype=torch.bool)
+    kept[0, 0, :, 10:20] = True
+    r = anatomy.correlation_where(exact, torch.where(kept, 2 * exact + 1, 0.0), kept)
+    assert r[0, 0] == pytest.approx(1)
+    assert r[1, 0].isnan()

@@ -11,7 +11,6 @@ from tism import build_model, ism, tism
 from tism.study import ch07_networks, statistics
 from tism.study.ch07_estimators import (
     Estimator,
-    correlation_where,
     depth_profiles,
     depth_table,
     estimator_profiles,
@@ -151,16 +150,6 @@ def test_calibration_finds_the_scale_of_drawn_errors():
     assert how.decay == pytest.approx(0.7, abs=0.1)  # of which 0.04 is chance
     assert how.bias == pytest.approx(0.3, abs=0.02)
     assert [how.low, how.high] == pytest.approx([-2.3, 2.3], abs=0.15)
-
-
-def test_measures():
-    exact = torch.randn(2, 1, 4, 30, generator=torch.Generator().manual_seed(0)).double()
-    kept = torch.zeros(2, 4, 30, dtype=torch.bool)
-    kept[0, :, 10:20] = True
-    scores = torch.where(kept[:, None], 2 * exact + 1, 0.0)
-    r = correlation_where(exact, scores, kept)
-    assert r[0, 0] == pytest.approx(1)
-    assert r[1, 0].isnan()
 
 
 def test_midpoints_are_exact_for_second_order_in_single_positions(bases):

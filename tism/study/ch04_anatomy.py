@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tism.budgeted import refine
-from tism.correlations import profile_correlation
+from tism.correlations import pearson, profile_correlation
 from tism.exact import predict
 from tism.study.data.dataset import Dataset, evenly
 from tism.study.profiles import default_device
 from tism.study.scores import Scores
 from tism.study.statistics import summarise
+from tism.taylor import tism_from_gradient
 
 PARTS = ("one offset per position", "one slope per profile", "the rest")
 TOP = (1, 20, 50)
@@ -198,7 +199,7 @@ def estimates_of_equal_passes(
     4, length) bool.
     """
     substituted = (one_hot == 0)[:, None]
-    taylor = gradient - (gradient * one_hot[:, None]).sum(2, keepdim=True)
+    taylor = tism_from_gradient(gradient, one_hot)
     found = {
         "TISM": taylor,
         "deletion + gradient": (deletion + gradient) * substituted,
@@ -242,7 +243,7 @@ def equal_passes_table(
         r = summarise(profile_correlation(exact, estimate), loci)
         left = ~is_exact.expand_as(exact)
         row = {"estimate": name, "r": r.value, "low": r.low, "high": r.high}
-        row["r_not_exact"] = _correlation_where(exact, estimate, left).nanmean().item()
+        row["r_not_exact"] = correlation_where(exact, estimate, left).nanmean().item()
         row["recall20"] = recall(exact, estimate, 20).mean().item()
         row["wrong_signs"] = wrong_signs(exact, estimate, 20).mean().item()
         row["exact_share"] = 1 - left.double().mean().item() / 0.75
@@ -250,14 +251,12 @@ def equal_passes_table(
     return pd.DataFrame(rows)
 
 
-def _correlation_where(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
-    """(n, tasks): Pearson over the entries of a mask of this shape; NaN for fewer than three."""
-    count = mask.sum((2, 3), keepdim=True).clamp(min=1)
+def correlation_where(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """(n, tasks): Pearson correlation over the entries of a mask; NaN for fewer than three.
 
-    def centred(scores: Tensor) -> Tensor:
-        scores = scores.double() * mask
-        return (scores - scores.sum((2, 3), keepdim=True) / count) * mask
-
-    a, b = centred(first), centred(second)
-    product = (a * b).sum((2, 3)) / (a.square().sum((2, 3)) * b.square().sum((2, 3))).sqrt()
-    return product.masked_fill(mask.sum((2, 3)) < 3, float("nan"))
+    mask : bool, of the shape of the maps or, if all tasks share it, (n, 1, 4, length)
+    """
+    nan = torch.tensor(float("nan"), dtype=torch.float64)
+    profiles = zip(*(x.flatten(0, 1) for x in (first, second, mask.expand_as(first))), strict=True)
+    r = [pearson(a[kept], b[kept]) if kept.sum() > 2 else nan for a, b, kept in profiles]
+    return torch.stack(r).view(first.shape[:2])

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from tism.agreement import Calibration, assess, calibrated, effective_number, sampling_factors
 from tism.budgeted import budgeted_ism
-from tism.correlations import pearson, profile_correlation
+from tism.correlations import profile_correlation
 from tism.exact import ism
 from tism.first_order import gradient_anywhere, tism
 from tism.layerwise import depths, layerwise_tism
 from tism.predictor import Job, evaluating
 from tism.running import choose_batch_size
-from tism.study.ch04_anatomy import recall
+from tism.study.ch04_anatomy import correlation_where, recall
 from tism.study.ch07_networks import JudgedNetwork
 from tism.study.statistics import interval
 
@@ -125,7 +125,7 @@ def _quality(network: JudgedNetwork, estimator: Estimator, m: int | None) -> pd.
     table = network.table(
         r=profile_correlation(exact, scores),
         of_tism=profile_correlation(exact, taylor),
-        r_not_exact=correlation_where(exact, scores, ~is_exact),
+        r_not_exact=correlation_where(exact, scores, ~is_exact[:, None]),
         recall20=recall(exact, scores, 20),
     )
     medians = {"seconds": np.median(seconds), "cost": np.median(costs)}
@@ -178,17 +178,6 @@ def r_at_cost(profiles: pd.DataFrame, cost: float) -> pd.DataFrame:
     largest = rows["m"] == rows.groupby(["kind", "seed"])["m"].transform("max")
     r = rows[largest].groupby(["kind", "seed"])["r"].mean()
     return r.reindex(networks).rename("value").reset_index()
-
-
-def correlation_where(exact: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """(n, tasks): Pearson over the entries of a mask, (n, 4, length); NaN for fewer than three."""
-    nan = torch.full(exact.shape[1:2], float("nan"), dtype=torch.float64)
-    return torch.stack(
-        [
-            pearson(a[:, chosen], b[:, chosen]) if chosen.sum() > 2 else nan
-            for a, b, chosen in zip(exact, scores, mask, strict=True)
-        ]
-    )
 
 
 def depth_profiles(network: JudgedNetwork) -> pd.DataFrame:
