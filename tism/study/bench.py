@@ -85,7 +85,7 @@ def random_sequences(n: int, length: int) -> Tensor:
     return F.one_hot(bases, 4).mT.float().contiguous()
 
 
-def time_engines(case: Case, length: int | None = None, repeats: int = 5) -> dict[str, Any]:
+def time_engines(case: Case, length: int | None = None) -> dict[str, Any]:
     """Seconds of each engine, "full" over "auto", and "auto" over the better of the other two.
 
     length : bases; None is the authors' own length
@@ -102,7 +102,7 @@ def time_engines(case: Case, length: int | None = None, repeats: int = 5) -> dic
 
     timed = {"auto": case.positions, "windowed": case.positions, "full": case.timed}
     sides = {engine: run(engine, positions) for engine, positions in timed.items()}
-    times = compare(sides, repeats=repeats, limit=_LIMIT)
+    times = compare(sides, limit=_LIMIT)
     rounds = min(len(timing.repeats) for timing in times.values())
     auto, windowed, full = (np.array(times[engine].repeats[:rounds]) for engine in timed)
     full = full * (3 * case.positions + 1) / (3 * case.timed + 1)
@@ -121,10 +121,10 @@ def _quartiles(name: str, ratios: np.ndarray) -> dict[str, float]:
     return {name: median, f"{name}_low": low, f"{name}_high": high}
 
 
-def time_gradients(model: nn.Module, one_hot: Tensor, repeats: int = 5) -> list[dict[str, Any]]:
-    """TISM of one task and of all tasks, in forward passes of the same sequences.
+def time_gradients(model: nn.Module, one_hot: Tensor) -> list[dict[str, Any]]:
+    """The time of TISM, for one task and for all, in units of a forward pass of the same sequences.
 
-    The ratio of the minima tells least of what else the machine did.
+    Ratios are of the shortest times, which other work on the machine disturbs least.
     """
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ def time_gradients(model: nn.Module, one_hot: Tensor, repeats: int = 5) -> list[
         "all tasks": lambda: tism(model, one_hot),
     }
     rows = []
-    for name, timing in (times := compare(sides, repeats=repeats)).items():
+    for name, timing in (times := compare(sides)).items():
         ratio = min(timing.repeats) / min(times["forward"].repeats)
         row = {"tism": name, "seconds": timing.median, "minimum": min(timing.repeats)}
         rows.append({**row, "forward_equivalents": ratio})
@@ -158,7 +158,7 @@ def small_network(name: str) -> nn.Module:
 
 
 def plain_loop(model: nn.Module, windows: GenomeWindows) -> Tensor:
-    """What one writes for peaks (TISM) or variants (two passes): windows read, scores in memory."""
+    """The loop that a user would write: TISM of peaks, or two predictions for each variant."""
     parts = []
     for start in range(0, len(windows), _BATCH):
         rows = slice(start, start + _BATCH)
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """What `time_engines` returned as a table to read: seconds, ratios with their quartiles."""
+    """A table for readers of what `time_engines` returned: seconds, and ratios with quartiles."""
     table = pd.DataFrame(rows)
     shown = table[["case", "length", "width", "sequences", "positions", "timed"]].copy()
     for engine in ("auto", "windowed", "full"):

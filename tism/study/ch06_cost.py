@@ -17,11 +17,11 @@ from tism.model import AITACConfig
 
 
 def window_table(config: AITACConfig) -> pd.DataFrame:
-    """How many columns of each layer one substitution changes, and what they cost.
+    """How many positions of each layer's input one substitution changes, and what they cost.
 
-    Returns one row a layer that multiplies: layer, positions (that it reads), changed (those of
-    them that a substitution can change), full and windowed (multiply-adds of a whole pass, and of
-    the changed positions).
+    Returns one row for each layer with weights: layer, positions (of its input), changed (those
+    that one substitution can change), full and windowed (multiply-adds of a whole pass, and of the
+    changed positions).
     """
     strands, width = 1 + config.both_strands, config.width
     positions, changed = config.length, 1
@@ -47,7 +47,7 @@ def window_table(config: AITACConfig) -> pd.DataFrame:
 
 
 def effective_window(config: AITACConfig) -> float:
-    """W: one substitution costs as much as a forward pass of so many bases."""
+    """W, the number of bases whose forward pass costs as much as one substitution."""
     table = window_table(config)
     return float(config.length * table["windowed"].sum() / table["full"].sum())
 

@@ -33,9 +33,9 @@ from tism.study.ch06_methods import PAPER_BATCH, PEERS, TIMED_METHODS, Job
 from tism.study.profiles import default_device, digest
 from tism.study.timing import Timing, compare, peak_memory, seconds
 
-_BRIEF, _LIMIT = 0.5, 60  # seconds: of a call, and of a side after which it is timed no more
+_BRIEF, _LIMIT = 0.5, 60  # seconds: a first call below is repeated; a side beyond is timed no more
 _CHECKED = 30  # positions
-_TO_EXTRAPOLATE = 3  # sequences, which together with one give the seconds of a further one
+_TO_EXTRAPOLATE = 3  # sequences; against the time of one they give the time of each further one
 _TOLERANCE = 0.05  # of the largest effect; a method further from ISM is not timed
 
 
@@ -71,7 +71,7 @@ def measure(
     """Time the methods of each job; what an earlier call measured on this machine is read.
 
     groups : as in `jobs_of`
-    budget : seconds of one run, more where the least that a method can do takes more
+    budget : seconds of one run; the smallest part of a job that a method can do may take longer
     repeats : timed runs of each side
 
     Returns the rows of `measure_job` for all jobs.
@@ -144,10 +144,10 @@ def measure_job(job: Job, names: Sequence[str], *, budget: float, repeats: int) 
 
 
 def check_extrapolation(job: Job, *, budget: float, repeats: int) -> pd.DataFrame:
-    """Plain ISM of a job, run whole once, beside what parts before and after it make of it.
+    """Compare the measured time of plain ISM of a whole job with that extrapolated from parts.
 
-    budget : seconds of a part, more where one batch takes more
-    repeats : parts before, and as many after
+    budget : seconds of a part; one batch may take longer
+    repeats : number of parts that are timed before the whole job, and again after it
 
     Returns one row: the job, batch_size, share (of the job that a part is), extrapolated, low and
     high (median and quartiles of the parts' seconds over their share), whole (seconds).

@@ -185,7 +185,7 @@ def _substitution_batches(job: Job) -> list[int]:
 
 
 def _gradient_batches(job: Job) -> list[int]:
-    """Batch sizes of whole sequences to try: a job may have few, and a gradient's graph is big."""
+    """Batch sizes of whole sequences to try; half as many bases as in a batch without a graph."""
     most = min(job.n_sequences, max(1, _most_bases() // (2 * job.length)))
     return [size for size in _BATCH_SIZES if most / 16 <= size <= most]
 
@@ -214,7 +214,7 @@ TIMED_METHODS = {
     "ISM": TimedMethod(partial(ism, engine="full"), _substitution_batches, "positions", "ISM"),
     "windowed ISM": TimedMethod(
         partial(ism, engine="windowed"),
-        # small batches wait for Python on a GPU: hours where sequences are long
+        # on a GPU small batches wait for Python, which takes hours for long sequences
         lambda job: (None,) if _on_cuda() else (None, PAPER_BATCH, 320),
         "sequence",
         "ISM",
@@ -222,7 +222,7 @@ TIMED_METHODS = {
     "TISM, one task": TimedMethod(partial(tism, tasks=0), _gradient_batches, "batch"),
     "TISM, all tasks": TimedMethod(
         tism,
-        lambda job: _gradient_batches(job)[:3],  # many passes through one graph want it small
+        lambda job: _gradient_batches(job)[:3],  # a small graph suits many backward passes
         "batch",
     ),
     "tangermeme, plain": TimedMethod(

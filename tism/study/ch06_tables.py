@@ -57,15 +57,16 @@ def _by_method(rows: pd.DataFrame, values: str, methods: Sequence[str]) -> pd.Da
     return table[list(methods)].reset_index().rename_axis(columns=None)
 
 
-def ratios(rows: pd.DataFrame, slow: str, fast: str, setting: str = "best") -> pd.DataFrame:
-    """How many times faster one method is than another, a row a job that both have.
+def ratios(rows: pd.DataFrame, slow: str, fast: str) -> pd.DataFrame:
+    """How many times faster one method is than another at the best batch sizes, a row per job.
 
     slow, fast : methods; "tangermeme" is the faster of its two ways
 
-    Returns the job, ratio (of the medians), low and high (ratios of the quartiles that lie nearest
-    to each other, and farthest), extrapolated.
+    Only jobs that both methods have count. Returns the job, ratio (of the medians), low (the slow
+    method's lower quartile over the fast one's upper), high (the reverse), and extrapolated, True
+    if either time is.
     """
-    a, b = _of_same_jobs(rows, slow, fast, setting)
+    a, b = _of_same_jobs(rows, slow, fast, "best")
     table = {
         "ratio": a["seconds"] / b["seconds"],
         "low": a["low"] / b["high"],
@@ -92,7 +93,7 @@ def _of_same_jobs(
 def repeated_ratios(
     rows: pd.DataFrame, slow: str, fast: str, setting: str = "best"
 ) -> list[np.ndarray]:
-    """`ratios` in every round of repeats, by job: a round has one run of each method."""
+    """For each job the ratio in every round of repeats, in which each method ran once."""
     a, b = _of_same_jobs(rows, slow, fast, setting)
     times = [
         [np.array(text.split(), float) for text in side["each"].astype(str)] for side in (a, b)
@@ -104,7 +105,7 @@ def beside_paper(rows: pd.DataFrame, paper: Mapping[str, float], table: int) -> 
     """Our Table 1 or 2 beside the paper's: seconds of ISM and of TISM of one task, and speed-ups.
 
     rows : of the networks of that table only
-    paper : `compendium.paper_numbers()`
+    paper : of `tism.study.records.paper_numbers`
     """
     column = {1: "n_sequences", 2: "length"}[table]
     ours = timed(rows, "paper").set_index([column, "method"])["seconds"].unstack()
@@ -213,7 +214,10 @@ def beside_authors(rows: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_job(ratios: pd.DataFrame, network: str, varies: str, value: int) -> float:
-    """The ratio of the job with so many sequences of 1,000 bp, or of this length."""
+    """The ratio of one job, NaN without it.
+
+    value : number of sequences of 1,000 bp if `varies` is "n_sequences", else length of the fewest
+    """
     job = ratios["network"] == network
     if varies == "n_sequences":
         job &= (ratios["n_sequences"] == value) & (ratios["length"] == 1000)

@@ -84,11 +84,10 @@ def plot_density(
     ylabel: str,
     ax: Axes | None = None,
     diagonal: bool = False,
-    r: float | None = None,
     label: str = "",
     limits: tuple[float, float] | None = None,
 ) -> Axes:
-    """Points as a density of hexagons, with their number and, if given, Pearson r.
+    """Points as a density of hexagons, with their number.
 
     x, y : same shape; points with a NaN are left out
     diagonal : draw the line of equality, with both axes on one scale
@@ -109,8 +108,7 @@ def plot_density(
     if (cells := _draw_cells(ax, x, y, extent)) is not None:
         _count_cells(ax.figure, [cells], label or "points", ax=ax)
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=extent[:2], ylim=extent[2:])
-    lines = [f"n = {len(x):,} {label}".strip()] + ([] if r is None else [f"Pearson r = {r:.2f}"])
-    ax.set_title("\n".join(lines), fontsize=10, fontweight="normal")
+    ax.set_title(f"n = {len(x):,} {label}".strip(), fontsize=10, fontweight="normal")
     return ax
 
 

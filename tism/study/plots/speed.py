@@ -60,7 +60,7 @@ def plot_times(rows: pd.DataFrame, x: str, *, xlabel: str, title: str, ax: Axes)
             ax.plot(dots[x], dots["seconds"], marker, color=colour, mfc=face, markersize=size)
         ax.plot([], [], style, marker=marker, color=colour, markersize=size, label=method)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="seconds", title=title)
-    label_ticks(ax, rows[x], "{:,}")
+    label_ticks(ax, rows[x])
     return ax
 
 
@@ -152,7 +152,7 @@ def plot_speed_ups(table: pd.DataFrame) -> Axes:
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="length, bp", ylabel="times faster")
     ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
-    label_ticks(ax, table["length"], "{:,}")
+    label_ticks(ax, table["length"])
     legend_outside([ax], "lower center", 2)
     return ax
 

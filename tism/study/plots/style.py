@@ -115,10 +115,10 @@ def legend_outside(axes: Sequence[Axes], place: str, columns: int) -> None:
         axes[0].figure.legend(found.values(), found.keys(), **look)
 
 
-def label_ticks(ax: Axes, values: pd.Series, template: str) -> None:
-    """One tick on the x axis for each distinct value, written by `template`; no minor ticks."""
+def label_ticks(ax: Axes, values: pd.Series) -> None:
+    """One tick on the x axis for each distinct whole number; no minor ticks."""
     ticks = sorted(values.unique())
-    ax.set_xticks(ticks, [template.format(tick) for tick in ticks])
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
 
 
