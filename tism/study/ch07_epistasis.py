@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -28,8 +29,8 @@ from tism.study.scores import Scores, fingerprint, score_regions, scored_rows
 from tism.study.statistics import interval
 
 REACHES = (5, 10, 20, 40)  # bp between two positions
-_ALIKE = 4  # positions next to each other by |ISM|
-_SHARE_INTERACTING = 0.1  # of the positions, by double mutants
+_ALIKE = 4  # positions of similar |ISM| in a stratum
+_SHARE_INTERACTING = 0.1  # share of the positions that count as interacting by double mutants
 _DISCORDANCE, _EFFECT = "discordance", "|ISM|"
 _MORE = f"{_DISCORDANCE} - {_EFFECT}"
 
@@ -120,16 +121,19 @@ def kept_maps(model: nn.Module, one_hot: Tensor, bases: Tensor, tasks: Sequence[
     bases : (n, length), the substitution of each position
     """
     maps = []
-    for region, row, task in zip(one_hot.split(1), bases.split(1), tasks, strict=True):
-        asked = [fingerprint(model, region), row.tolist(), int(task)]
-
-        def compute(args: tuple = (model, region, row, int(task))) -> dict[str, Tensor]:
-            found = interaction_map(*args, device=default_device())
-            return {"map": found[0, 0].contiguous()}
-
-        key = digest([asked, versions.SCORING, versions.MODEL])
+    for region, row, task in zip(one_hot.split(1), bases.split(1), map(int, tasks), strict=True):
+        content = [fingerprint(model, region), row.tolist(), task]
+        key = digest([content, versions.SCORING, versions.MODEL])
+        compute = partial(_map_of_region, model, region, row, task)
         maps.append(cached_tensors(f"interactions/{key}", compute)["map"])
     return torch.stack(maps)
+
+
+def _map_of_region(
+    model: nn.Module, one_hot: Tensor, bases: Tensor, task: int
+) -> dict[str, Tensor]:
+    found = interaction_map(model, one_hot, bases, task, device=default_device())
+    return {"map": found[0, 0].contiguous()}
 
 
 def interacting(maps: Tensor) -> np.ndarray:
@@ -159,11 +163,11 @@ def position_scores(exact: Tensor, taylor: Tensor, one_hot: Tensor) -> dict[str,
 
 
 def verdicts(networks: Sequence[JudgedPositions]) -> pd.DataFrame:
-    """Do scores of positions locate interacting ones? One row a region, truth, control and score.
+    """How well each score locates interacting positions, in each region by each truth and control.
 
-    Controls: "all positions"; those of `JudgedPositions.controls`; "alike in |ISM|", pairs of
-    positions in the same group of four by |ISM|; a third of the regions each by prediction. A score
-    "discordance - |ISM|" is the difference of the two in the same region.
+    Controls: "all positions"; those of `JudgedPositions.controls`; "alike in |ISM|", which compares
+    positions of similar |ISM| only, in groups of four; and three thirds of the regions, by
+    prediction. Rows of the score "discordance - |ISM|" hold differences of these two scores' rows.
 
     Returns kind, seed, locus, truth, control, score, auroc, precision (at the number of positives)
     and chance (share of positives).
@@ -219,37 +223,41 @@ def claimed_areas(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _controls(network: JudgedPositions) -> dict[str, tuple[np.ndarray, Sequence]]:
-    """By name and region the positions compared, and by what only alike ones are, or None."""
+    """By name, for each region the positions that are compared, and the numbers to stratify by.
+
+    Numbers are None where positions are compared whatever their stratum.
+    """
     effect = network.scores[_EFFECT]
-    everywhere, anything = np.ones(effect.shape, bool), [None] * len(effect)
-    found = {"all positions": (everywhere, anything)}
-    found |= {name: (positions, anything) for name, positions in network.controls.items()}
+    everywhere, unstratified = np.ones(effect.shape, bool), [None] * len(effect)
+    found = {"all positions": (everywhere, unstratified)}
+    found |= {name: (positions, unstratified) for name, positions in network.controls.items()}
     found[f"alike in {_EFFECT}"] = everywhere, effect
     for number, name in enumerate(("low", "middle", "high")):
         low, high = np.quantile(network.level, [number / 3, (number + 1) / 3])
         third = (low <= network.level) & (network.level <= high)
-        found[f"{name} prediction"] = everywhere & third[:, None], anything
+        found[f"{name} prediction"] = everywhere & third[:, None], unstratified
     return found
 
 
 def _verdict(
-    score: np.ndarray, positive: np.ndarray, chosen: np.ndarray, alike_in: np.ndarray | None
+    score: np.ndarray, positive: np.ndarray, chosen: np.ndarray, stratify_by: np.ndarray | None
 ) -> dict[str, float]:
     """AUROC, precision and share of positives among the chosen positions of one region."""
     score, positive = score[chosen], positive[chosen]
-    if alike_in is None:
+    if stratify_by is None:
         found = {"auroc": auroc(score, positive), "precision": precision(score, positive)}
     else:
         n = max(1, len(score) // _ALIKE)
-        found = {"auroc": auroc_within(score, positive, alike_in[chosen], n), "precision": np.nan}
+        area = auroc_within(score, positive, stratify_by[chosen], n)
+        found = {"auroc": area, "precision": np.nan}
     has_both = 0 < positive.sum() < len(positive)
     return {**found, "chance": positive.mean() if has_both else np.nan}
 
 
 def auroc_within(score: np.ndarray, positive: np.ndarray, by: np.ndarray, n: int) -> float:
-    """AUROC over pairs of positions in the same of n strata, equal shares of the positions by `by`.
+    """AUROC over pairs of positions of one stratum; n strata of equal size, in the order of `by`.
 
-    It tells what a score adds to `by`, if both go with the positives. NaN without such a pair.
+    It shows what a score tells beyond `by`. NaN if no stratum has both a positive and a negative.
     """
     stratum = n * (stats.rankdata(by, method="ordinal") - 1) // len(by)
     return auroc(score, positive, stratum)

@@ -168,9 +168,9 @@ def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
 
 
 def r_at_cost(profiles: pd.DataFrame, cost: float) -> pd.DataFrame:
-    """Mean r of budgeted ISM at the largest m that a network does for a cost: kind, seed, value.
+    """Mean r of budgeted ISM at the largest m whose cost is at most this: kind, seed, value.
 
-    profiles : of `estimator_profiles`; the value of a network that does no m for this cost is NaN
+    profiles : of `estimator_profiles`; the value of a network without such an m is NaN
     """
     rows = profiles[profiles["estimator"] == BUDGETED]
     networks = pd.MultiIndex.from_frame(rows[["kind", "seed"]].drop_duplicates())
@@ -291,7 +291,7 @@ def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration)
 
 
 def judged(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
-    """Of each profile the calibrated r, covered (1 if its interval holds the true r), and width."""
+    """The calibrated r of each profile, 1 if its interval covers the true r, and its width."""
     values = (torch.tensor(table[name].to_numpy())[:, None] for name in ("found", "number", "left"))
     found = calibrated(*values, torch.ones(1, 1), calibration)  # no profile here exceeds 251 bp
     r, low, high = (v[:, 0].numpy() for v in found[:3])
