@@ -23,7 +23,15 @@ from tism.predictor import (
     warn_if_not_finite,
     warn_if_unstable,
 )
-from tism.running import Tasks, in_batches, on_device, select_tasks, take_tasks, whole_number
+from tism.running import (
+    Tasks,
+    at_least_float32,
+    in_batches,
+    on_device,
+    select_tasks,
+    take_tasks,
+    whole_number,
+)
 from tism.sequence import numeric_tensor, put_bases
 
 _ROUNDS = 6  # in which the substitutions are chosen
@@ -184,7 +192,7 @@ class ExactEffects:
         size = self.job.at_once()
         parts = (slice(start, start + size) for start in range(0, len(sequences), size))
         reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
-        reference = reference.to(torch.promote_types(torch.float32, reference.dtype))
+        reference = at_least_float32(reference)
 
         def compute(row: np.ndarray, position: np.ndarray, base: np.ndarray) -> Tensor:
             nonlocal check

@@ -15,6 +15,7 @@ from tism.engine.window import Untraceable
 from tism.running import (
     Report,
     Tasks,
+    at_least_float32,
     full_precision,
     in_one_tensor,
     on_device,
@@ -88,8 +89,7 @@ def predict(
             output = owner(rows.clone())
             if first == 0:
                 predictor.warn_if_unstable(owner, rows, output)
-            output = take_tasks(output, select_tasks(tasks, output.shape[1]))
-            return output.to(torch.promote_types(torch.float32, output.dtype))
+            return at_least_float32(take_tasks(output, select_tasks(tasks, output.shape[1])))
 
         with job.bar("predictions") as report:
             found, _ = in_one_tensor(len(job.one_hot), job.at_once(), predictions, report=report)
@@ -216,8 +216,7 @@ def _full_ism(job: predictor.Job) -> Tensor:
             output = owner(batch.clone() if first else batch)
             if first:
                 unstable = predictor.warn_if_unstable(owner, batch, output)
-            output = take_tasks(output, job.chosen(output.shape[1]))
-            return output.to(torch.promote_types(torch.float32, output.dtype))
+            return at_least_float32(take_tasks(output, job.chosen(output.shape[1])))
 
         def done(rows: float) -> None:
             report(rows * n / len(row))

@@ -234,7 +234,7 @@ class Dataflow(Calls):
         if self.sources[-1] and any(t.ndim > 1 and t not in self.maker for t in tensors):
             self.weighted.add(self.at)
         result = func(*args, **kwargs)
-        made = args[0] if self.name == "__setitem__" else result
+        made = self.made(args, result)
         for leaf in leaves(made):
             if isinstance(leaf, Tensor):
                 (self.maker if sources else self.constant)[leaf] = self.at
@@ -323,7 +323,7 @@ class Nudge(Calls):
         result = func(*args, **kwargs)
         if self.at in self.stage.calls:
             check_function(self.stage, self.at, self.name)
-            self.kept.append(args[0] if self.name == "__setitem__" else result)
+            self.kept.append(self.made(args, result))
         if self.at != self.stage.calls[-1]:
             return result
         sizes = [tensor[0].numel() for tensor in self.kept]

@@ -94,9 +94,7 @@ class Predictor:
             if self.output_fn is not None:
                 output = self.output_fn(output)
         _check_output(output, len(rows), self.output_fn)
-        if self.autocast is None:
-            return output
-        return output.to(torch.promote_types(torch.float32, output.dtype))
+        return output if self.autocast is None else running.at_least_float32(output)
 
     def _run(self, rows: Tensor) -> Any:
         # a model may change its arguments in place, which others still need

@@ -130,6 +130,11 @@ def take_tasks(output: Tensor, chosen: list[int]) -> Tensor:
     return output.index_select(1, on_device(np.array(chosen), output.device))
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Floating-point numbers in float32, or in their own type if it is wider."""
+    return values.to(torch.promote_types(torch.float32, values.dtype))
+
+
 def on_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Values of the host on a device, sent without waiting until the device has done its work."""
     values = torch.from_numpy(values) if isinstance(values, np.ndarray) else values

@@ -24,7 +24,7 @@ from tism.engine.aliases import Memory, leaves
 from tism.engine.rules import Call
 from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, mapped, whole
 from tism.predictor import Predictor
-from tism.running import full_precision, is_out_of_memory, uncompiled
+from tism.running import at_least_float32, full_precision, is_out_of_memory, uncompiled
 
 # Metadata queries are not recorded; everything else is, and is replayed in the same order.
 _SHAPE = "shape ndim size dim ndimension numel nelement __len__ nbytes itemsize element_size"
@@ -60,7 +60,7 @@ class Calls(TorchFunctionMode):
         self.at, self.name = self.at + 1, name
         result = self.called(func, args, kwargs)
         if self.at in self.asked:
-            self.found.append(args[0] if self.name == "__setitem__" else result)
+            self.found.append(self.made(args, result))
             if self.at == self.asked[-1]:
                 raise Reached
         return result
@@ -68,6 +68,10 @@ class Calls(TorchFunctionMode):
     def called(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """The result of the current call."""
         return func(*args, **kwargs)
+
+    def made(self, args: tuple, result: Any) -> Any:
+        """What the current call has made: its result, or the tensor to which it has assigned."""
+        return args[0] if self.name == "__setitem__" else result
 
     def results(self, run: Callable[[], Any]) -> list[Any]:
         """The results that were asked for, or that of the whole run."""
@@ -96,13 +100,13 @@ class Recording(Calls):
         self.memory.before(self.name, args, kwargs)
         result = func(*args, **kwargs)
         self.memory.after(self.at, self.name, args, kwargs, result)
-        made, known = args[0] if self.name == "__setitem__" else result, iter(())
+        known = iter(())
         if self.scout is not None:
             name, references = self.scout.calls[self.at]
             if name != self.name:
                 raise Untraceable("what the model runs depends on the data")
             known = iter(leaves(references))
-        kept = mapped(lambda leaf: self._keep(leaf, next(known, None)), made)
+        kept = mapped(lambda leaf: self._keep(leaf, next(known, None)), self.made(args, result))
         self.calls.append((self.name, kept))
         return result
 
@@ -235,9 +239,8 @@ class WindowedModel:
         results = self.run(*changed)
         if self.recording.asked:
             return [self.change(*pair) for pair in zip(results, self.recording.asked, strict=True)]
-        output = whole(results[0])
-        wider = torch.promote_types(torch.float32, output.dtype)
-        return [output.to(wider) - self.output.to(wider)[self.replay.batch.at]]
+        output, reference = at_least_float32(whole(results[0])), at_least_float32(self.output)
+        return [output - reference[self.replay.batch.at]]
 
     def run(
         self, *changed: np.ndarray, truth: Recording | None = None, asked: Sequence[int] = ()
