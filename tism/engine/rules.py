@@ -581,18 +581,18 @@ def convolution(
     reach, before = dilation * (weight.shape[2] - 1), 0
     if padding != "valid":
         before = reach // 2 if padding == "same" else _along(padding, input.axis)
-    span = _readers(input, reach, stride, before)
 
     def folded(columns: Tensor) -> Tensor:
         """(width, rows, in), with the other axes in `in` or in `rows`."""
         return columns.flatten(2) if spans else columns.movedim(2, -1).flatten(1, -2)
 
     if stride == groups == 1 and not input.is_rounded:
-        kind, frame = "delta", Frame(input.frame.first + before - reach, input.frame.width + reach)
+        kind, span = "delta", _readers(input, reach, stride, before)
+        frame = Frame(input.frame.first + before - reach, input.frame.width + reach)
         result = _products_of_taps(call, folded(input.delta(input.frame)), weight, dilation)
     else:
-        frame = Frame.over(span, call.shape[input.axis])
-        read = Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
+        length = call.shape[input.axis]
+        span, frame, read = _through_kernel(input, reach, stride, before, length)
         kind, columns = _for_linear(input, read)
         columns, bias = folded(columns).movedim(0, 2), bias if kind == "value" else None
         result = F.conv1d(columns, weight, bias, stride, 0, dilation, groups).movedim(2, 0)
@@ -625,9 +625,22 @@ def _along(setting: Any, axis: int) -> int:
 
 
 def _readers(x: Windowed, reach: int, stride: int, before: int) -> Span:
-    """The columns that read a changed one through a kernel of 1 + reach columns."""
+    """The columns of a result that read a changed column of `x`.
+
+    Result column i reads through a kernel that covers the columns i * stride - before to
+    i * stride - before + reach.
+    """
     start = -((reach - before - x.span[0]) // stride)  # rounded up
     return start, (x.span[1] - 1 + before) // stride + 1
+
+
+def _through_kernel(
+    x: Windowed, reach: int, stride: int, before: int, length: int
+) -> tuple[Span, Frame, Frame]:
+    """Span and frame of a result of `length` columns, see `_readers`, and the frame it reads."""
+    span = _readers(x, reach, stride, before)
+    frame = Frame.over(span, length)
+    return span, frame, Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
 
 
 def _products_of_taps(call: Call, changed: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -717,9 +730,7 @@ def _taps(
     settings = kernel, stride or kernel, padding, dilation
     kernel, stride, before, dilation = (_along(setting, x.axis) for setting in settings)
     reach = dilation * (kernel - 1)
-    span = _readers(x, reach, stride, before)
-    frame = Frame.over(span, call.shape[x.axis])
-    read = Frame(frame.first * stride - before, (frame.width - 1) * stride + reach + 1)
+    span, frame, read = _through_kernel(x, reach, stride, before, call.shape[x.axis])
     return span, frame, read, lambda data: data.unfold(0, reach + 1, stride)[..., ::dilation]
 
 
@@ -783,9 +794,7 @@ def _between(call: Call, x: Windowed, places: np.ndarray) -> Windowed:
 def unfolded(call: Call, input: Windowed, dimension: int, size: int, step: int) -> Any:
     """Blocks of the sequence that may overlap, whose columns become a last axis of features."""
     need(call.given is not F.unfold and dimension % input.ndim == input.axis)
-    span = _readers(input, size - 1, step, 0)
-    frame = Frame.over(span, call.shape[input.axis])
-    read = Frame(frame.first * step, (frame.width - 1) * step + size)
+    span, frame, read = _through_kernel(input, size - 1, step, 0, call.shape[input.axis])
     return call.window(input, "value", frame, input.value(read).unfold(0, size, step), span)
 
 
@@ -801,9 +810,10 @@ def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
     if (steps == 1).all():
         return _shifted(call, x, -first)
     if (steps == steps[0]).all() and steps[0] > 1:
-        step = int(steps[0])
-        span, frame, blocks = _blocks(x, step, first // step, len(numbers))
-        return call.window(x, "value", frame, blocks[first % step :: step], span)
+        # Whole blocks of `step` columns are read, so that x[..., 0::2] and x[..., 1::2] share them.
+        step, offset = int(steps[0]), first % int(steps[0])
+        span, frame, read = _through_kernel(x, step - 1, step, offset - first, len(numbers))
+        return call.window(x, "value", frame, x.value(read)[offset::step], span)
     if (steps >= 0).all():
         span = np.searchsorted(numbers, x.span[0]), np.searchsorted(numbers, x.span[1])
     else:
@@ -818,13 +828,6 @@ def _showing(call: Call, x: Windowed, numbers: np.ndarray) -> Windowed:
     changed = x.value(x.frame).flatten(0, 1).index_select(0, read)
     columns.flatten(0, 1).index_copy_(0, to, changed)
     return result
-
-
-def _blocks(x: Windowed, size: int, skip: int, length: int) -> tuple[Span, Frame, Tensor]:
-    """The blocks of `size` columns that changed, after the first `skip` ones, and their values."""
-    span = x.span[0] // size - skip, -(-x.span[1] // size) - skip
-    frame = Frame.over(span, length)
-    return span, frame, x.value(Frame((frame.first + skip) * size, frame.width * size))
 
 
 def _shifted(call: Call, x: Windowed, by: int) -> Windowed:
@@ -957,8 +960,9 @@ def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
     for axis in axes:
         size = inner[axis - 1]
         if size and x.features == inner[: axis - 1] + inner[axis + 1 :]:
-            span, frame, blocks = _blocks(x, x.length // size, 0, size)
-            blocks = blocks.unflatten(0, (frame.width, -1)).movedim(1, axis + 1)
+            block = x.length // size
+            span, frame, read = _through_kernel(x, block - 1, block, 0, size)
+            blocks = x.value(read).unflatten(0, (frame.width, block)).movedim(1, axis + 1)
             return call.window(x, "value", frame, blocks, span, axis)
         parts, rest = divmod(size, x.length)
         if size and not rest:  # the features behind the sequence become columns of it
