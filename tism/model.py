@@ -49,9 +49,9 @@ class AITACConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        counts = ("length", "n_tasks", "width", "kernel", "block_kernel", "pool")
-        for name in (*counts, "n_blocks", "n_dense"):
-            least = int(name in counts)
+        positive = ("length", "n_tasks", "width", "kernel", "block_kernel", "pool")
+        smallest = dict.fromkeys(positive, 1) | {"n_blocks": 0, "n_dense": 0}
+        for name, least in smallest.items():
             if whole_number(name, getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.activation not in _ACTIVATIONS:

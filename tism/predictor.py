@@ -33,8 +33,6 @@ _ALONE = (
     "tism: raised when one sequence was predicted alone, to check that predictions do not depend "
     "on the other sequences of their batch"
 )
-_NOISE = "dropout that stays on or other randomness?): scores are noise of at least this size"
-_MIXED = "batch statistics?): every score mixes the effects of several sequences"
 _lent: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # to one thread at a time
 _ABOUT_SHAPES = re.compile(r"(?i)shape|size|dimension|length|channels|index|out of (range|bounds)")
 
@@ -76,15 +74,12 @@ class Predictor:
     args: tuple[Any, ...] = ()
 
     def of(self, sequences: Any) -> Predictor:
-        """The predictor of rows that belong to these sequences: a slice or (rows,) numbers."""
-        if not any(isinstance(value, Tensor) and value.ndim for value in self.args):
+        """The predictor of rows made from these sequences, a slice or (rows,) of their numbers."""
+        if not any(map(_has_rows, self.args)):
             return self
         if isinstance(sequences, np.ndarray):
             sequences = running.on_device(sequences, self.device)
-        args = tuple(
-            value[sequences] if isinstance(value, Tensor) and value.ndim else value
-            for value in self.args
-        )
+        args = tuple(value[sequences] if _has_rows(value) else value for value in self.args)
         return replace(self, args=args)
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -293,7 +288,7 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
     for number, value in enumerate(args):
         if isinstance(value, np.ndarray):
             value = numeric_tensor(f"args[{number}]", value)
-        if not isinstance(value, Tensor) or not value.ndim:
+        if not _has_rows(value):
             _refuse_hidden_tensors(number, value)
             yield value.to(predictor.device) if isinstance(value, Tensor) else value
             continue
@@ -305,6 +300,11 @@ def _checked_args(args: Any, n: int, predictor: Predictor) -> Iterator[Any]:
         floating = predictor.dtype if value.is_floating_point() else value.dtype
         value = value.detach().to(device=predictor.device, dtype=floating)
         yield value.expand(n, *value.shape[1:])
+
+
+def _has_rows(value: Any) -> bool:
+    """True for an argument of forward with a row for each sequence: any tensor but a scalar."""
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def _refuse_hidden_tensors(number: int, value: Any) -> None:
@@ -324,7 +324,7 @@ def _state_kept(model: nn.Module, moves: bool) -> Iterator[None]:
     """Restore training and requires_grad flags, buffers and, if the model `moves`, its tensors."""
     training = {m: m.training for m in model.modules() if hasattr(m, "training")}  # or frozen
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    parameters = [  # buffers are copied by a move
+    parameters = [  # a move gives parameters other data, and copies buffers, which are kept below
         (module._parameters, name, parameter, parameter.data, getattr(parameter.grad, "data", None))
         for module in model.modules()
         for name, parameter in module._parameters.items()
@@ -392,7 +392,10 @@ def warn_if_unstable(predict: Predictor, rows: Tensor, output: Tensor) -> bool:
         _warn_of_batch(float((alone - output[:1]).abs().max()))
         return True
     gap = float((alone - other).abs().max())
-    message = f"the model's predictions differ from call to call, here by {gap:.2g} ({_NOISE}"
+    message = (
+        f"the model's predictions differ from call to call, here by {gap:.2g} (dropout that stays "
+        "on or other randomness?): scores are noise of at least this size"
+    )
     warnings.warn(message, UnstableModelWarning, stacklevel=2)
     return True
 
@@ -411,7 +414,7 @@ def warn_if_mixed(predict: Predictor, output: Tensor, again: Tensor, effects: Te
 def _warn_of_batch(gap: float) -> None:
     message = (
         "the model's predictions depend on the other sequences of their batch, here by "
-        f"{gap:.2g} ({_MIXED}"
+        f"{gap:.2g} (batch statistics?): every score mixes the effects of several sequences"
     )
     warnings.warn(message, UnstableModelWarning, stacklevel=2)
 
