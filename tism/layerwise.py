@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tism.engine.aliases import leaves
 from tism.engine.choice import leave_plain, plan_windows
 from tism.engine.replay import Calls, WindowedModel, agree
-from tism.engine.window import Reference, Untraceable, Windowed, mapped
+from tism.engine.window import Untraceable, Windowed, columns_of, mapped
 from tism.exact import by_position, exact_scores, in_blocks
 from tism.first_order import check_stability, gradient_by_task, taylor_scores
 from tism.predictor import Job, OutputFn, Predictor, evaluating, job_of, warn_if_not_finite
@@ -404,8 +404,12 @@ class Expansion:
         return total
 
     def _of_columns(self, change: Windowed, slope: Tensor) -> Tensor:
+        """(substitutions,) sums over the columns of a window of its change times a gradient.
+
+        slope : (n, *shape), of one task at the tensor that the window stands for
+        """
         delta = change.delta(change.frame)  # (width, rows, *features)
-        table = Reference(slope).columns(change.inner, change.axis).flatten(0, 1)
+        table = columns_of(slope, change.inner, change.axis).flatten(0, 1)
         length = change.length
         columns = change.batch.columns(change.frame, length, 0, length)
         product = delta * table.index_select(0, columns).view(delta.shape)

@@ -180,7 +180,7 @@ class Frame:
         return bool(self.first.min() >= 0 and self.first.max() + self.width <= length)
 
 
-def _by_column(tensor: Tensor, inner: Sequence[int], axis: int) -> Tensor:
+def columns_of(tensor: Tensor, inner: Sequence[int], axis: int) -> Tensor:
     """(n, length, features) of a tensor seen as (n, *inner) with the sequence on `axis`."""
     by_column = tensor.reshape(-1, *inner).movedim(axis, 1)
     return by_column.reshape(*by_column.shape[:2], -1)
@@ -205,7 +205,7 @@ class Reference:
             self._tensor = tensor.clone()  # the model may change the original in place
         elif scout.read is not None:
             self.first, stop = scout.read
-            columns = _by_column(tensor, scout.inner, scout.axis)[:, self.first : stop]
+            columns = columns_of(tensor, scout.inner, scout.axis)[:, self.first : stop]
             self._columns = columns.clone(memory_format=torch.contiguous_format)
 
     @property
@@ -243,7 +243,7 @@ class Reference:
         if self._columns is None and self._tensor is None:
             raise Untraceable(_OUT_OF_REACH)
         if self._columns is None:
-            self._columns = _by_column(self._tensor, inner, axis).contiguous()
+            self._columns = columns_of(self._tensor, inner, axis).contiguous()
             if self._tensor.ndim == len(inner) + 1:  # one memory for both
                 moved = self._tensor.movedim(axis, 1).shape
                 self._tensor = self._columns.view(moved).movedim(1, axis)
