@@ -30,8 +30,9 @@ _PER_NUMBER, _PER_KERNEL = 20, 2.5e6
 # references that run together.
 _BATCH_BYTES, _KEPT_BYTES = {"cpu": 6 * 2**20}, 2**28
 _MOST_ROWS = 4096
-_ONE_IN, _FEWEST_TRIED, _MOST_TRIED = 64, 4, 24  # one substitution in 64 is tried first
-_BASES_TRIED = 2**19  # of long sequences, fewer are
+# The trial runs one substitution in 64 within these bounds, of long sequences no more than make up
+# so many bases.
+_ONE_IN, _FEWEST_TRIED, _MOST_TRIED, _BASES_TRIED = 64, 4, 24, 2**19
 _LONG = 2**14  # length from which only what a stretch's windows read is kept of a reference
 _log = logging.getLogger("tism.exact")
 _logged: set[tuple[type, str]] = set()
@@ -47,8 +48,8 @@ class Plan(NamedTuple):
     sequences : references whose activations are kept at the same time
     prepared : what rules made of weights, see `Replay`
     asked : numbers of the calls at which windows end; none for the prediction
-    scout : knows what windows of the stretch read of a reference; None keeps all of it
-    mixed : from which function on, at what share of the work, all positions are run; or ""
+    mixed : tells from which function on all positions are run, and its share of the work; or ""
+    scout : recording that knows which columns of a reference windows read; None keeps all of them
     """
 
     row_cost: float
@@ -57,8 +58,8 @@ class Plan(NamedTuple):
     batch_size: int
     sequences: int
     prepared: dict[int, dict]
-    mixed: str
     asked: tuple[int, ...]
+    mixed: str
     scout: Recording | None = None
 
     def gain(self, total: int, n: int) -> float:
@@ -121,7 +122,7 @@ def _say(predict: Predictor, how: str) -> None:
 
 
 def plan_windows(engine: str, job: Job, total: int, asked: tuple[int, ...] = ()) -> Plan | None:
-    """How to run on windows; None if "auto" expects nothing of a trial.
+    """How to run on windows; None if "auto" has too few substitutions for a trial to pay.
 
     asked : numbers of the calls at which windows end; none for the prediction
 
@@ -213,14 +214,14 @@ def _try_windows(job: Job, sample: Substitutions, asked: tuple[int, ...]) -> Pla
     once = first.cost(1, 1, 1) - batch.cost(1, 1, 1)
     most = _BATCH_BYTES.get(predict.device.type, _KEPT_BYTES) // windows.replay.row_bytes
     return Plan(
-        row_cost,
-        batch.cost(rows, 1, 1) / forward - row_cost,
-        (kept.cost(1, 1, 1) + once) / forward,
-        max(full_batch_size, min(most, _MOST_ROWS), 2),  # windows run no batch of one
-        max(1, _KEPT_BYTES // max(1, 2 * windows.recording.nbytes)),
-        {},
-        _mixed(windows, sample, row_cost * forward),
-        asked,
+        row_cost=row_cost,
+        batch_cost=batch.cost(rows, 1, 1) / forward - row_cost,
+        reference_cost=(kept.cost(1, 1, 1) + once) / forward,
+        batch_size=max(full_batch_size, min(most, _MOST_ROWS), 2),  # windows run no batch of one
+        sequences=max(1, _KEPT_BYTES // max(1, 2 * windows.recording.nbytes)),
+        prepared={},
+        asked=asked,
+        mixed=_mixed(windows, sample, row_cost * forward),
     )
 
 
