@@ -285,8 +285,9 @@ class Dataflow(Calls):
     def _is_waist(self, call: int, size: dict[int, float]) -> bool:
         """True if few tensors are needed from a call on, and no more than right before and after.
 
-        Steps are the calls and the ends of modules within the outermost module that the call ends.
-        A small module around them that ends with fewer tensors is a residual block: it has none.
+        Before and after are counted in steps: the calls, and the ends of modules, right within the
+        outermost module that the call ends. There is no waist within a residual block, a module
+        with few weights around the call that ends with fewer tensors.
         """
         if not size[call] <= _MOST_TENSORS:
             return False

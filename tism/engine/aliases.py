@@ -1,7 +1,7 @@
-"""Which tensors of a run show a change that was made in place by another name.
+"""Which arguments of a model's functions were changed in place through another tensor.
 
-A view, its tensor and its other views share their memory in a model, but windows do not. A run on
-plain tensors tells where the model reads what it has changed through another of them.
+In a model, a tensor and its views share memory; windows do not. So a run on plain tensors notes
+where the model reads memory that it has changed through another view, for a replay to heed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _OPERATORS = (
     *("__setitem__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"),
-    "__set__",  # of x.data
+    "__set__",  # the setter of x.data
 )
 
 
@@ -83,11 +83,11 @@ class Places(NamedTuple):
 class Memory:
     """Watches the calls of a run.
 
-    since : number of the call that made a tensor or has last changed it by this name; -1 if it was
-        there before
-    writes : for each storage the numbers of the calls that changed it, and where
-    hidden : for each call, by the place of an argument among the leaves, the numbers of the calls
-        that have changed this argument by another name
+    since : for each tensor the number of the call that made it, or of the last one that changed
+        this very tensor; -1 if it was there before the run
+    writes : for each storage the calls that changed it, as pairs of their number and the places
+    hidden : for each call the arguments that other views have changed: the place of an argument
+        among the leaves, and the numbers of the calls that changed it
     itself : for each call that returns an argument as it is, the place of that argument
     """
 
@@ -96,7 +96,7 @@ class Memory:
         self.writes: dict[int, list[tuple[int, Places]]] = {}
         self.hidden: list[dict[int, list[int]]] = []
         self.itself: dict[int, int] = {}
-        # while these exist, no other storage has their number
+        # While these exist, no other storage gets the same number.
         self._written: list[StorageWeakRef] = []
 
     def was_there(self, leaf: Tensor) -> bool:
@@ -104,7 +104,7 @@ class Memory:
         return self.since.get(leaf) == -1
 
     def hidden_from(self, leaf: Any) -> list[int]:
-        """Numbers of the calls that have changed a tensor by another name."""
+        """Numbers of the calls that have changed a tensor through other views of its memory."""
         since = self.since.setdefault(leaf, -1) if isinstance(leaf, Tensor) else math.inf
         if not self.writes or since == math.inf:
             return []
@@ -112,7 +112,7 @@ class Memory:
         return [number for number, places in later if places.overlap(Places.of(leaf))]
 
     def before(self, name: str, args: tuple, kwargs: dict) -> None:
-        """Note of the arguments of a call what other names have changed."""
+        """Note which arguments of a call were changed through other views."""
         found = {i: self.hidden_from(leaf) for i, leaf in enumerate(leaves((args, kwargs)))}
         if found.get(0) and name == "__setitem__" and _is_part(*args):  # the end of x[item] += 1
             writes, part = dict(self.writes[storage(args[0])]), Places.of(args[2])
@@ -120,7 +120,7 @@ class Memory:
         self.hidden.append({i: numbers for i, numbers in found.items() if numbers})
 
     def after(self, number: int, name: str, args: tuple, kwargs: dict, result: Any) -> None:
-        """Note what a call has made and changed."""
+        """Note which tensors a call has made and changed in place."""
         for leaf in leaves(result):
             if isinstance(leaf, Tensor):
                 self.since.setdefault(leaf, number)

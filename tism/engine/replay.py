@@ -32,7 +32,7 @@ _KIND = "dtype device layout requires_grad grad_fn is_leaf is_floating_point is_
 _IS = "is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized is_contiguous"
 _ABOUT = frozenset(f"{_SHAPE} {_KIND} {_IS}".split())
 MOST_KEPT_BYTES = 2**32  # of activations of one reference
-_SCOUTS = 1024  # positions of a stretch that are followed to find out what windows read
+_SCOUTS = 1024  # positions of a stretch whose windows are followed to find out what they read
 
 
 class Reached(Exception):
@@ -87,7 +87,8 @@ class Calls(TorchFunctionMode):
 class Recording(Calls):
     """Keeps the result of every torch function while a model runs on plain tensors.
 
-    scout : a recording of the same calls that knows what windows read; None keeps everything
+    scout : a recording of the same calls that knows which columns windows read, which alone are
+        kept then; None keeps all
     """
 
     def __init__(self, asked: Sequence[int] = (), scout: Recording | None = None):
@@ -276,10 +277,10 @@ class WindowedModel:
 def scouted(
     predict: Predictor, sequence: Tensor, window: range, asked: Sequence[int] = ()
 ) -> Recording | None:
-    """A recording that knows which columns windows within a stretch read, from a run without data.
+    """A recording that knows which columns the windows of a stretch read, from a run without data.
 
-    sequence : (1, 4, length); the model has run on such a sequence before, so that what it builds
-        at its first call is there
+    sequence : (1, 4, length); the model must have run on such a sequence before, as some models
+        build a part at their first call
 
     Returns None if the model needs data to run.
     """
@@ -295,7 +296,7 @@ def scouted(
     except Exception:
         return None
     finally:
-        for module, attributes, buffers in found:  # no tensor without data stays in the model
+        for module, attributes, buffers in found:  # so that the model keeps no tensor without data
             vars(module).clear()
             vars(module).update(attributes)
             module._buffers.clear()

@@ -1,9 +1,9 @@
 """Rules: how torch functions, alone or in families, turn windows into windows.
 
-A rule gets the `Call` and the function's own arguments, under the names that torch gives them: one
-annotated `Windowed` is a window along the sequence, one annotated `Tensor` holds no window. It
-returns a window, or a plain tensor if the result depends on all columns. For any other call it
-raises `InFull`, upon which the function runs on whole tensors.
+A rule gets the `Call` and the function's own arguments, under the names that torch gives them. Its
+annotations are conditions: a `Windowed` is a window that is not flat, and a `Tensor` holds no
+window. It returns a window, or a plain tensor if the result depends on all columns. A call that
+does not meet the conditions, or for which the rule raises `InFull`, runs on whole tensors.
 """
 
 from __future__ import annotations
@@ -71,10 +71,12 @@ def rule(names: str) -> Callable[[Callable], Callable]:
 class Call:
     """One torch function that is called in a replay.
 
-    func : the function, or its form that changes nothing in place
+    given, func : the function, and its form that changes nothing in place
+    full_name, name : as called, such as "add_" or "__add__", and as rules name it, "add"
     reference : its result for the references; of an assignment, the tensor assigned to
     prepared : what its rule made of weights, kept from batch to batch
     changes : True if a substitution can change the result
+    written : see `Batch`
     """
 
     def __init__(self, batch: Batch, func: Callable, name: str, reference: Any, prepared: dict):
@@ -143,7 +145,7 @@ class Call:
         return result if target is None else target
 
     def _has_rows_from_python(self, args: tuple, result: Any) -> bool:
-        """True if numbers or places that Python may have read from sequences go to single rows."""
+        """True if Python may have read numbers or places from sequences and put them into rows."""
         rows = len(self.batch.row)
         if self.name in ("tensor", "as_tensor", "asarray"):
             return any(size % rows == 0 for size in result.shape)
@@ -178,7 +180,7 @@ class Call:
         return Windowed(self.batch, self.reference, inner, axis or x.axis, span, held)
 
     def spliced(self, x: Windowed, frame: Frame, span: Span, axis: int = 0) -> tuple:
-        """The result with nothing changed in it yet, and its columns in a frame, to be changed."""
+        """A result that still equals the reference, and its columns, into which a rule writes."""
         result = self.window(x, "value", frame, None, span, axis)
         columns = result.unchanged(frame).to(result.dtype)
         result.held["value"] = frame, columns
@@ -187,7 +189,7 @@ class Call:
     def moved(
         self, x: Windowed, change: Callable = lambda data: data, axis: int = 0, inner: Any = ()
     ) -> Windowed:
-        """The same columns with rearranged features."""
+        """The columns of a window with their features rearranged by `change`."""
         held = {kind: (frame, change(data)) for kind, (frame, data) in x.held.items()}
         inner = inner or (x.inner if x.flat else self.shape[1:])
         return Windowed(self.batch, self.reference, inner, axis or x.axis, x.span, held)
@@ -262,7 +264,7 @@ def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
     invert float double half bfloat16 long int bool"""
 )
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """Any function that treats every place alone."""
+    """Functions of single numbers, whose results elsewhere do not depend on them."""
     return by_column(call, args, kwargs)
 
 
@@ -306,7 +308,7 @@ def like(call: Call, input: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(input, Windowed) and call.name == "expand_as":
         return expansion(call, input)
     if isinstance(input, Windowed) and call.name in ("to", "type", "type_as", "cpu"):
-        result = call.reference  # of type() without an argument, a name
+        result = call.reference  # type() without an argument returns a name
         need(isinstance(result, Reference) and result.like.device == input.device)
         call.func = methodcaller("to", call.reference.like.dtype)
         return by_column(call, (input,), {})
@@ -336,7 +338,7 @@ def batch_norm(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
 
 @rule("layer_norm rms_norm prelu embedding one_hot")
 def with_weights(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
-    """Functions of the features of each position, with weights that are used as they are."""
+    """Functions of the features of each position with weights that all positions share."""
     mixed = [1] if call.name == "prelu" else []
     if call.name.endswith("norm"):
         shape = args[0] if args else kwargs["normalized_shape"]
@@ -432,7 +434,7 @@ def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
 
 
 def _one_batch(call: Call, windows: Sequence[Any]) -> Windowed:
-    """Windows one below the other in a longer batch, as of both strands."""
+    """Windows joined along the rows, as models do with both strands."""
     x = windows[0]
     need(all(isinstance(w, Windowed) and (w.inner, w.flat) == (x.inner, False) for w in windows))
     need(all(w.axis == x.axis for w in windows))
@@ -799,7 +801,7 @@ def unfolded(call: Call, input: Windowed, dimension: int, size: int, step: int) 
 
 
 def _numbers(arranged: Callable[[Tensor], Tensor], length: int) -> np.ndarray:
-    """The numbers of `length` columns as a function arranges them, or means of them."""
+    """Column numbers, 0 to length - 1, after a function that arranges or interpolates columns."""
     with _disable_current_modes():  # real numbers, also in a run without data
         return arranged(torch.arange(float(length), dtype=torch.float64)).flatten().numpy()
 

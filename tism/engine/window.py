@@ -38,10 +38,11 @@ class Batch:
     at : `row` on the device
     memory : knows which tensors were there before the model ran
     changes : for plain tensors made in the replay, True if a substitution can change them
-    became : for tensors changed in place, what they are now
-    written : for each call that changed plain tensors in place, their storage, and `changes`
-    later : for tensors not computed yet, what computes them
+    became : for each tensor that was changed in place, the result that stands for it now
+    written : for each call that changed a plain tensor in place, its storage, and `changes`
+    later : for each placeholder, the function that computes it when something reads it
     mixed : names of the functions that were given whole tensors
+    sent : indices that are on the device already, see `columns`
     """
 
     def __init__(self, row: np.ndarray, device: torch.device, memory: Memory):
@@ -53,7 +54,7 @@ class Batch:
         self.sent: dict[Any, Tensor] = {}
 
     def repeated(self, windows: Sequence[Windowed]) -> Batch:
-        """The batch of windows of this one that run below each other; it shares what is known."""
+        """The longer batch of windows joined along the rows; both share what is known."""
         counts = [len(window.reference.like) for window in windows]
         starts = np.cumsum([0, *counts[:-1]])
         longer = copy(self)
@@ -84,7 +85,7 @@ class Batch:
         return self.sent[key]
 
     def mark(self, value: Any, changes: bool) -> None:
-        """Note of the plain tensors in a result whether a substitution can change them."""
+        """Note for each plain tensor in a result whether a substitution can change it."""
         for leaf in leaves(value):
             if isinstance(leaf, Tensor) and not isinstance(leaf, Windowed):
                 self.changes[leaf] = changes
@@ -100,13 +101,13 @@ class Batch:
         return self.changes.get(leaf, made and len(self.row) in leaf.shape)
 
     def current(self, leaf: Any) -> Any:
-        """What an argument is after its changes in place."""
+        """The tensor that stands for an argument after its changes in place."""
         while isinstance(leaf, Tensor) and leaf in self.became:
             leaf = self.became[leaf]
         return leaf
 
     def readable(self, leaf: Any) -> Any:
-        """What an argument is now."""
+        """The same, computed now if it is a placeholder."""
         leaf = self.current(leaf)
         return self.later[leaf]() if isinstance(leaf, Tensor) and leaf in self.later else leaf
 
@@ -118,7 +119,7 @@ class Batch:
             self.became[target] = result
 
     def need_shared(self, leaf: Any, calls: Sequence[int]) -> None:
-        """Raise Untraceable unless an argument shows what calls have changed by another name."""
+        """Raise Untraceable unless an argument shows what calls changed through other views."""
         for place, changes in map(self.written.get, calls):
             if isinstance(leaf, Windowed) or place is None or place != storage(leaf):
                 raise Untraceable(
@@ -407,5 +408,5 @@ class Windowed(Tensor):
 
 
 def whole(leaf: Any) -> Any:
-    """An argument with a window in full."""
+    """An argument of a function; of a window, the activations in full."""
     return leaf.whole() if isinstance(leaf, Windowed) else leaf
