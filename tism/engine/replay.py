@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tism.engine.aliases import Memory, leaves
-from tism.engine.rules import Call
+from tism.engine.call import Call
+from tism.engine.rules import RULES
 from tism.engine.window import Batch, Frame, Reference, Untraceable, Windowed, mapped, whole
 from tism.predictor import Predictor
 from tism.running import at_least_float32, full_precision, is_out_of_memory, uncompiled
@@ -152,7 +153,7 @@ class Replay(Calls):
         if isinstance(itself, Windowed):
             return self.batch.current(itself)
         call = Call(self.batch, func, self.name, reference, self.prepared.setdefault(self.at, {}))
-        result = call.answer(args, kwargs)
+        result = call.answer(RULES.get(call.name), args, kwargs)
         self.batch.written[self.at] = call.written
         if self.batch.mixed and self.mixed is None:
             self.mixed = self.batch.mixed[0], self.at

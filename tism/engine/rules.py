@@ -4,58 +4,37 @@ A rule gets the `Call` and the function's own arguments, under the names that to
 annotations are conditions: a `Windowed` is a window that is not flat, and a `Tensor` holds no
 window. It returns a window, or a plain tensor if the result depends on all columns. A call that
 does not meet the conditions, or for which the rule raises `InFull`, runs on whole tensors.
+
+The rules come in this order: functions of single numbers, of the features of a position, over all
+positions; linear maps; pooling; columns that move, are chosen or joined; shapes.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import cache, partial, reduce
+from functools import partial
 from operator import itemgetter, methodcaller
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
+from torch.utils._python_dispatch import _disable_current_modes
 
-from tism.engine.aliases import leaves, storage, targets
+from tism.engine.aliases import leaves
+from tism.engine.call import Call, InFull, by_column, hull, moved_by, need
 from tism.engine.cheap_gradients import line_of_batch_norm
-from tism.engine.window import (
-    Batch,
-    Frame,
-    Reference,
-    Span,
-    Untraceable,
-    Windowed,
-    mapped,
-    whole,
-    windows_in,
-)
+from tism.engine.window import Frame, Reference, Span, Windowed, mapped, windows_in
 from tism.running import on_device
 
 RULES: dict[str, Callable] = {}
-_NAMES_OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # which torch takes too
 _DEFAULT_DIMS = {
     **dict.fromkeys(("unbind", "stack"), 0),
     **dict.fromkeys(("glu", "sort", "argsort", "topk"), -1),
     "normalize": 1,
 }
-_signature = cache(inspect.signature)
-
-
-class InFull(Exception):
-    """Raised by a rule for a call that it cannot follow."""
-
-
-def need(condition: Any) -> None:
-    """Raise `InFull` unless the condition holds."""
-    if not condition:
-        raise InFull
 
 
 def rule(names: str) -> Callable[[Callable], Callable]:
@@ -66,190 +45,6 @@ def rule(names: str) -> Callable[[Callable], Callable]:
         return function
 
     return register
-
-
-class Call:
-    """One torch function that is called in a replay.
-
-    given, func : the function, and its form that changes nothing in place
-    full_name, name : as called, such as "add_" or "__add__", and as rules name it, "add"
-    reference : its result for the references; of an assignment, the tensor assigned to
-    prepared : what its rule made of weights, kept from batch to batch
-    changes : True if a substitution can change the result
-    written : see `Batch`
-    """
-
-    def __init__(self, batch: Batch, func: Callable, name: str, reference: Any, prepared: dict):
-        name = name.partition(".")[0]  # of an operator such as torch.ops.aten.add.Tensor
-        self.batch, self.given, self.full_name, self.name = batch, func, name, name.strip("_")
-        self.reference, self.prepared, self.changes = reference, prepared, True
-        method = name.endswith("_") and not name.endswith("__")
-        self.func = getattr(Tensor, self.name, getattr(F, self.name, None)) if method else func
-        self.written: tuple[int | None, bool] = (None, True)
-
-    def answer(self, args: tuple, kwargs: dict) -> Any:
-        """The result by its rule, or of the function on whole tensors."""
-        if self.batch.became or self.batch.later:
-            args, kwargs = mapped(self.batch.readable, (args, kwargs))
-        windows, target = windows_in((args, kwargs)), self._target(args, kwargs)
-        self.batch = windows[0].batch if windows else self.batch
-        try:
-            need(windows and all(w.batch is self.batch for w in windows))
-            result = self._by_rule(args, kwargs)
-        except InFull:
-            result = self._in_full(args, kwargs)
-        self.batch.mark(result, self.changes)
-        if target is None:
-            return result
-        self.batch.replace(target, result)
-        if result is target:
-            self.written = storage(target), self.changes
-        return None if self.name == "setitem" else result
-
-    def _target(self, args: tuple, kwargs: dict) -> Any:
-        """The argument that is changed in place, if there is one."""
-        changed = targets(self.full_name, args, kwargs)
-        if len(changed) > 1 and windows_in((args, kwargs)):
-            raise Untraceable("it changes several tensors in place")
-        return changed[0] if len(changed) == 1 else None
-
-    def _by_rule(self, args: tuple, kwargs: dict) -> Any:
-        """What the rule for this form of the call returns."""
-        kwargs = {_NAMES_OF_NUMPY.get(name, name): value for name, value in kwargs.items()}
-        if "inplace" in kwargs:
-            kwargs["inplace"] = False
-        need(self.name in RULES and self.func and kwargs.get("out") is None)
-        tensors = (leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        need(not any(map(is_functorch_wrapped_tensor, tensors)))  # these do not outlive vmap
-        function = RULES[self.name]
-        try:
-            given = _signature(function).bind(self, *args, **kwargs).arguments
-        except TypeError as error:
-            raise InFull from error
-        for name, value in given.items():
-            kind = _signature(function).parameters[name].annotation
-            need(kind != "Windowed" or (isinstance(value, Windowed) and not value.flat))
-            need(kind != "Tensor" or not isinstance(value, Windowed))
-        return function(self, *args, **kwargs)
-
-    def _in_full(self, args: tuple, kwargs: dict) -> Any:
-        """The result of the function on whole tensors."""
-        self.changes = any(map(self.batch.can_change, leaves((args, kwargs))))
-        mixed = bool(windows_in((args, kwargs)))
-        if mixed:
-            args, kwargs = mapped(whole, args), mapped(whole, kwargs)
-        result, target = self.given(*args, **kwargs), self._target(args, kwargs)
-        if mixed and not (isinstance(result, Tensor) and result.ndim == 0):  # as of a check
-            self.batch.mixed.append(self.name)
-        self.changes = self.changes or self._has_rows_from_python(args, result)
-        return result if target is None else target
-
-    def _has_rows_from_python(self, args: tuple, result: Any) -> bool:
-        """True if Python may have read numbers or places from sequences and put them into rows."""
-        rows = len(self.batch.row)
-        if self.name in ("tensor", "as_tensor", "asarray"):
-            return any(size % rows == 0 for size in result.shape)
-        if self.name != "setitem" or args[0].shape[:1] != (rows,):
-            return False
-        first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        return not (first is None or first is Ellipsis or isinstance(first, slice))
-
-    def once(self, make: Callable[[], Any]) -> Any:
-        """The result of `make`, computed once for all batches and not counted as work."""
-        if "made" not in self.prepared:
-            counted = torch._C._len_torch_dispatch_stack() > 0
-            with _pop_mode_temporarily() if counted else nullcontext():
-                self.prepared["made"] = make()
-        return self.prepared["made"]
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the result for the references."""
-        return self.reference.like.shape
-
-    def rows(self) -> Tensor:
-        """The reference's result for every row."""
-        return self.reference.tensor.index_select(0, self.batch.at)
-
-    def window(
-        self, x: Windowed, kind: str, frame: Frame, data: Tensor, span: Span, axis: int = 0
-    ) -> Windowed:
-        """The result from its columns; `axis` is that of `x` by default."""
-        inner = x.inner if x.flat else self.shape[1:]
-        held = {kind: (frame, data)}
-        return Windowed(self.batch, self.reference, inner, axis or x.axis, span, held)
-
-    def spliced(self, x: Windowed, frame: Frame, span: Span, axis: int = 0) -> tuple:
-        """A result that still equals the reference, and its columns, into which a rule writes."""
-        result = self.window(x, "value", frame, None, span, axis)
-        columns = result.unchanged(frame).to(result.dtype)
-        result.held["value"] = frame, columns
-        return result, columns
-
-    def moved(
-        self, x: Windowed, change: Callable = lambda data: data, axis: int = 0, inner: Any = ()
-    ) -> Windowed:
-        """The columns of a window with their features rearranged by `change`."""
-        held = {kind: (frame, change(data)) for kind, (frame, data) in x.held.items()}
-        inner = inner or (x.inner if x.flat else self.shape[1:])
-        return Windowed(self.batch, self.reference, inner, axis or x.axis, x.span, held)
-
-
-def hull(spans: Sequence[Span]) -> Span:
-    """Start and stop of the columns that lie in any of the spans."""
-    starts, stops = zip(*spans, strict=True)
-    return reduce(np.minimum, starts), reduce(np.maximum, stops)
-
-
-def moved_by(span: Span, columns: int) -> Span:
-    """A span at other columns."""
-    return span[0] + columns, span[1] + columns
-
-
-def by_column(call: Call, args: tuple, kwargs: dict, axis: int = 0, shift: int = 0) -> Any:
-    """The function itself, applied to the columns in which any of its arguments changed.
-
-    axis : of the result; that of the windows by default
-    shift : by how much the columns of the result move
-    """
-    windows = windows_in((args, kwargs))
-    x, span = windows[0], hull([w.span for w in windows])
-    need(len({(w.axis, w.ndim, w.length, w.flat and w.inner) for w in windows}) == 1)
-    frame = Frame.over(span, x.length)
-    args, kwargs = mapped(lambda leaf: _columns(leaf, x, frame), (args, kwargs))
-    axis, at = axis or x.axis, Frame(frame.first + shift, frame.width)
-
-    def window(result: Tensor, reference: Reference) -> Windowed:
-        one = Call(call.batch, call.func, call.name, reference, call.prepared)
-        return one.window(x, "value", at, result.movedim(axis, 0), moved_by(span, shift), axis)
-
-    result = call.func(*args, **kwargs)
-    if isinstance(result, Tensor):
-        return window(result, call.reference)
-    return type(result)([window(*pair) for pair in zip(result, call.reference, strict=True)])
-
-
-def _columns(leaf: Any, x: Windowed, frame: Frame) -> Any:
-    """The part of an argument in the columns of a frame; of a window (rows, ..., width, ...)."""
-    if isinstance(leaf, Windowed):
-        return leaf.value(frame).movedim(0, x.axis)
-    if not isinstance(leaf, Tensor) or leaf.numel() == 1:
-        return leaf
-    need(not x.flat and leaf.ndim <= x.ndim)
-    constant = leaf.reshape((1,) * (x.ndim - leaf.ndim) + leaf.shape)
-    by_row = constant.shape[0] > 1
-    need(not by_row or not x.batch.can_change(leaf))
-    if constant.shape[x.axis] == 1:
-        return leaf
-    need(constant.shape[x.axis] == x.length)
-    columns = x.batch.index(frame.columns)
-    constant = constant.movedim(x.axis, 1)
-    if by_row:
-        rows = torch.arange(len(constant), device=columns.device).repeat(frame.width)
-        constant = constant[rows, columns]
-    else:
-        constant = constant[0].index_select(0, columns)
-    return constant.unflatten(0, frame.columns.shape).movedim(0, x.axis)
 
 
 @rule(
@@ -398,54 +193,6 @@ def _dims(dim: Any, ndim: int) -> list[int]:
     return [d % ndim for d in (dim if isinstance(dim, Sequence) else [dim])]
 
 
-@rule("chunk split split_with_sizes tensor_split")
-def pieces(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """Pieces of the sequence or of the channels."""
-    x, dim = windows_in((args, kwargs))[0], _dim(args, kwargs, 2, 0)
-    need(not x.flat and dim % x.ndim)
-    if dim % x.ndim != x.axis:
-        return by_column(call, args, kwargs)
-    stops = np.cumsum([0, *(piece.like.shape[x.axis] for piece in call.reference)])
-    calls = (Call(call.batch, call.func, call.name, piece, {}) for piece in call.reference)
-    return tuple(_shifted(one, x, -int(stop)) for one, stop in zip(calls, stops, strict=False))
-
-
-@rule("cat concat concatenate")
-def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    """Windows and constants one after the other, along the sequence or another axis."""
-    windows = windows_in(tensors)
-    x, dim = windows[0], dim % windows[0].ndim
-    if not dim:
-        return _one_batch(call, tensors)
-    need(not x.flat)
-    if dim != x.axis:
-        return by_column(call, (tensors, dim), {})
-    need(all((w.axis, w.ndim, w.flat) == (x.axis, x.ndim, False) for w in windows))
-    need(sum(map(call.batch.can_change, tensors)) == len(windows))
-    starts = np.cumsum([0, *(tensor.shape[dim] for tensor in tensors)]).tolist()
-    placed = zip(tensors, starts, strict=False)
-    placed = [(w, start) for w, start in placed if isinstance(w, Windowed)]
-    span = hull([moved_by(w.span, start) for w, start in placed])
-    frame = Frame.over(span, call.shape[dim])
-    result, columns = call.spliced(x, frame, span)
-    for w, start in placed:
-        w.put(columns, Frame(frame.first - start, frame.width))
-    return result
-
-
-def _one_batch(call: Call, windows: Sequence[Any]) -> Windowed:
-    """Windows joined along the rows, as models do with both strands."""
-    x = windows[0]
-    need(all(isinstance(w, Windowed) and (w.inner, w.flat) == (x.inner, False) for w in windows))
-    need(all(w.axis == x.axis for w in windows))
-    span = tuple(map(np.concatenate, zip(*(w.span for w in windows), strict=True)))
-    frame = Frame.over(span, x.length)
-    parts = [Frame(first, frame.width) for first in np.split(frame.first, len(windows))]
-    values = torch.cat([w.value(part) for w, part in zip(windows, parts, strict=True)], 1)
-    batch, held = call.batch.repeated(windows), {"value": (frame, values)}
-    return Windowed(batch, call.reference, x.inner, x.axis, span, held)
-
-
 @rule("sum mean")
 def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **kw: Any) -> Any:
     """Sum or mean over positions: that of the reference plus the changes of changed columns."""
@@ -459,15 +206,6 @@ def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **kw: 
     if call.name != "sum":
         delta = delta / math.prod(input.shape[d] for d in dims)
     return call.rows() + delta
-
-
-@rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d")
-def adaptive_pool(call: Call, input: Windowed, output_size: Any, return_indices: Any = 0) -> Any:
-    """Pooling, where all bins have the same size."""
-    sizes = [divmod(input.shape[d], call.shape[d]) for d in range(2, input.ndim)]
-    need(not return_indices and not any(rest for _, rest in sizes))
-    pool = average_pool if "avg" in call.name else max_pool
-    return pool(call, input, [size for size, _ in sizes])
 
 
 def largest(call: Call, x: Windowed) -> Any:
@@ -605,6 +343,13 @@ def convolution(
     return call.window(input, kind, frame, result, span)
 
 
+def _along(setting: Any, axis: int) -> int:
+    """A setting such as the stride, an int or one int for each axis, along an axis."""
+    if isinstance(setting, int):
+        return setting
+    return setting[axis - 2] if len(setting) > 1 else setting[0]
+
+
 def _for_linear(x: Windowed, frame: Frame) -> tuple[str, Tensor]:
     """What a linear function takes of a frame: "delta", or "value" where deltas were rounded."""
     return ("value", _padded(x, frame, 0)) if x.is_rounded else ("delta", x.delta(frame))
@@ -617,13 +362,6 @@ def _padded(x: Windowed, frame: Frame, padding: float) -> Tensor:
         return value
     beyond = x.batch.index(beyond).view(*beyond.shape, *[1] * len(x.features))
     return value.masked_fill(beyond, padding)
-
-
-def _along(setting: Any, axis: int) -> int:
-    """A setting such as the stride, an int or one int for each axis, along an axis."""
-    if isinstance(setting, int):
-        return setting
-    return setting[axis - 2] if len(setting) > 1 else setting[0]
 
 
 def _readers(x: Windowed, reach: int, stride: int, before: int) -> Span:
@@ -720,6 +458,15 @@ def average_pool(
     span, frame, read, taps = _taps(call, input, kernel_size, stride, padding, 1)
     kind, columns = _for_linear(input, read)
     return call.window(input, kind, frame, taps(columns).mean(-1), span)
+
+
+@rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d")
+def adaptive_pool(call: Call, input: Windowed, output_size: Any, return_indices: Any = 0) -> Any:
+    """Pooling, where all bins have the same size."""
+    sizes = [divmod(input.shape[d], call.shape[d]) for d in range(2, input.ndim)]
+    need(not return_indices and not any(rest for _, rest in sizes))
+    pool = average_pool if "avg" in call.name else max_pool
+    return pool(call, input, [size for size, _ in sizes])
 
 
 def _taps(
@@ -942,6 +689,54 @@ def assignment(call: Call, input: Any, item: Any, value: Any) -> Any:
     columns.copy_(before)
     columns[place] = assigned
     return result
+
+
+@rule("chunk split split_with_sizes tensor_split")
+def pieces(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Pieces of the sequence or of the channels."""
+    x, dim = windows_in((args, kwargs))[0], _dim(args, kwargs, 2, 0)
+    need(not x.flat and dim % x.ndim)
+    if dim % x.ndim != x.axis:
+        return by_column(call, args, kwargs)
+    stops = np.cumsum([0, *(piece.like.shape[x.axis] for piece in call.reference)])
+    calls = (Call(call.batch, call.func, call.name, piece, {}) for piece in call.reference)
+    return tuple(_shifted(one, x, -int(stop)) for one, stop in zip(calls, stops, strict=False))
+
+
+@rule("cat concat concatenate")
+def joined(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Windows and constants one after the other, along the sequence or another axis."""
+    windows = windows_in(tensors)
+    x, dim = windows[0], dim % windows[0].ndim
+    if not dim:
+        return _one_batch(call, tensors)
+    need(not x.flat)
+    if dim != x.axis:
+        return by_column(call, (tensors, dim), {})
+    need(all((w.axis, w.ndim, w.flat) == (x.axis, x.ndim, False) for w in windows))
+    need(sum(map(call.batch.can_change, tensors)) == len(windows))
+    starts = np.cumsum([0, *(tensor.shape[dim] for tensor in tensors)]).tolist()
+    placed = zip(tensors, starts, strict=False)
+    placed = [(w, start) for w, start in placed if isinstance(w, Windowed)]
+    span = hull([moved_by(w.span, start) for w, start in placed])
+    frame = Frame.over(span, call.shape[dim])
+    result, columns = call.spliced(x, frame, span)
+    for w, start in placed:
+        w.put(columns, Frame(frame.first - start, frame.width))
+    return result
+
+
+def _one_batch(call: Call, windows: Sequence[Any]) -> Windowed:
+    """Windows joined along the rows, as models do with both strands."""
+    x = windows[0]
+    need(all(isinstance(w, Windowed) and (w.inner, w.flat) == (x.inner, False) for w in windows))
+    need(all(w.axis == x.axis for w in windows))
+    span = tuple(map(np.concatenate, zip(*(w.span for w in windows), strict=True)))
+    frame = Frame.over(span, x.length)
+    parts = [Frame(first, frame.width) for first in np.split(frame.first, len(windows))]
+    values = torch.cat([w.value(part) for w, part in zip(windows, parts, strict=True)], 1)
+    batch, held = call.batch.repeated(windows), {"value": (frame, values)}
+    return Windowed(batch, call.reference, x.inner, x.axis, span, held)
 
 
 @rule("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
