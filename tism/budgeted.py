@@ -189,6 +189,7 @@ class ExactEffects:
         return effects
 
     def _in_full(self, predict: Predictor, sequences: Tensor, check: bool) -> tuple:
+        """What runs substituted sequences, predictions of the references, and the batch size."""
         size = self.job.at_once()
         parts = (slice(start, start + size) for start in range(0, len(sequences), size))
         reference = torch.cat([predict.of(part)(sequences[part].clone()) for part in parts])
@@ -201,7 +202,7 @@ class ExactEffects:
             output = owner(mutants.clone() if check else mutants)
             if check:
                 warn_if_unstable(owner, mutants, output)
-            check = check and len(mutants) == 1  # which has no others in its batch
+            check = check and len(mutants) == 1  # alone, which shows nothing of batch-mates
             return output - reference[at]
 
         return compute, reference, size

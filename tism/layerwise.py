@@ -426,6 +426,7 @@ def _is_beyond(job: Job, total: int, stage: Stage) -> bool:
 
 
 def _layerwise(job: Job, stage: Stage, before: list[Stage]) -> Tensor:
+    """Scores of an expansion at a stage; an error names the last stage before it that works."""
     total = int((job.stretch == 0).sum())
     try:
         plan = plan_windows("windowed", job, total, stage.calls)

@@ -169,6 +169,7 @@ class Replay(Calls):
         return leaf[:1].nbytes if isinstance(leaf, Tensor) and leaf.ndim else 0
 
     def _compare(self, result: Any) -> None:
+        """Raise Untraceable unless the mutated sequences themselves give this result."""
         true = leaves(self.truth.calls[self.at][1])
         for got, reference in zip(leaves(result), true, strict=True):
             got = got.whole() if isinstance(got, Windowed) else got

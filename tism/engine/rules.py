@@ -59,7 +59,7 @@ def rule(names: str) -> Callable[[Callable], Callable]:
     invert float double half bfloat16 long int bool"""
 )
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> Any:
-    """Functions of single numbers, whose results elsewhere do not depend on them."""
+    """Functions that make each number of the numbers at its own place."""
     return by_column(call, args, kwargs)
 
 
