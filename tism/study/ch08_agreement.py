@@ -94,22 +94,23 @@ def real_sequences(external: ExternalModel, loci: Sequence[Locus]) -> list[Padde
     if external.name == "deepstarr":
         table = deepstarr_sequences()[::_ONE_IN]
         one_hot, labels = one_hot_encode(table["sequence"]), table["locus"].to_numpy()
-        return [centred(one_hot, external.length, labels, "DeepSTARR library")]
+        return [placed(one_hot, external.length, loci=labels, source="DeepSTARR library")]
     if external.name.startswith("aparent2"):
         return _signals(external.length)
     groups = []
-    if external.name == "xpresso":
-        for number, locus in enumerate(loci):
-            place = external.length, _START - locus.one_hot.shape[2] // 2
-            groups.append(placed(locus.one_hot, *place, np.array([number]), "human elements"))
-        return groups
     for number, locus in enumerate(loci):
-        tiles = _tiles(locus.one_hot, external.length)
-        labels = np.full(len(tiles), number)
-        groups.append(centred(tiles, external.length, labels, "human elements"))
+        if external.name == "xpresso":
+            one_hot, start = locus.one_hot, _START - locus.one_hot.shape[2] // 2
+        else:
+            one_hot, start = _tiles(locus.one_hot, external.length), None
+        labels = np.full(len(one_hot), number)
+        groups.append(placed(one_hot, external.length, start, labels, "human elements"))
+    if external.name == "xpresso":
+        return groups
     one_hot = torch.from_numpy(load_aitac_sample()[0])
     labels = len(loci) + np.arange(len(one_hot))
-    return [*groups, centred(one_hot, external.length, labels, "mouse immune regions")]
+    regions = placed(one_hot, external.length, loci=labels, source="mouse immune regions")
+    return [*groups, regions]
 
 
 def polyadenylation_signals() -> pd.DataFrame:
@@ -138,24 +139,24 @@ def _tiles(one_hot: Tensor, length: int) -> Tensor:
     return torch.cat([one_hot[:, :, start : start + length] for start in starts])
 
 
-def centred(
-    one_hot: Tensor, length: int, loci: np.ndarray | None = None, source: str = ""
-) -> PaddedSequences:
-    """Sequences cut to their middle `length` bases, or put between unknown bases."""
-    surplus = one_hot.shape[2] - length
-    if surplus >= 0:
-        cut = one_hot[:, :, surplus // 2 : surplus // 2 + length]
-        return PaddedSequences(cut, 0, length, loci, source)
-    return placed(one_hot, length, -surplus - (-surplus // 2), loci, source)
-
-
 def placed(
-    one_hot: Tensor, length: int, start: int, loci: np.ndarray | None = None, source: str = ""
+    one_hot: Tensor,
+    length: int,
+    start: int | None = None,
+    loci: np.ndarray | None = None,
+    source: str = "",
 ) -> PaddedSequences:
-    """Sequences that begin at `start` of `length` bases, the others unknown."""
+    """Sequences in an input of `length` bases; bases beyond its ends are cut, missing ones unknown.
+
+    start : where they begin in the input; by default their middle is in its middle
+    loci : labels; by default each sequence is a locus of its own
+    """
+    if start is None:
+        start = -((one_hot.shape[2] - length) // 2)
     stop = start + one_hot.shape[2]
-    padded = F.pad(one_hot, (start, length - stop))
-    return PaddedSequences(padded, start, stop, loci, source)
+    padded = F.pad(one_hot, (start, length - stop))  # negative numbers cut
+    loci = np.arange(len(one_hot)) if loci is None else loci
+    return PaddedSequences(padded, max(start, 0), min(stop, length), loci, source)
 
 
 def sequence_correlations(

@@ -11,7 +11,7 @@ import torch
 from tism.correlations import pearson, profile_correlation
 from tism.exact import ism, predict
 from tism.sequence import one_hot_encode
-from tism.study.ch08_agreement import centred, deepstarr_sequences, polyadenylation_signals
+from tism.study.ch08_agreement import deepstarr_sequences, placed, polyadenylation_signals
 from tism.study.ch08_networks import CalderonCNN, ExternalModel
 from tism.study.data.immgen import load_aitac_sample
 
@@ -81,7 +81,7 @@ def _deepstarr_checks(external: ExternalModel) -> Iterator[_Check]:
 
 
 def _mpra_dragonn_checks(external: ExternalModel) -> Iterator[_Check]:
-    sequences = centred(torch.from_numpy(load_aitac_sample()[0]), external.length).one_hot
+    sequences = placed(torch.from_numpy(load_aitac_sample()[0]), external.length).one_hot
     predicted = predict(external.model, sequences).unflatten(1, (4, 3))
     r = pearson(predicted[..., :2].mean(2), predicted[..., 2], 0).min()
     name = "average task: lowest r with the mean of its replicate tasks"
@@ -90,7 +90,7 @@ def _mpra_dragonn_checks(external: ExternalModel) -> Iterator[_Check]:
 
 def _calderon_checks(external: ExternalModel) -> Iterator[_Check]:
     one_hot, heights = map(torch.from_numpy, load_aitac_sample()[:2])
-    level = predict(external.model, centred(one_hot, external.length).one_hot).mean(1)
+    level = predict(external.model, placed(one_hot, external.length).one_hot).mean(1)
     name = "mean prediction of 100 mouse immune regions: r with their mean accessibility"
     yield name, "clearly positive", pearson(level, heights.mean(1)), 2, (0.3, 1)
     zeros = CalderonCNN(padding=0.0)

@@ -1,4 +1,4 @@
-"""What `reliability` says of networks from other labs, and what is true."""
+"""How well `reliability` judges TISM of networks from other labs."""
 
 from __future__ import annotations
 
