@@ -233,13 +233,14 @@ class _Asked:
         return torch.cat(found)
 
     def _probe_of(self, model: nn.Module) -> Tensor:
-        n, (output_fn, device, batch_size) = len(self.sequences), self.options.values()
+        n, options = len(self.sequences), self.options
         chosen = np.unique(np.linspace(0, n - 1, _PROBES).astype(int)).tolist()
         one_hot = torch.cat([self.sequences[row : row + 1] for row in chosen])
         lent = {"args": _rows_of(self.args, chosen, n), "n": len(one_hot)}
-        output_fn = output_fn and _named(output_fn)
-        with evaluating(model, output_fn, device, **lent) as predictor, torch.no_grad():
-            size = running.choose_batch_size(batch_size, one_hot.shape[2], predictor.device)
+        output_fn = options["output_fn"] and _named(options["output_fn"])
+        with evaluating(model, output_fn, options["device"], **lent) as predictor, torch.no_grad():
+            length, device = one_hot.shape[2], predictor.device
+            size = running.choose_batch_size(options["batch_size"], length, device)
             together = _predicted(predictor, one_hot, size)
             if not self.allow_nondeterministic:
                 tolerance = predictor.tolerance(together, together - together.roll(1, 0))

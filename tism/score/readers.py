@@ -165,8 +165,8 @@ def read_bed(
     """
     numbers, rows = _bed_rows(path)
     values = dict(zip(NARROW_PEAK_COLUMNS, zip(*rows, strict=True), strict=False))
-    wanted = dict.fromkeys((*NARROW_PEAK_COLUMNS[:columns], *further))
-    frame = pd.DataFrame({name: values[name] for name in wanted if name in values})
+    read = dict.fromkeys((*NARROW_PEAK_COLUMNS[:columns], *further))
+    frame = pd.DataFrame({name: values[name] for name in read if name in values})
     for column, (form, wanted) in _FORMS.items():
         if column in frame:
             frame[column] = _numbers(path, numbers, frame[column], form, wanted)

@@ -33,7 +33,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -542,9 +542,8 @@ def _create(
         try:
             draft.mkdir()
             group = _zarr().create_group(draft, overwrite=True)
-            checksum = sequences_checksum(
-                windows[SEQUENCES], columns, windows.get(ALTERNATES), group
-            )
+            written = [_written(group, name, sequences) for name, sequences in windows.items()]
+            checksum = _checksum(len(windows[SEQUENCES]), written, columns)
             for name, shape in shapes.items():
                 whole, kind = (len(windows[SEQUENCES]), *shape), str(dtype).removeprefix("torch.")
                 _new_array(group, name, whole, (chunk_size, *shape), kind, fill_value=float("nan"))
@@ -619,20 +618,18 @@ def _holds(
     return True
 
 
-def _written(group: zarr.Group | None, name: str, sequences: Sequences) -> Iterator[np.ndarray]:
-    """Yield the base indices of sequences block by block; with a group, write them into an array.
+def _written(group: zarr.Group, name: str, sequences: Sequences) -> Iterator[np.ndarray]:
+    """Yield the base indices of sequences block by block, and write them into an array on the way.
 
     Each chunk is written once, when it is whole.
     """
-    array, waiting, n = None, [], len(sequences)
-    for stop, indices in _indices(sequences):
-        if group is None:
-            yield indices
-            continue
+    array, waiting, stop, n = None, [], 0, len(sequences)
+    for indices in _indices(sequences):
         if array is None:
             chunks = min(_BLOCKS * len(indices), n), indices.shape[1]
             array = _new_array(group, name, (n, chunks[1]), chunks, "uint8")
         waiting.append(indices)
+        stop += len(indices)
         if len(waiting) == _BLOCKS or stop == n:
             chunk = np.concatenate(waiting)
             array[stop - len(chunk) : stop] = chunk
@@ -671,40 +668,41 @@ def _block_size(sequences: Any) -> int:
     return max(1, min(_BLOCK, _BLOCK_BASES // sequences[:1].shape[-1]))
 
 
-def _indices(sequences: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the base indices block by block, and the row after each block."""
+def _indices(sequences: Any) -> Iterator[np.ndarray]:
+    """Yield the base indices block by block."""
     n, size = len(sequences), _block_size(sequences)
     for start in range(0, n, size):
-        stop = min(start + size, n)
-        yield stop, base_indices(sequences, slice(start, stop))
+        yield base_indices(sequences, slice(start, min(start + size, n)))
 
 
 def sequences_checksum(
     sequences: Sequences,
     columns: Mapping[str, Any] | None = None,
     alternates: Sequences | None = None,
-    group: zarr.Group | None = None,
 ) -> str:
-    """Return the sha256 of the bases of all sequences, read in blocks, and of their columns.
+    """Return the sha256 of the bases of all sequences, read in blocks, and of their columns."""
+    windows = [each for each in (sequences, alternates) if each is not None]
+    return _checksum(len(sequences), map(_indices, windows), columns or {})
 
-    group : where the sequences are written on the way, in arrays
+
+def _checksum(n: int, windows: Iterable[Iterator[np.ndarray]], columns: Mapping[str, Any]) -> str:
+    """Return `sequences_checksum` of n sequences.
+
+    windows : base indices block by block, of the sequences and then of the alternates, if any
     """
-    if not len(sequences):
+    if not n:
         raise ValueError("sequences is empty: give at least one")
     state, length = hashlib.sha256(), None
-    for name, windows in ((SEQUENCES, sequences), (ALTERNATES, alternates)):
-        for indices in _written(group, name, windows) if windows is not None else ():
-            length = indices.shape[1] if length is None else length
-            if indices.shape[1] != length:
-                raise ValueError(f"sequences have lengths {length} and {indices.shape[1]}")
-            state.update(indices.tobytes())
-    state.update(json.dumps([len(sequences), length]).encode())
-    for name, values in (columns or {}).items():
+    for indices in itertools.chain.from_iterable(windows):
+        length = indices.shape[1] if length is None else length
+        if indices.shape[1] != length:
+            raise ValueError(f"sequences have lengths {length} and {indices.shape[1]}")
+        state.update(indices.tobytes())
+    state.update(json.dumps([n, length]).encode())
+    for name, values in columns.items():
         values = _plain(values)
-        if values.shape != (len(sequences),):
-            raise ValueError(
-                f"columns[{name!r}] must have shape ({len(sequences)},), got {values.shape}"
-            )
+        if values.shape != (n,):
+            raise ValueError(f"columns[{name!r}] must have shape ({n},), got {values.shape}")
         state.update(json.dumps([name, values.tolist()]).encode())
     return state.hexdigest()
 
