@@ -162,7 +162,7 @@ class GenomeWindows:
     a chromosome.
 
     genome : where the windows are cut from
-    regions : one row a window: chrom, start, end (0-based, half-open) and further columns; where
+    regions : one row per window: chrom, start, end (0-based, half-open) and further columns; where
         `strand` is "-", the window is the reverse complement of these bases
     refused : the rows of the file that gave no window: line, record, reason
     about : how the windows lie, in words

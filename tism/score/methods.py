@@ -522,7 +522,7 @@ def _checksum_of(args: tuple[Any, ...]) -> str:
 
 
 def _rows_of(args: tuple[Any, ...], rows: Any, n: int) -> tuple[Any, ...]:
-    """Return the rows of the arguments that have one row a sequence; the others as they are."""
+    """Return the rows of the arguments that have one row per sequence; the others as they are."""
     return tuple(
         value[rows] if isinstance(value, Tensor | np.ndarray) and value.shape[:1] == (n,) else value
         for value in args

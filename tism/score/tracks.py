@@ -16,7 +16,7 @@ from tism.taylor import centre, mean_effect, tism_from_gradient
 TRACKS = ("mean-effect", "centred")
 _BLOCK = 1024
 
-Stretch = tuple[str, int, np.ndarray]  # chromosome, 0-based start, one value a base (NaN for none)
+Stretch = tuple[str, int, np.ndarray]  # chromosome, start (0-based), a value per base or NaN
 
 
 def track(
@@ -52,7 +52,7 @@ def track(
 
 
 def _values(store: ScoreStore, column: int, value: str) -> np.ndarray:
-    """Return one value a base of each window, (n, positions); NaN at N, inf where not finite."""
+    """Return one value per base of each window, (n, positions); NaN at N, inf where not finite."""
     start, stop = store.positions
     found = []
     for first in range(0, len(store), _BLOCK):
@@ -121,7 +121,7 @@ def write_bigwig(
 def write_bedgraph(
     store: ScoreStore, path: str | Path, task: int | None = None, **how: object
 ) -> None:
-    """Write a `track` as bedGraph, one line a base, packed if the name of the file ends in .gz.
+    """Write a `track` as bedGraph, one line per base, packed if the name of the file ends in .gz.
 
     Its options are those of `track`.
     """

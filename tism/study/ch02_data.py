@@ -28,7 +28,7 @@ _MOST_REGIONS = 20_000  # of more training regions, words are counted in an even
 
 
 def describe_splits(dataset: Dataset) -> pd.DataFrame:
-    """One row a split: its chromosomes, regions, loci, and regions that overlap another one."""
+    """One row per split: its chromosomes, regions, loci, and regions that overlap another one."""
     regions = dataset.regions
     shared = regions["locus"].duplicated(keep=False)
     table = regions.assign(shared=shared).groupby("split").agg(
@@ -42,7 +42,7 @@ def describe_splits(dataset: Dataset) -> pd.DataFrame:
 
 
 def describe_regions(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    """One row a region: place, split, middle of the sequence, and task of the largest target."""
+    """One row per region: place, split, middle of the sequence, and task of the largest target."""
     table = dataset.regions.iloc[rows][["name", "locus", "split"]].reset_index(drop=True)
     begin = (dataset.sequences.shape[1] - MIDDLE) // 2
     letters = np.array([*ALPHABET, "N"])[dataset.sequences[rows, begin : begin + MIDDLE]]
@@ -80,7 +80,7 @@ def task_groups(dataset: Dataset) -> list[str]:
 
 
 def describe_tasks(dataset: Dataset) -> pd.DataFrame:
-    """One row a task: group, training regions in which it is active, and their share."""
+    """One row per task: group, training regions in which it is active, and their share."""
     train = dataset.indices("train")
     count = active(dataset)[train].sum(0)
     return pd.DataFrame(
@@ -143,8 +143,8 @@ def enriched_words(dataset: Dataset) -> pd.DataFrame:
     A word and its reverse complement are one. z is the number of active regions with the word,
     minus its expectation by chance, in hypergeometric standard deviations.
 
-    Returns one row a task, largest z first: task, group, word, share of the active and of the other
-    regions that have the word, fold (their ratio, with half a region added to each), z.
+    Returns one row per task, largest z first: task, group, word, share of the active and of the
+    other regions that have the word, fold (their ratio, with half a region added to each), z.
     """
     rows = evenly(dataset.indices("train"), _MOST_REGIONS)
     has_task = active(dataset)[rows].astype(np.float64)

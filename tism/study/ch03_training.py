@@ -36,7 +36,7 @@ def receptive_field(config: AITACConfig) -> int:
 
 
 def describe_network(model: AITAC) -> pd.DataFrame:
-    """One row a part of the network, from the input to the output, then its size."""
+    """One row per part of the network, from the input to the output, then its size."""
     config = model.config
     before = "exponential, then " if config.exponential_first else ""
     pooling = "maximum" if config.max_pooling else "softmax-weighted mean"
@@ -71,7 +71,7 @@ def _dense(config: AITACConfig) -> str:
 
 
 def training_log(metadata: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, list[int]]]:
-    """One row an epoch, and the epochs to mark: the best one, the first of each fine-tuning.
+    """One row per epoch, and the epochs to mark: the best one, the first of each fine-tuning.
 
     metadata : of a trained network (`Experiment.trained`)
     """
@@ -178,7 +178,7 @@ def summarise_tasks(predicted: Any, target: Any, loci: Any) -> Summary:
 
 
 def describe_tasks_predicted(predicted: Any, dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    """One row a task: its group, correlation across these regions, and number of active regions.
+    """One row per task: its group, correlation across these regions, and number of active regions.
 
     predicted : (len(rows), n_tasks)
     """

@@ -72,7 +72,7 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 def concordance_table(
     correlated: dict[tuple[str, str], Tensor], loci: np.ndarray, dataset: str
 ) -> pd.DataFrame:
-    """One row a method, convention and statistic: value, 95 % interval over loci, counts.
+    """One row per method, convention and statistic: value, 95 % interval over loci, counts.
 
     TISM in the paper's convention has all of `STATISTICS`, other rows are means.
 
@@ -91,7 +91,7 @@ def concordance_table(
 def region_table(
     scores: Scores, dataset: Dataset, correlated: dict[tuple[str, str], Tensor]
 ) -> pd.DataFrame:
-    """One row a region: correlations with ISM, means over tasks, and the x axes of Figs 1D and S2.
+    """One row per region: correlations with ISM, mean over tasks, and the x axes of Figs 1D and S2.
 
     These axes are mean_log, the mean over tasks of the measured log2 signal; variation, the
     coefficient of variation over tasks of the predicted signal, 2 ** log2 - 2; and performance,
@@ -147,7 +147,7 @@ def baselines(chapter: Chapter) -> list[Experiment]:
 
 
 def figure_1_table(networks: Sequence[Experiment]) -> pd.DataFrame:
-    """Figure 1 of several networks, one row a network and measure.
+    """Figure 1 of several networks, one row per network and measure.
 
     Columns: dataset, seed, measure (one of `STATISTICS`, or of `ASSOCIATED` for the correlation
     over regions of agreement with it), value, low and high (over loci), n_loci.

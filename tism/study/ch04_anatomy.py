@@ -1,4 +1,4 @@
-"""What the difference of TISM from ISM is made of, and what deleting every base mends of it.
+"""What makes TISM differ from ISM, and how much of the difference deletions of bases correct.
 
 Maps are (n, tasks, 4, length), sequences (n, 4, length). A map whose effects are all zero has NaN.
 """
@@ -133,7 +133,7 @@ def describe_difference(exact: Tensor, estimate: Tensor, one_hot: Tensor) -> dic
 
 
 def anatomy_table(measures: dict[str, Tensor], loci: np.ndarray, **labels: Any) -> pd.DataFrame:
-    """One row a measure of `describe_difference`: its mean and interval over loci, and `labels`."""
+    """One row per measure of `describe_difference`: mean and interval over loci, and `labels`."""
     rows = [{**labels, "measure": m, **vars(summarise(v, loci))} for m, v in measures.items()]
     return pd.DataFrame(rows)
 
@@ -141,15 +141,16 @@ def anatomy_table(measures: dict[str, Tensor], loci: np.ndarray, **labels: Any) 
 def calibration_table(
     exact: Tensor, estimate: Tensor, one_hot: Tensor, **labels: Any
 ) -> pd.DataFrame:
-    """What is exact where the estimate says something, and what is estimated at effects of a size.
+    """Predicted and exact effects of groups of substitutions: their means, spread and signs.
 
-    All substitutions are put into groups by what the estimate predicts, or by the size of the exact
-    effect (`by` is "predicted" or "exact"), the extremes in small groups. The unit is the root
-    mean square of the map that the groups are made by, so that maps of all sizes count alike.
+    The substitutions are grouped twice: by the predicted effect (`by` is "predicted") and by the
+    exact one ("exact"). Groups at the extremes are small. The unit is the root mean square of the
+    map by which they are grouped, so that maps of all sizes count alike.
 
-    Columns: those of `labels`, by, share_below (of the substitutions, at the upper edge of a
-    group), predicted and exact (means, where effects that lower the output count as their
-    magnitude if `by` is "exact"), sd (of what was not grouped by), wrong_sign (share), n.
+    Columns: those of `labels`, by, share_below (share of the substitutions that lie below the upper
+    edge of the group), predicted and exact (means; where `by` is "exact", both effects are
+    multiplied by the sign of the exact one, so that groups are of its magnitude), sd (of the effect
+    that does not define the groups), wrong_sign (share), n.
     """
     kept = (one_hot == 0)[:, None].expand_as(exact)
     maps = {"predicted": estimate, "exact": exact}

@@ -126,7 +126,7 @@ def errors(predicted: pd.DataFrame) -> pd.DataFrame:
 
 
 def covariates(rows: pd.DataFrame) -> pd.DataFrame:
-    """How well the gap, the epoch and the size of the effects each tell r, by data set.
+    """How well the gap, the epoch and the size of the effects each predict r, by data set.
 
     Columns: dataset, covariate; value, low, high, n: the correlation with r within networks, its
     mean by Fisher's z; error, error_low, error_high: the mean absolute error on networks that the
@@ -212,7 +212,7 @@ def _cell(table: pd.DataFrame, column: str, **wanted: Any) -> float:
 
 
 def stopping(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over the networks of a training after some of its epochs: how well, how alike.
+    """Performance, gap and r after some epochs of each kind of training, means over its networks.
 
     Columns: dataset, kind, epoch, test, gap, r, n.
     """

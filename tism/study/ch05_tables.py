@@ -93,7 +93,7 @@ def kinds(rows: pd.DataFrame) -> pd.Series:
 def ablation_table(
     rows: pd.DataFrame, paper: Mapping[str, float], measure: str = "tism_all"
 ) -> pd.DataFrame:
-    """One row a kind of network, the highest mean first.
+    """One row per kind of network, the highest mean first.
 
     Columns: kind, variant, value (mean of `measure`), low and high (t interval over n networks), n,
     paper.
@@ -143,7 +143,7 @@ def three_readings(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(models: pd.DataFrame) -> pd.DataFrame:
-    """Networks trained on a share of the training regions: one row a network and reading.
+    """Networks trained on a share of the training regions: one row per network and reading.
 
     Columns: fraction, seed, reading (of `READINGS`; the mean of the fixed epochs), tism_all; test
     and learned, the performance (mean r across tasks) on test regions and on those trained on.
@@ -205,7 +205,7 @@ def example_logos(table: pd.DataFrame, column: str) -> Tensor:
 
 
 def conventions_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a kind: means over its networks of r in each convention and of the effect sizes."""
+    """One row per kind: means over its networks of r in each convention and of the effect sizes."""
     columns = {
         "tism_all": "all entries",
         "tism_substitutions": "substitutions",

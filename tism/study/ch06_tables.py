@@ -42,7 +42,7 @@ def timed(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
 
 
 def times_table(rows: pd.DataFrame, setting: str = "best") -> pd.DataFrame:
-    """One row a job, one column a method: seconds with quartiles, "~" before an extrapolation."""
+    """One row per job, one column per method: seconds with quartiles; "~" marks extrapolations."""
     rows = timed(rows, setting)
     text = [
         f"{'~ ' * (row.share < 0.999)}{three_digits(row.seconds)} "
@@ -136,7 +136,7 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
     The measured unit is what plain ISM takes, at its best batch size, for one of its 3 * length + 1
     forward passes.
 
-    Returns one row a job and method: the job, method, counted, measured, low and high (quartiles).
+    Returns one row per job and method: the job, method, counted, measured, low, high (quartiles).
     """
     rows = timed(rows)
     rows = rows[(rows["network"] == "baseline") & rows["method"].isin(OURS)]
@@ -165,7 +165,7 @@ def overheads(table: pd.DataFrame) -> dict[str, float]:
 
 
 def memory(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Peak memory in MB beyond what was held before, a row a job, a column a method."""
+    """Peak memory in MB beyond what was held before, a row per job, a column per method."""
     rows = timed(rows)
     measured = set(rows["method"])
     rows = rows[rows["method"].isin(methods)].assign(megabytes=rows["bytes"] / 1e6)
@@ -198,8 +198,8 @@ def beside_authors(rows: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
     rows : of `ch06_measure.measure`, of the shallow and the deep network
     authors : `data/authors_timings.csv`, seconds by device and by length or number of sequences
 
-    Returns one row a network and length or number: speed-ups of Yuzu and of TISM of one task, ours
-    and those on each of the authors' devices, NaN where one was not measured.
+    Returns one row per network and length or number: speed-ups of Yuzu and of TISM of one task,
+    ours and those on each of the authors' devices, NaN where one was not measured.
     """
     place = ["network", "varies", "value"]
     parts = []
@@ -262,7 +262,7 @@ def growth_of_yuzu(rows: pd.DataFrame, network: str) -> float:
 
 
 def yuzu_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Yuzu's precomputation, time of a sequence and difference from ISM, a row a network."""
+    """Yuzu's precomputation, time of a sequence and difference from ISM, a row per network."""
     rows = timed(rows)
     rows = rows[rows["method"] == "Yuzu"].drop_duplicates(["network", "length"])
     rows = rows.assign(seconds=rows["seconds"] / rows["n_sequences"])

@@ -190,7 +190,7 @@ def verdicts(networks: Sequence[JudgedPositions]) -> pd.DataFrame:
 
 
 def location_table(found: pd.DataFrame) -> pd.DataFrame:
-    """The means of `verdicts`, one row a kind of network, truth, control and score.
+    """The means of `verdicts`, one row per kind of network, truth, control and score.
 
     Returns network (the kind), truth, control, score, auroc and precision, each with its 95 %
     interval <measure>_low and <measure>_high over networks and loci, chance, n_regions (of all
@@ -360,7 +360,7 @@ def most_discordant(scores: Scores, loci: np.ndarray, n: int) -> tuple[np.ndarra
 def describe_maps(
     maps: Tensor, scores: Scores, regions: np.ndarray, tasks: np.ndarray, data: Dataset
 ) -> pd.DataFrame:
-    """One row a region and task: how ISM and TISM disagree, and the strongest interaction.
+    """One row per region and task: how ISM and TISM disagree, and the strongest interaction.
 
     maps : (n, length, length) of these regions (numbers in `scores`) in their tasks
 

@@ -133,7 +133,7 @@ def _quality(network: JudgedNetwork, estimator: Estimator, m: int | None) -> pd.
 
 
 def estimator_table(profiles: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and measured cost of estimators, one row a kind of network, estimator and m.
+    """Accuracy and measured cost of estimators, one row per kind of network, estimator and m.
 
     profiles : of `estimator_profiles`, of any networks
 
@@ -193,7 +193,7 @@ def depth_profiles(network: JudgedNetwork) -> pd.DataFrame:
 
 
 def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
-    """r with ISM by the depth of expansion, one row a kind of network and depth.
+    """r with ISM by the depth of expansion, one row per kind of network and depth.
 
     Columns: network (the kind), depth, layer, mean_r, low, high, n_profiles, n_networks.
 
@@ -211,7 +211,7 @@ def depth_table(profiles: pd.DataFrame) -> pd.DataFrame:
 
 
 def reliability_errors(network: JudgedNetwork, m: int) -> pd.DataFrame:
-    """One row a profile: what `reliability` finds with m exact substitutions, and the truth.
+    """One row per profile: what `reliability` finds with m exact substitutions, and the truth.
 
     Each task has its own substitutions, as `reliability` of one task draws them.
 
@@ -268,7 +268,7 @@ def fit_calibration(errors: pd.DataFrame) -> Calibration:
 
 
 def reliability_table(errors: dict[int, pd.DataFrame], calibration: Calibration) -> pd.DataFrame:
-    """How well `reliability` does, one row a kind of network and m, and one for all together.
+    """How well `reliability` does, one row per kind of network and m, and one for all together.
 
     errors : for each m, see `reliability_errors`
 

@@ -70,7 +70,7 @@ class JudgedNetwork:
         return float(np.median(seconds)) / size
 
     def table(self, **columns: Tensor) -> pd.DataFrame:
-        """One row a profile: kind, seed, locus and these values, (n, tasks) each."""
+        """One row per profile: kind, seed, locus and these values, (n, tasks) each."""
         labels = {"kind": self.kind, "seed": self.seed}
         labels["locus"] = np.repeat(self.loci, next(iter(columns.values())).shape[1])
         values = {name: v.flatten().double().numpy() for name, v in columns.items()}

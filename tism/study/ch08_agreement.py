@@ -247,7 +247,7 @@ def concordance_rows(
 
 
 def concordance_quantiles(correlated: dict[str, dict[tuple[str, str], np.ndarray]]) -> pd.DataFrame:
-    """101 quantiles of r(ISM, TISM) over all entries: share (of the profiles), a column a model."""
+    """101 quantiles of r(ISM, TISM) over all entries: share of the profiles, a column per model."""
     share = np.linspace(0, 1, 101)
     columns = {m: np.nanquantile(r["TISM", "all entries"], share) for m, r in correlated.items()}
     return pd.DataFrame({"share": share, **columns})

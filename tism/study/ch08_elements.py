@@ -202,7 +202,7 @@ def summarise_loci(
 
 
 def locus_table(loci: Sequence[Locus]) -> pd.DataFrame:
-    """One row an element: where it is, what was measured and how well the measurement repeats."""
+    """One row per element: where it is, what was measured and how well the measurement repeats."""
     return pd.DataFrame(
         {
             "element": locus.name,

@@ -48,7 +48,7 @@ def long_errors(external: ExternalModel, loci: Sequence[Locus]) -> pd.DataFrame:
 def reliability_errors(
     external: ExternalModel, groups: Sequence[PaddedSequences], truth: np.ndarray
 ) -> pd.DataFrame:
-    """One row a profile: what `reliability` finds with 60 exact substitutions, and the truth.
+    """One row per profile: what `reliability` finds with 60 exact substitutions, and the truth.
 
     groups : of `real_sequences`; truth : (n, tasks) r(ISM, TISM) of all of them, in their order
 

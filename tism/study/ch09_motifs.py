@@ -181,12 +181,12 @@ def match_motifs(found: Sequence[FoundMotif], known: pd.DataFrame) -> pd.DataFra
 
     known : as `known_motifs` gives it; other species' motifs serve as a check against chance
 
-    Returns one row a found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value, same,
-    found, offset and frequencies. The p-value is that of the best match times the number of known
-    motifs (Bonferroni), at most 1; same is the share of the known motif's columns with at least one
-    bit in which both have the same most frequent base; a motif is found where p is below 0.05 and
-    same at least 0.8, so that a stretch of A is no forkhead motif. frequencies is the trimmed
-    matrix on the strand of the known motif, in which it begins at column `offset`.
+    Returns one row per found motif: sign, n_seqlets, width, dataset, matrix_id, name, p_value,
+    same, found, offset and frequencies. The p-value is that of the best match times the number of
+    known motifs (Bonferroni), at most 1; same is the share of the known motif's columns with at
+    least one bit in which both have the same most frequent base; found is True where p is below
+    0.05 and same at least 0.8, so that a stretch of A is no forkhead motif. frequencies is the
+    trimmed matrix on the strand of the known motif, in which it begins at column `offset`.
     """
     if not found:
         return pd.DataFrame(columns=MATCH_COLUMNS).astype({"found": bool, "n_seqlets": int})
@@ -251,7 +251,7 @@ def expected_motifs(dataset: Dataset, tasks: Sequence[int]) -> pd.DataFrame:
 
 
 def recovery_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
-    """One row an expected motif of a network: by method, the sites of the patterns that are it."""
+    """One row per expected motif of a network: by method, the sites of the patterns that are it."""
     tables = []
     for network in networks:
         table = network.expected[["dataset", "matrix_id", "name"]].reset_index(drop=True)
@@ -263,7 +263,7 @@ def recovery_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
 
 
 def sharing_table(networks: Sequence[NetworkMotifs]) -> pd.DataFrame:
-    """One row a network: tasks, boxes and the confirmed ones, patterns, motifs expected and found.
+    """One row per network: tasks, boxes, confirmed boxes, patterns, motifs expected and found.
 
     foreign : found motifs of the other organism, which arise by chance or from related factors
     """

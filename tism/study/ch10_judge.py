@@ -53,7 +53,7 @@ class Sample:
 
 
 def intervals(test: str, sample: Sample) -> tuple[Estimate, Estimate]:
-    """Two intervals: the claim holds if its range has all of the first, not if none of the second.
+    """Two intervals: a claim holds if its range has the first, fails if the second lies outside.
 
     test : of data/claims.csv; book/design.md has the table
     """

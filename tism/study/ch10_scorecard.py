@@ -6,9 +6,9 @@ of that profile. What these do not have is read from tables that other chapters 
 evidence/by_network.csv (columns claim_id, dataset, kind, run, value: one number of a network for a
 claim); run times from runtime.csv, published networks from external/concordance.csv.
 
-The rules leave some points open. They are read so: "all kinds" are all kinds that the design
-trains, those that are none of the paper's among them; at equal gap, every reading of a network
-counts; the law is about networks that were trained on all regions.
+The rules leave some points open, which are settled here: "all kinds" are all kinds that the design
+trains, also those that the paper does not have; at equal gap, every reading of a network counts;
+the law is about networks that were trained on all regions.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ Measure = Callable[[Networks, str], Sample | None]  # of the networks and the re
 
 
 def _read(rows: pd.DataFrame, measure: str, reading: str) -> tuple[pd.DataFrame, pd.Series]:
-    """The rows that a reading takes, and the measure of each; none without fixed epochs."""
+    """The rows that a reading uses, and the measure in each; none if it needs missing snapshots."""
     if reading == "gap" and (rows["at"] != -1).any():
         known = rows[rows.groupby("run")["scored"].transform("all") & rows[measure].notna()]
         if known.empty:
@@ -313,7 +313,7 @@ for _variant in ("adamw", "mse_loss", "no_shift", "cnn0"):
 for _variant in ("relu", "max_pooling", "no_batch_norm"):
     MEASURES[f"fig3d_{_variant}_as_good"] = _kind(_variant, "test_region_r")
 
-RepeatedRatio = Callable[[pd.DataFrame], np.ndarray]  # of runtime.csv, one number a repeat
+RepeatedRatio = Callable[[pd.DataFrame], np.ndarray]  # of runtime.csv, one number per repeat
 
 
 class NotTimed(Exception):
@@ -426,7 +426,7 @@ def _paper_value(text: Any, numbers: dict[str, float]) -> float:
 
 
 def scorecard(profile: Profile, planned: Profile) -> pd.DataFrame:
-    """One row a claim and data set that has networks for it.
+    """One row per claim and data set that has networks for it.
 
     profile : of the chapters whose tables are read
     planned : of the networks that are judged (`tism.study.records.Chapter.networks`)

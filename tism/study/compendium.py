@@ -54,7 +54,7 @@ from tism.study.records import (
     note_provenance,
 )
 
-RECORDED_VARIANTS = ("baseline", "relu_max")  # every seed; of others the first
+RECORDED_VARIANTS = ("baseline", "relu_max")  # all seeds are recorded, of others only the first
 
 
 def record_key(maker: str, profile: Profile, *, tables: str | None = "fresh") -> str:
@@ -209,8 +209,9 @@ def _record_tables(maker: str, profile: str) -> None:
 def record_networks(profile: str) -> None:
     """Copy trained networks into `data/models`.
 
-    These are the baseline of every data set or, of a profile that fixes the machine, what is
-    trained by now of the `RECORDED_VARIANTS` and of the first seed of the other variants.
+    If the profile fixes the machine, these are all seeds of the `RECORDED_VARIANTS` and the first
+    seed of every other variant, as far as they are trained. Otherwise they are the baselines of all
+    data sets, which are trained now if need be.
     """
     settings = load_profile(profile)
     networks = [Experiment(settings, dataset) for dataset in settings.datasets]

@@ -7,7 +7,7 @@ the worst to the best are kept; the tasks likewise (mean of the regions). Two ta
 explorer_regions.csv
     dataset, region, chrom, start, end, sequence; mean_r, rank (1 is the worst) and n_ranked, by
     which the region was chosen
-explorer.csv, one row a map
+explorer.csv, one row per map
     dataset, region, task, method; predicted and label, standardised as the network was trained;
     r_ism, Pearson with ISM over the substitutions before rounding; largest, the greatest absolute
     change of the model's output; effects, the change by each substitution in thousandths of the
@@ -76,8 +76,8 @@ class PlantedTruth(nn.Module):
 def chosen(scores: Scores, n_regions: int, n_tasks: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Numbers of the regions and tasks that are kept, and the mean r of every scored region.
 
-    Both at even steps of the ranks of their mean r of ISM and TISM, the lowest first, without any r
-    last.
+    Regions and tasks are ranked by their mean r of ISM and TISM, the lowest first and those without
+    any r last, and kept at even steps of the ranks.
     """
     r = substitution_correlation(scores.ism, scores.tism, scores.one_hot)
     by_region, by_task = r.nanmean(1), r.nanmean(0)

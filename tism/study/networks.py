@@ -120,13 +120,13 @@ class Series:
     experiment : one of `EXPERIMENTS`
     seeds : how many, from 0
     fractions : shares of the training regions
-    epochs : score the weights after these epochs of one training that is as long as the last and
-        neither stops early nor is fine-tuned, not the best weights; 0 is before the training
-    best : score the best weights as well; the training then stops early, though not before the last
-        of `epochs`, and is fine-tuned
+    epochs : score the weights after these epochs; 0 is before the training. Unless `best` is set,
+        the training ends with the last of them: it neither stops early nor is fine-tuned
+    best : score the best weights too, which without `epochs` are scored anyway; the training then
+        is fine-tuned and may stop early, but not before the last of `epochs`
     warmup_epochs : another length of the warm-up, which ends at the same learning rate
-    changes : settings of `TrainingConfig`, over those of the profile and the variant
-    control : names what the last two change, for a series that is to stand apart
+    changes : settings of `TrainingConfig` that override those of the profile and the variant
+    control : name of what `warmup_epochs` or `changes` change; it becomes part of the runs' names
     """
 
     experiment: str
@@ -226,7 +226,7 @@ class Run:
         )
 
     def networks(self, *, progress: bool = False) -> Iterator[tuple[str, int, nn.Module]]:
-        """Everything that is scored: reading, epoch and weights, trained first where they are not.
+        """Reading, epoch and network of all that is scored; trains the network if need be.
 
         The reading is "epoch" for a snapshot and "best" for the best weights.
         """

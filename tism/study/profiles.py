@@ -75,7 +75,7 @@ class Profile:
 
 
 def machine_identity(profile: Profile) -> dict[str, Any]:
-    """What the machine adds to an identity: nothing where the profile does not fix it."""
+    """The part of an identity that fixes the machine; empty where the profile does not."""
     return {"machine": profile.machine} if profile.machine else {}
 
 

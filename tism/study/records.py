@@ -39,8 +39,8 @@ SCORING_CHAPTER = "04_ism_vs_tism"  # writes the scores of the baselines into th
 ROBUSTNESS_CHAPTER = "05_robustness"
 ROBUSTNESS, EXPLORER = "robustness", "explorer"
 EXAMPLES = "example_maps.csv"
-BY_NETWORK = "evidence/by_network.csv"  # what chapters measure of networks one by one
-READS = {  # tables that a chapter reads and other chapters write; it is about many networks
+BY_NETWORK = "evidence/by_network.csv"  # numbers of single networks that chapters measure
+READS = {  # chapters about many networks, and the tables that they read and others write
     ROBUSTNESS_CHAPTER: (MODELS, INITIALISATIONS, EXAMPLES),
     "10_scorecard": (
         MODELS, INITIALISATIONS, "figure_1_networks.csv", "runtime.csv",
@@ -154,7 +154,7 @@ def networks_of(name: str, profile: Profile) -> Profile:
 
 
 def _runs_and_tables(name: str, profile: Profile, tables: str | None) -> dict[str, Any]:
-    """Of a chapter about many networks: which are planned, and the tables that it reads."""
+    """The runs that are planned and the tables that are read by a chapter about many networks."""
     if name not in READS:
         return {}
     about = {p.name: p for p in (profile, networks_of(name, profile))}

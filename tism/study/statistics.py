@@ -120,9 +120,9 @@ def equivalence(reference: Sequence[float], groups: Groups, margin: float = np.i
 def below_all_others(groups: Groups, name: str) -> Estimate:
     """How far the mean of a group of networks lies below that of every other group.
 
-    The difference from the group that is nearest in standard errors, with its 90 % interval. It
-    lies above zero exactly where all of the one-sided tests reject at 5 %: the claim is that all
-    differences exist, so that nothing is to be corrected (Berger 1982,
+    This is the difference from the group that is nearest in standard errors, with its 90 %
+    interval. The interval lies above zero exactly where all one-sided tests reject at 5 %. Since
+    the claim is that all differences exist, it needs no correction for their number (Berger 1982,
     https://doi.org/10.1080/00401706.1982.10487790). The variance is pooled over all groups.
     """
     variance, freedom = _pooled([*groups.values()])
@@ -161,12 +161,14 @@ def mean_correlation(correlations: Any, confidence: float = _CONFIDENCE) -> Esti
 def at_equal(
     table: pd.DataFrame, measure: str, covariate: str, *, kind: str, network: str
 ) -> pd.Series:
-    """A measure of each network, moved along one line to the mean of a covariate.
+    """A measure of each network, adjusted by linear regression to the mean of a covariate.
 
-    table : one row a reading; `kind` and `network` are the names of columns. The slope is that
-        within networks of several readings, else within kinds, common to all.
+    table : one row per reading
+    kind, network : names of columns
 
-    Returns one value a network, the mean of its readings, with `kind` and `network` as its index.
+    One slope holds for all readings: that within networks, or within kinds where every network has
+    a single reading. Returns the mean adjusted reading of each network, indexed by kind and
+    network.
     """
     by = network if table[network].duplicated().any() else kind
     both = [measure, covariate]
@@ -412,15 +414,15 @@ PLANNED = {  # book/design.md
 
 
 def power_table(models: pd.DataFrame) -> pd.DataFrame:
-    """What differences of r the planned networks can see, from the variance of networks there are.
+    """The smallest differences of r that the planned networks can detect, by how they are read.
 
-    models : rows of models.csv. The variance between networks of one kind is that of the ablations
-        as they were trained; of the same at equal gap between training and test performance; and of
-        the snapshots after single epochs beyond the warm-up.
+    models : rows of models.csv. They give the variance between networks of one kind: of the
+        ablations as they were trained, of the same at equal gap between training and test
+        performance, and of the snapshots after single epochs beyond the warm-up.
 
     Columns: dataset, reading, n (networks of a kind), sd (between networks of one kind), networks
-    (that it is from), difference (from the baseline, that Dunnett's test finds 80 times in 100),
-    margin (of equivalence, that is proved as often where nothing differs).
+    (from which sd is estimated), difference (from the baseline that Dunnett's test finds with a
+    power of 80 %), margin (of equivalence, shown with the same power if there is no difference).
     """
     rows = []
     for dataset, part in models.groupby("dataset", sort=False):

@@ -25,7 +25,7 @@ class Dataset:
     sequences : (n, length + 2 * flank) uint8; 0 1 2 3 = A C G T, 4 = N
     targets : (n, n_tasks) float32 in the unit of the assay (log2(x + 2))
     tasks : n_tasks names
-    regions : one row a region: name, chrom, start, end (0-based, half-open, without flanks),
+    regions : one row per region: name, chrom, start, end (0-based, half-open, without flanks),
         locus (int; regions that overlap share one) and split (one of `SPLITS`)
     flank : bases on either side of a region, into which a random shift may move
     center, scale : (n_tasks,) float32; a model is trained on (targets - center) / scale

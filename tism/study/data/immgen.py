@@ -73,7 +73,7 @@ def load_immgen(
 
 
 def read_peaks(path: str | Path) -> pd.DataFrame:
-    """One row a peak, in file order: name, chrom, start, end (0-based, half-open) and line.
+    """One row per peak, in file order: name, chrom, start, end (0-based, half-open) and line.
 
     path : name, chromosome, 1-based start and inclusive stop, separated by blanks; the first line
         may be a header
@@ -106,7 +106,7 @@ def _peak(path: str | Path, number: int, fields: list[str]) -> tuple[str, str, i
 def read_heights(path: str | Path, unit: str) -> pd.DataFrame:
     """(n, n_tasks) heights in log2(x + 2), peak names as the index.
 
-    path : header, then a peak's name and one number a cell type, separated by commas
+    path : header, then a peak's name and one number per cell type, separated by commas
     unit : "log2" if the file holds log2(x + 2), as the published one does (the authors' training
         script takes it as log-scaled, and the AI-TAC sample is in that unit); "counts" for x
     """
@@ -128,7 +128,7 @@ def read_heights(path: str | Path, unit: str) -> pd.DataFrame:
 
 
 def read_targets(path: str | Path) -> pd.DataFrame:
-    """Return a table of finite targets, read from lines of a region's name and one number a task.
+    """Return a table of finite targets, read from lines of a region's name and one number per task.
 
     path : separated by commas, with a header line; plain or gzipped. A last line that is an end
         mark of DOS is ignored

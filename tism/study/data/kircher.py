@@ -97,7 +97,7 @@ def rebuild_sequence(variants: pd.DataFrame, start: int, end: int) -> str:
 
 
 def read_tasks() -> pd.DataFrame:
-    """`data/kircher_tasks.csv`: one row an experiment."""
+    """`data/kircher_tasks.csv`: one row per experiment."""
     return pd.read_csv(data_root() / "kircher_tasks.csv")
 
 

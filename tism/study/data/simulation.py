@@ -94,9 +94,9 @@ _MEGABASES = {
 class Truth:
     """What determines the targets: the effects of motifs, and the sites and pairs of every region.
 
-    sites : one row a site: region, motif (name), start, end (0-based, half-open, in the window),
+    sites : one row per site: region, motif (name), start, end (0-based, half-open, in the window),
         strand, score (bits), affinity (0 to 1), planted (False: arisen by chance)
-    pairs : one row an interacting pair: region, first, second (rows of `sites`), kind
+    pairs : one row per interacting pair: region, first, second (rows of `sites`), kind
         ("cooperative" or "competing"), spacing (bases between them, negative if they overlap),
         masked (the row of `sites` that a competitor masks; -1 if cooperative)
     decoys : planted sites that are too weak to count or were overwritten, as in `sites`

@@ -138,7 +138,7 @@ def plot_sites(
 ) -> Figure:
     """The truth of one simulated region: its sites and pairs, and the effect of each site.
 
-    sites : motif, start, end, strand, planted; one row a site
+    sites : motif, start, end, strand, planted; one row per site
     pairs : first, second (row numbers in `sites`), kind
     effects : (sites, tasks), log2 units that the site adds to the target
     """

@@ -160,7 +160,7 @@ def plot_speed_ups(table: pd.DataFrame) -> Axes:
 def plot_accuracy_cost(
     table: pd.DataFrame, measure: str = "mean_r", *, title: str, ax: Axes
 ) -> Axes:
-    """A measure of agreement with ISM against measured cost, a line an estimator.
+    """A measure of agreement with ISM against measured cost, a line per estimator.
 
     table : columns estimator, m, cost (forward passes a sequence) and `measure`; for mean_r also
         low and high, its 95 % interval
