@@ -47,9 +47,9 @@ MAPS, VARIANTS = "maps", "variants"
 PREDICTIONS, SPREAD = "predictions", "spread"
 EFFECTS = ("difference", "log2fc")
 _SHARE_EXACT = 0.2  # of the substitutions; on windows about a fifteenth of the cost of plain ISM
-_VARIANTS = 1024  # whose windows are scored at once
-_GRADIENTS = 256  # maps in a chunk, if they take no more than a gradient for each
-_BASES = 2**15  # in a batch on a CPU, for one pass a sequence
+_VARIANTS_AT_ONCE = 1024  # gradients of more would fill the memory
+_MAPS_IN_CHUNK = 256  # at most, if a map takes one gradient for each task
+_BASES_IN_BATCH = 2**15  # on a CPU, if a sequence takes one pass
 _PROBES = 8  # sequences whose predictions tell models apart
 _TOLERANCE = 1e-4  # of the largest prediction: devices and library versions round differently
 
@@ -282,7 +282,7 @@ class _Asked:
             shape = (*shape, 4, int(np.diff(identity["positions"])[0]))
             layout |= {"further": {}, "row_shape": shape}
             if self.by_gradient:
-                layout["most_maps"] = _GRADIENTS
+                layout["most_maps"] = _MAPS_IN_CHUNK
         if len(self.models) > 1:
             layout["further"][SPREAD] = shape
         return identity, layout
@@ -334,7 +334,7 @@ class _Asked:
         if size is not None:
             return size
         if single and device.type == "cpu":
-            size = max(1, _BASES // length)
+            size = max(1, _BASES_IN_BATCH // length)
         if isinstance(model, Averaged) and self.method != "ism":
             size = size or running.choose_batch_size(None, length, device)
             size = max(1, size // model.n_views)
@@ -345,8 +345,8 @@ class _Asked:
         model: nn.Module, rows: slice,
     ) -> dict[str, Tensor]:  # fmt: skip
         parts, effects = [], METHODS[self.method].effects
-        for start in range(rows.start, rows.stop, _VARIANTS):  # gradients of more fill the memory
-            part = slice(start, min(start + _VARIANTS, rows.stop))
+        for start in range(rows.start, rows.stop, _VARIANTS_AT_ONCE):
+            part = slice(start, min(start + _VARIANTS_AT_ONCE, rows.stop))
             pair = references[part], alternates[part]
             parts.append(effects(model, *pair, tasks, args=self._args(part), **options))
         found = (torch.cat(each) for each in zip(*parts, strict=True))

@@ -63,8 +63,8 @@ _CHUNK_BASES = 2**25  # of their sequences; those of long windows take long to s
 _BLOCK, _BLOCK_BASES = 2**14, 2**22  # sequences and bases read at once, at most
 _BLOCKS = 4  # in one chunk of the sequences
 _FIXED_BYTES = 2**28  # of text of a fixed width in a column
-_FAST, _SMALL = -1, 1  # compression of scores, which hardly shrink, and of all else
-_WRITTEN = {"array.write_empty_chunks": True}  # so that a chunk that is not there is missing
+_LEVEL, _LEVEL_OF_SCORES = 1, -1  # of compression; scores hardly shrink
+_WRITE_EMPTY = {"array.write_empty_chunks": True}  # else a chunk of NaN would seem to be missing
 
 
 # Rows as numpy takes them: a slice, an int, a list or array of ints, or a mask of one bool a row.
@@ -421,7 +421,7 @@ def open_store(path: str | Path) -> ScoreStore:
         raise StoreError(_damaged(path, "a zarr.json in it was changed or is not there"))
     names = (*notes["arrays"], *notes["sequences"], *columns)
     try:
-        with _zarr().config.set(_WRITTEN):
+        with _zarr().config.set(_WRITE_EMPTY):
             arrays = {name: _zarr().open_array(path / name, mode="r+") for name in names}
     except Exception as error:
         raise StoreError(_damaged(path, error)) from error
@@ -542,11 +542,12 @@ def _create(
         try:
             draft.mkdir()
             group = _zarr().create_group(draft, overwrite=True)
-            written = [_written(group, name, sequences) for name, sequences in windows.items()]
-            checksum = _checksum(len(windows[SEQUENCES]), written, columns)
+            blocks = [_written_blocks(group, name, each) for name, each in windows.items()]
+            checksum = _checksum(len(windows[SEQUENCES]), blocks, columns)
             for name, shape in shapes.items():
                 whole, kind = (len(windows[SEQUENCES]), *shape), str(dtype).removeprefix("torch.")
-                _new_array(group, name, whole, (chunk_size, *shape), kind, fill_value=float("nan"))
+                settings = {"level": _LEVEL_OF_SCORES, "fill_value": float("nan")}
+                _new_array(group, name, whole, (chunk_size, *shape), kind, **settings)
             for name, values in columns.items():
                 kind = values.dtype if values.dtype.kind in "iufU" else "str"
                 with warnings.catch_warnings():  # that readers other than zarr and xarray may vary
@@ -563,15 +564,14 @@ def _create(
 
 
 def _new_array(
-    group: zarr.Group, name: str, shape: tuple, chunks: tuple, dtype: Any, **settings: Any
-) -> zarr.Array:
+    group: zarr.Group, name: str, shape: tuple, chunks: tuple, dtype: Any,
+    level: int = _LEVEL, **settings: Any,
+) -> zarr.Array:  # fmt: skip
     dimensions = _WINDOW if name in (SEQUENCES, ALTERNATES) else _DIMENSIONS[: len(shape)]
-    with _zarr().config.set(_WRITTEN):
+    codec = _zarr().codecs.ZstdCodec(level=level, checksum=True)  # the checksum notices damage
+    with _zarr().config.set(_WRITE_EMPTY):
         return group.create_array(
-            name, shape=shape, chunks=chunks, dtype=dtype,
-            compressors=_zarr().codecs.ZstdCodec(  # its checksum notices damage
-                level=_FAST if settings else _SMALL, checksum=True
-            ),
+            name, shape=shape, chunks=chunks, dtype=dtype, compressors=codec,
             dimension_names=dimensions if len(dimensions) == len(shape) else None, **settings,
         )  # fmt: skip
 
@@ -618,13 +618,13 @@ def _holds(
     return True
 
 
-def _written(group: zarr.Group, name: str, sequences: Sequences) -> Iterator[np.ndarray]:
+def _written_blocks(group: zarr.Group, name: str, sequences: Sequences) -> Iterator[np.ndarray]:
     """Yield the base indices of sequences block by block, and write them into an array on the way.
 
     Each chunk is written once, when it is whole.
     """
     array, waiting, stop, n = None, [], 0, len(sequences)
-    for indices in _indices(sequences):
+    for indices in _blocks(sequences):
         if array is None:
             chunks = min(_BLOCKS * len(indices), n), indices.shape[1]
             array = _new_array(group, name, (n, chunks[1]), chunks, "uint8")
@@ -668,7 +668,7 @@ def _block_size(sequences: Any) -> int:
     return max(1, min(_BLOCK, _BLOCK_BASES // sequences[:1].shape[-1]))
 
 
-def _indices(sequences: Any) -> Iterator[np.ndarray]:
+def _blocks(sequences: Any) -> Iterator[np.ndarray]:
     """Yield the base indices block by block."""
     n, size = len(sequences), _block_size(sequences)
     for start in range(0, n, size):
@@ -682,7 +682,7 @@ def sequences_checksum(
 ) -> str:
     """Return the sha256 of the bases of all sequences, read in blocks, and of their columns."""
     windows = [each for each in (sequences, alternates) if each is not None]
-    return _checksum(len(sequences), map(_indices, windows), columns or {})
+    return _checksum(len(sequences), map(_blocks, windows), columns or {})
 
 
 def _checksum(n: int, windows: Iterable[Iterator[np.ndarray]], columns: Mapping[str, Any]) -> str:
