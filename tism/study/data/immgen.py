@@ -87,7 +87,7 @@ def read_peaks(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise InputFileError(path, None, "holds no peak", "give a line for each peak")
     table = pd.DataFrame(rows, columns=["name", "chrom", "start", "end", "line"])
-    check_unique(path, table["line"].to_numpy(), table, "name")
+    _check_unique(path, table["line"].to_numpy(), table["name"])
     return table
 
 
@@ -138,7 +138,7 @@ def read_targets(path: str | Path) -> pd.DataFrame:
     Raises InputFileError at a line with another number of columns, a repeated or missing name or a
     value that is not a finite number, for repeated tasks and for a table without rows.
     """
-    check_rows(path)
+    _check_rows(path)
     tasks = _target_header(path)
     remedy = f"give a name and {len(tasks)} values, as in the header"
     with open_text(path) as file:
@@ -156,14 +156,14 @@ def read_targets(path: str | Path) -> pd.DataFrame:
     if frame.iloc[-1, 0] == END_MARK:
         frame = frame.iloc[:-1]
     numbers = np.arange(len(frame)) + 2
-    names, values = frame.iloc[:, :1].set_axis(["name"], axis=1), frame.iloc[:, 1:]
-    missing = np.flatnonzero(names["name"].isna().to_numpy())
+    names, values = frame.iloc[:, 0].rename("name"), frame.iloc[:, 1:]
+    missing = np.flatnonzero(names.isna())
     if missing.size:
         remedy = "name the region or delete the line"
         raise InputFileError(path, numbers[missing[0]], "no name", remedy)
-    check_unique(path, numbers, names, "name")
+    _check_unique(path, numbers, names)
     values = _finite_values(path, numbers, values.set_axis(tasks, axis=1))
-    return values.set_axis(names["name"].astype(str), axis=0)
+    return values.set_axis(names.astype(str), axis=0)
 
 
 def _target_header(path: str | Path) -> list[str]:
@@ -180,7 +180,7 @@ def _target_header(path: str | Path) -> list[str]:
     return tasks
 
 
-def check_rows(path: str | Path) -> None:
+def _check_rows(path: str | Path) -> None:
     """Raise InputFileError at a line that pandas would not read as one row of the table."""
     for number, line in numbered_lines(path):
         decoded(path, number, line)
@@ -202,14 +202,14 @@ def _finite_values(path: str | Path, numbers: np.ndarray, targets: pd.DataFrame)
     return values
 
 
-def check_unique(path: str | Path, numbers: np.ndarray, frame: pd.DataFrame, column: str) -> None:
-    """Raise InputFileError where a value of a column occurs twice.
+def _check_unique(path: str | Path, numbers: np.ndarray, names: pd.Series) -> None:
+    """Raise InputFileError where a name occurs twice.
 
-    numbers : the line of the file that each row of the frame comes from
+    numbers : the line of the file that each name comes from
     """
-    twice = np.flatnonzero(frame[column].duplicated().to_numpy())
+    twice = np.flatnonzero(names.duplicated())
     if twice.size:
-        problem = f"{column} {frame[column].iloc[twice[0]]!r} occurs twice"
+        problem = f"name {names.iloc[twice[0]]!r} occurs twice"
         raise InputFileError(path, numbers[twice[0]], problem, "keep one of the lines")
 
 
