@@ -69,6 +69,12 @@ class Record:
         counted = self.table("runtime_costs").set_index("method")["counted"]
         return int(counted["TISM, all tasks"].iloc[0]) - 1
 
+    @property
+    def concordance(self) -> pd.DataFrame:
+        """Mean r of TISM with ISM in the paper's convention, one row per network of another lab."""
+        table = self.table("external/concordance")
+        return table.query("method == 'TISM' and convention == 'all entries'")
+
     def measured_effects(self, statistic: str = "pearson") -> pd.DataFrame:
         """Correlations with the measured effects over all elements, by network and method."""
         table = self.table("external/mpra_summary")
@@ -225,8 +231,6 @@ def trust(record: Record) -> dict[str, str]:
 
 def elsewhere(record: Record) -> dict[str, str]:
     """The networks of other labs, by chapter 8."""
-    table = record.table("external/concordance")
-    rows = table.query("method == 'TISM' and convention == 'all entries'")
     measured = record.measured_effects()
     ranked = record.measured_effects("spearman")
     seen = ["all", "xpresso, 4,000 bp"]  # the method was corrected by the second
@@ -243,7 +247,7 @@ def elsewhere(record: Record) -> dict[str, str]:
             for model in ("calderon", "deepstarr")
             for method in ("ISM", "TISM")
         },
-        "elsewhere_r": span(rows["mean_r"]),
+        "elsewhere_r": span(record.concordance["mean_r"]),
         "elsewhere_coverage": span(told["coverage90"], "{:.0%}"),
         "elsewhere_wrong": f"{told['wrong'].max():.0%}",
         "elsewhere_unclear": span(told["unclear"], "{:.0%}"),
@@ -331,8 +335,7 @@ def time_table(record: Record) -> str:
 def elsewhere_table(record: Record) -> str:
     """Networks of other labs: estimates against ISM, and ISM and TISM against the measurement."""
     measured = record.measured_effects()
-    concordance = record.table("external/concordance")
-    concordance = concordance.query("method == 'TISM' and convention == 'all entries'")
+    concordance = record.concordance
     concordance = concordance[concordance["model"].isin(measured.index.unique("model"))]
     with_ism = record.with_ism()
     rows = [

@@ -94,9 +94,7 @@ def plot_density(
     label : what a point is, such as "regions"
     limits : of both axes with a diagonal; by default those of the points
     """
-    x, y = as_array(x).ravel(), as_array(y).ravel()
-    exists = np.isfinite(x) & np.isfinite(y)
-    x, y = x[exists], y[exists]
+    x, y = _finite_points(x, y)
     ax = ax or new_axes(height=4.8)
     if diagonal:
         low, high = limits or _padded(np.concatenate([x, y]))
@@ -121,26 +119,31 @@ def plot_densities(
     diagonal : draw the line of equality, with one pair of limits for all axes
     """
     axes = panels(len(pairs), height=2.9, columns=3)
-    pooled = [
-        as_array(p[k]).ravel() for p in pairs.values() for k in ((0, 1) if diagonal else (1,))
-    ]
-    y_limits = _padded(np.concatenate([values[np.isfinite(values)] for values in pooled]))
+    on_y = [values for x, y, _ in pairs.values() for values in ((x, y) if diagonal else (y,))]
+    pooled = np.concatenate([as_array(values).ravel() for values in on_y])
+    y_limits = _padded(pooled[np.isfinite(pooled)])
     drawn = []
     for ax, (title, (x, y, xlabel)) in zip(axes, pairs.items(), strict=True):
-        x, y = as_array(x).ravel(), as_array(y).ravel()
-        exists = np.isfinite(x) & np.isfinite(y)
-        x_limits = y_limits if diagonal else _padded(x[exists])
-        drawn.append(_draw_cells(ax, x[exists], y[exists], (*x_limits, *y_limits)))
+        x, y = _finite_points(x, y)
+        x_limits = y_limits if diagonal else _padded(x)
+        drawn.append(_draw_cells(ax, x, y, (*x_limits, *y_limits)))
         if diagonal:
             ax.plot(y_limits, y_limits, color="black", linewidth=1, linestyle="--", zorder=3)
         ax.set(xlabel=xlabel, xlim=x_limits, ylim=y_limits)
-        ax.set_title(f"{title}\nn = {exists.sum():,}", fontsize=10, fontweight="normal")
+        ax.set_title(f"{title}\nn = {len(x):,}", fontsize=10, fontweight="normal")
     axes[0].set_ylabel(ylabel)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
     if cells := [collection for collection in drawn if collection is not None]:
         _count_cells(axes[0].figure, cells, "regions", ax=axes, location="bottom", aspect=40)
     return axes
+
+
+def _finite_points(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both coordinates, one-dimensional, of the points that have both."""
+    x, y = as_array(x).ravel(), as_array(y).ravel()
+    exists = np.isfinite(x) & np.isfinite(y)
+    return x[exists], y[exists]
 
 
 def _draw_cells(ax: Axes, x: np.ndarray, y: np.ndarray, extent: tuple) -> PolyCollection | None:
