@@ -290,8 +290,10 @@ def motif_logos(networks: Sequence[NetworkMotifs]) -> dict[str, np.ndarray]:
     largest pattern that is the motif, by method, with the sites of all; zeros where there is none.
     """
     logos: dict[str, np.ndarray] = {}
-    first = {network.dataset: network for network in reversed(networks)}
-    for network in reversed(first.values()):
+    first: dict[str, NetworkMotifs] = {}
+    for network in networks:
+        first.setdefault(network.dataset, network)
+    for network in first.values():
         table = recovery_table([network]).set_index("matrix_id")
         sites = table[[f"{method} sites" for method in METHODS]].sum(axis=1)
         matrices = network.expected.set_index("matrix_id")["frequencies"]
