@@ -184,6 +184,7 @@ FOLLOWED = {
     "largest by max": lambda x: x.max(dim=-1)[0] + x.relu().max(2, keepdim=True).values[..., 0],
     "largest by amax": lambda x: torch.amax(input=x, dim=(2,)) + x[:, 0].amax(1, keepdim=True),
     "repeat": lambda x: x.repeat(1, 3, 1) + torch.tile(input=x, dims=(1, 3, 1)),
+    "repeat along": lambda x: x.repeat(1, 1, 2).tanh() + torch.tile(x, dims=(2,)),
     "nearest": lambda x: F.interpolate(x, scale_factor=3),
     "upsample": lambda x: nn.Upsample(scale_factor=2, mode="nearest")(x),
     "linear": lambda x: F.interpolate(x, scale_factor=2, mode="linear"),

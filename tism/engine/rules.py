@@ -497,18 +497,15 @@ def padding(
         return by_column(call, (input, others, mode, value), {}, shift=before)
     if mode == "constant":
         return _shifted(call, input, before)
-
-    def padded(numbers: Tensor) -> Tensor:
-        return F.pad(numbers[None, None], (before, after), mode)
-
-    return _showing(call, input, _numbers(padded, input.length).astype(int))
+    numbers = _numbers(lambda every: F.pad(every[None, None], (before, after), mode), input.length)
+    return _showing(call, input, numbers.astype(int))
 
 
-@rule("interpolate repeat_interleave")
+@rule("repeat tile repeat_interleave interpolate")
 def repeated(call: Call, input: Windowed, *args: Any, **kwargs: Any) -> Any:
     """Repeated features, or columns repeated along the sequence or put between them."""
     need(not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))))
-    need(call.shape[0] == len(input.reference.like))
+    need(len(call.shape) == input.ndim and call.shape[0] == len(input.reference.like))
     if call.name != "interpolate" and call.shape[input.axis] == input.length:
         return by_column(call, (input, *args), kwargs)
     shape = list(input.shape[1:])
@@ -771,13 +768,11 @@ def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Any:
     raise InFull
 
 
-@rule("expand broadcast_to repeat tile")
-def expansion(call: Call, input: Windowed, *sizes: Any, **named: Any) -> Any:
-    """Repeated features."""
+@rule("expand broadcast_to")
+def expansion(call: Call, input: Windowed, *_: Any, **__: Any) -> Any:
+    """Features that are repeated without being copied."""
     need(len(call.shape) == input.ndim and call.shape[0] == len(input.reference.like))
     need(call.shape[input.axis] == input.length)
-    if call.name in ("repeat", "tile"):
-        return by_column(call, (input, *sizes), named)
     features = call.shape[1 : input.axis] + call.shape[input.axis + 1 :]
     return call.moved(input, lambda data: data.expand(*data.shape[:2], *features))
 
