@@ -232,9 +232,12 @@ def effective_number(base: Tensor) -> Tensor:
 
 
 def sampling_factors(substituted: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Factor of the sampling error of m substitutions drawn among these, 1 at 60 of 753 and 0 at
-    all, and the share of its full weight that the estimate of ISM has: 1 up to 251 bp, less where
-    less of it is known. (n, 1) each.
+    """Factor of the sampling error, and share of its full weight that the estimate of ISM gets.
+
+    substituted : (n, 4, length) bool, the substitutions among which m are drawn
+
+    Returns (n, 1) each. The factor is 1 for 60 of 753 substitutions and 0 for all of them. The
+    share is 1 up to 251 bp and falls in longer sequences, of which m substitutions tell less.
     """
     total = substituted.sum((1, 2))[:, None].double()
     variance = (1 / m - 1 / total).clamp(min=0) / (1 / _DRAWN - 1 / _SUBSTITUTIONS)

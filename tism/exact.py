@@ -110,9 +110,10 @@ def in_blocks(
 ) -> Tensor:
     """Scores of all sequences, `size` at once, from the effects of their substitutions.
 
+    effects_of : function of a predictor, the sequences where it runs, their substitutions, a
+        function that is told of finished sequences, and True for the first block; it returns
+        (substitutions, tasks) effects
     smallest : blocks of so many sequences are not halved if memory runs out
-    effects_of : from a predictor, sequences where it runs, their substitutions, what is told of
-        finished sequences, and True for the first block, (substitutions, tasks)
     """
 
     def score(first: int, last: int) -> Tensor:
@@ -154,11 +155,12 @@ def check_windows(
     changed: Substitutions,
     effects: Tensor,
 ) -> None:
-    """Run the mutant of the largest effect alone, and that of the first that is not finite.
+    """Check on the whole model the largest effect, and the first that is not finite.
 
     output, effects : (n, tasks) of all tasks and (substitutions, chosen tasks)
 
-    Warns of an unstable model where an effect is another then, or else raises Untraceable.
+    Where the whole model gives another effect, it warns if the model is unstable; if it is stable,
+    windows are wrong, and it raises Untraceable.
     """
     largest = int(effects.abs().nan_to_num(0, 0).amax(1).argmax())
     strange = (~effects.isfinite().all(1)).nonzero()[:1].flatten().tolist()
@@ -244,7 +246,7 @@ def _in_other_company(
     predicted: Tensor,
     batch_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Predictions of one mutant of every batch, as they are and once more in other batches.
+    """Predictions of one mutant of every batch: as they were made, and made again in other batches.
 
     predicted : (substitutions, chosen tasks)
     """

@@ -131,8 +131,8 @@ def gradient_by_task(
 ) -> tuple[Tensor, Tensor]:
     """(rows, n_tasks, *inner) gradient of each task of a job, and (rows, tasks) predictions.
 
-    The gradient is on the CPU, at a nudge where the model is.
-    If cheap gradients fail or are not finite, torch computes the batch once more without them.
+    The gradient is on the CPU; that at a nudge stays where the model is. If cheap gradients fail or
+    are not finite, torch computes the batch once more without them.
 
     rows : (rows, 4, length), prepared; predict : of these
     nudge : a function mode with a `leaf`, (rows, *inner), at which the gradient is taken; without

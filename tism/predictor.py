@@ -24,7 +24,7 @@ OutputFn = Callable[[Any], Tensor]
 MANY_TASKS = 1000  # gradients of more are seldom what a call without tasks= means
 _MUCH_MEMORY = 2**30  # bytes of scores
 _LOW = (torch.bfloat16, torch.float16)
-_ROUNDED = 0.5  # of the largest score
+_ROUNDED = 0.5  # rounding by more than this share of the largest score is warned of
 _TOO_LARGE = (
     "tism: memory ran out in the smallest step there is, where no smaller batch_size helps: take "
     "fewer tasks, a narrower window (start, stop), shorter sequences or another device"
@@ -33,7 +33,7 @@ _ALONE = (
     "tism: raised when one sequence was predicted alone, to check that predictions do not depend "
     "on the other sequences of their batch"
 )
-_lent: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # to one thread at a time
+_lent: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # locks: one thread at a time
 _ABOUT_SHAPES = re.compile(r"(?i)shape|size|dimension|length|channels|index|out of (range|bounds)")
 
 

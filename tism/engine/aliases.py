@@ -134,11 +134,11 @@ class Memory:
 
     def _write(self, number: int, target: Tensor, item: Any = (), value: Any = None) -> None:
         """Note that a call has changed target[item]."""
-        place = storage(target)
-        if place is None or _is_part(target, item, value):
+        memory = storage(target)
+        if memory is None or _is_part(target, item, value):
             return
         part = target[item] if _is_view(item) else target
-        self.writes.setdefault(place, []).append((number, Places.of(part)))
+        self.writes.setdefault(memory, []).append((number, Places.of(part)))
         self._written.append(StorageWeakRef(target.untyped_storage()))
 
 

@@ -120,8 +120,8 @@ class Batch:
 
     def need_shared(self, leaf: Any, calls: Sequence[int]) -> None:
         """Raise Untraceable unless an argument shows what calls changed through other views."""
-        for place, changes in map(self.written.get, calls):
-            if isinstance(leaf, Windowed) or place is None or place != storage(leaf):
+        for memory, changes in map(self.written.get, calls):
+            if isinstance(leaf, Windowed) or memory is None or memory != storage(leaf):
                 raise Untraceable(
                     "it reads a tensor after a view of its memory was changed in place"
                 )
