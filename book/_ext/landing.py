@@ -39,9 +39,9 @@ class Example(NamedTuple):
 
 
 def example(record: Record) -> Example:
-    """Of the fifth of the explorer's maps whose r is nearest to the mean, that of largest effect.
+    """The map with the largest effect among the fifth of maps whose r is nearest to the mean.
 
-    The maps are those of the first data set.
+    The maps are the explorer's, of its first data set.
     """
     table = record.table("explorer")
     table = table[table["dataset"] == table["dataset"].iloc[0]]
@@ -62,14 +62,13 @@ def example(record: Record) -> Example:
 
 
 def prices(record: Record) -> pd.DataFrame:
-    """Passes a sequence and mean r with ISM of one task on yeast, by score; the dearest last."""
+    """Passes per sequence and mean r with ISM, for one task on yeast; the cheapest score first."""
     table = record.one_task.query("network == 'yeast, baseline'")
     kept = table["estimator"].isin(["TISM", "ISM"])
     kept |= (table["estimator"] == "budgeted") & table["m"].isin([50, 150, 300])
     table = table.loc[kept, ["estimator", "cost", "mean_r"]]
-    plain = record.costs["ISM"].iloc[0]
-    table.loc[len(record.one_task)] = ["plain ISM", plain, 1.0]
-    return table.sort_values("cost")
+    plain = {"estimator": "plain ISM", "cost": record.costs["ISM"].iloc[0], "mean_r": 1.0}
+    return pd.concat([table, pd.DataFrame([plain])], ignore_index=True).sort_values("cost")
 
 
 def draw_region(found: Example) -> str:

@@ -189,8 +189,7 @@ def composition_span(frequencies: np.ndarray, n: int) -> tuple[float, float]:
     frequencies : (4, length) of n regions; chance draws every position from their mean
     """
     drawn = np.random.default_rng(0).multinomial(n, frequencies.mean(1), frequencies.shape[1]) / n
-    spans = (np.ptp(frequencies, axis=1).max(), np.ptp(drawn, axis=0).max())
-    return float(spans[0]), float(spans[1])
+    return float(np.ptp(frequencies, axis=1).max()), float(np.ptp(drawn, axis=0).max())
 
 
 def _word_counts(sequences: np.ndarray, size: int) -> csr_array:

@@ -189,7 +189,7 @@ def deletion_effects(model: nn.Module, one_hot: Tensor) -> Tensor:
 def estimates_of_equal_passes(
     exact: Tensor, gradient: Tensor, deletion: Tensor, one_hot: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Estimates of ISM from a gradient a task and as many forward passes as there are positions.
+    """Estimates of ISM from one gradient for each task and one forward pass for each position.
 
     Deletion alone and "no gradient" are what a black box allows. Budgeted ISM (`tism.budgeted`)
     looks its exact effects up in `exact`; "each task" runs substitutions of its own.

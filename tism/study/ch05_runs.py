@@ -128,7 +128,7 @@ def _measure(run: Run, model: nn.Module, progress: bool) -> dict[str, float]:
 def _performance(
     model: nn.Module, dataset: Dataset, learned: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Of the regions learned it takes as many as the test set has, evenly spread."""
+    """Correlations by split; for "train" and "learned", of as many regions as the test set has."""
     known = {"network": lambda rows: predict_rows(model, dataset, rows)}
     columns: dict[str, float] = {}
     for row in performance_table(known, dataset, seed).itertuples():

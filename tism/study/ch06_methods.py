@@ -174,7 +174,7 @@ def _on_cuda() -> bool:
 
 
 def _most_bases() -> int:
-    """Bases of one batch: 300 channels of them take 150 MB on a CPU and 1.2 GB on a GPU."""
+    """Most bases in a batch: their activations in 300 channels take 150 MB (CPU), 1.2 GB (GPU)."""
     return 2**20 if _on_cuda() else 2**17
 
 

@@ -264,7 +264,7 @@ def auroc_within(score: np.ndarray, positive: np.ndarray, by: np.ndarray, n: int
 
 
 def precision(score: np.ndarray, positive: np.ndarray) -> float:
-    """Share of positives among as many positions with the largest scores; NaN without any."""
+    """Share of positives among the k largest scores, k being their number; NaN if all are alike."""
     k = int(positive.sum())
     if k in (0, len(positive)):
         return float("nan")

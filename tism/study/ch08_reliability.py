@@ -21,10 +21,10 @@ from tism.study.data.kircher import Locus
 from tism.study.profiles import digest
 from tism.study.statistics import mean_of
 
-EXACT = 60  # substitutions of a profile
+EXACT = 60  # substitutions that `reliability` computes for a profile
 _GOOD, _WORDS = 0.7, ("reliable", "unclear", "unreliable")
-_PROFILES = 40  # of a network: one a sequence, and several draws where there are fewer
-_ORDERS, _STRETCH = 7, (5_000, 9_000)  # of elements end to end, and what is scored of them
+_PROFILES = 40  # judged for each network, by several draws each where it has fewer sequences
+_ORDERS, _STRETCH = 7, (5_000, 9_000)  # of elements put end to end; the positions that are scored
 LONG = "xpresso, 4,000 bp"
 
 

@@ -336,7 +336,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_chapters(profile: Profile, options: argparse.Namespace) -> None:
-    """Execute and record chapters; if none is named, all of them and what belongs to none."""
+    """Execute and record the chapters named; without a name all of them, and the other tables."""
     recording = options.command == "record"
     if recording:
         record_networks(profile.name)

@@ -113,8 +113,8 @@ def explorer_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The two tables of one data set, columns as this module describes them.
 
-    model : trained on `dataset`; n_scored : test regions that are scored, of which `n_regions` and
-        `N_TASKS` tasks are kept
+    model : trained on `dataset`
+    n_scored, n_regions : numbers of test regions that are scored, and that are kept
     """
     rows = scored_rows(dataset, n_scored)
     scores = score_regions(model, dataset, rows, progress=progress)

@@ -207,7 +207,7 @@ def _may_pass(error: requests.RequestException) -> bool:
 
 
 def _validator(part: Path) -> Path:
-    """The file that holds the ETag, or the date, of the version of which `part` is the start."""
+    """The file with the ETag or date of the version that `part` belongs to."""
     return Path(f"{part}.validator")
 
 
