@@ -407,7 +407,7 @@ class Expansion:
     def _of_columns(self, change: Windowed, slope: Tensor) -> Tensor:
         """(substitutions,) sums over the columns of a window of its change times a gradient.
 
-        slope : (n, *shape), of one task at the tensor that the window stands for
+        slope : gradient of one task, of the shape of the tensor that the window stands for
         """
         delta = change.delta(change.frame)  # (width, rows, *features)
         table = columns_of(slope, change.inner, change.axis).flatten(0, 1)

@@ -158,6 +158,8 @@ FOLLOWED = {
         x.clone(), (slice(None), [2, 0], slice(4, 9)), x[:, 2:, 3:8]
     ),
     "assign in turn": lambda x: filled_in_turn(x),
+    "constant filled by its views": lambda x: x * filled_by_views(),
+    "dropout in place": lambda x: F.dropout(x, 0.5, False, True).exp(),
     "halves in place": lambda x: multiplied(*x.chunk(2, 1)),
     "relu of view": lambda x: F.relu(x.view(len(x), 2, 2, LENGTH), inplace=True),
     # attention pooling
@@ -284,6 +286,13 @@ def filled_in_turn(x: Tensor) -> Tensor:
     y[..., :LENGTH] = x
     y[:, :2, LENGTH:] = 1
     y[:, 2:, LENGTH:] = x[:, :2, -2:]
+    return y
+
+
+def filled_by_views() -> Tensor:
+    y = torch.zeros(4, LENGTH).double()
+    y[0].fill_(2)
+    y[1:3].copy_(C3)
     return y
 
 

@@ -46,7 +46,7 @@ class Call:
     """One torch function that is called in a replay.
 
     given, func : the function, and its form that changes nothing in place
-    full_name, name : as called, such as "add_" or "__add__", and as rules name it, "add"
+    full_name, name : as called, such as `add_` or `__add__`, and as rules name it, `add`
     reference : its result for the references; of an assignment, the tensor assigned to
     prepared : what its rule made of weights, kept from batch to batch
     changes : True if a substitution can change the result
