@@ -235,8 +235,8 @@ def test_effect_of_a_site_is_what_its_removal_changes(truth):
     for site in sorted(chosen):
         rows = truth.sites[truth.sites["region"] == truth.sites.at[site, "region"]]
         rest = rows.drop(index=site).assign(region=0).reset_index(drop=True)
-        inputs = simulation._Inputs(rest, find_pairs(rest, names), names, truth.effects)
-        without = simulation._target(inputs.total(1))[0]
+        sums = simulation._Contributions(rest, find_pairs(rest, names), names, truth.effects)
+        without = simulation._target(sums.total(1))[0]
         expected = truth.noiseless[truth.sites.at[site, "region"]] - without
         np.testing.assert_allclose(truth.site_effects[site], expected, atol=2e-5)
 

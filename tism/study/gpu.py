@@ -94,20 +94,21 @@ def gradient(device: str, length: int, **size: int) -> Iterator[dict[str, Any]]:
 
 def times(
     groups: Sequence[Mapping[str, Any]], until: float, device: str
-) -> Iterator[pd.DataFrame | str]:
-    """Rows of `measure_job`, first without TF32; after `until`, names of jobs that were left out.
+) -> Iterator[tuple[str, pd.DataFrame | None]]:
+    """Name and rows of `measure_job` of each job, first without TF32; None instead after `until`.
 
     groups : as in `jobs_of`; methods that this machine lacks are left out
+    until : on the clock of `time.monotonic`
     """
     for on in (False, True):
         for job, names in jobs_of(groups):
-            if time.monotonic() > until:
-                yield f"{job}, TF32 {'on' if on else 'off'}"
-                continue
-            known = [name for name in names if _is_here(name)]
-            with tf32(on, device):
-                table = measure_job(job, known, budget=_BUDGET, repeats=_REPEATS)
-            yield table.assign(tf32=on)
+            name, table = f"{job}, TF32 {'on' if on else 'off'}", None
+            if time.monotonic() <= until:
+                known = [method for method in names if _is_here(method)]
+                with tf32(on, device):
+                    table = measure_job(job, known, budget=_BUDGET, repeats=_REPEATS)
+                table = table.assign(tf32=on)
+            yield name, table
 
 
 def _is_here(method: str) -> bool:
@@ -124,11 +125,11 @@ def measure_all(
     left_out: list[str] = []
     write_csv(folder / "agreement.csv", pd.DataFrame(differences(agreeing, device)))
     write_csv(folder / "gradient.csv", pd.DataFrame(gradient(device, **enformer)))
-    for part in times(groups, begin + LIMIT, device):
-        if isinstance(part, str):
-            left_out.append(part)
+    for name, table in times(groups, begin + LIMIT, device):
+        if table is None:
+            left_out.append(name)
             continue
-        parts.append(part)
+        parts.append(table)
         write_csv(folder / "runtime.csv", pd.concat(parts, ignore_index=True))
         print(f"{time.monotonic() - begin:.0f} s, {len(parts)} jobs", flush=True)
     record = {**_machine(device), "seconds": time.monotonic() - begin, "left_out": left_out}

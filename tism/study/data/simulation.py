@@ -134,8 +134,8 @@ class Truth:
         """Noiseless targets (n, n_tasks) of any sequences, (n, length) base indices, 4 for N."""
         sites = find_sites(sequences, self.motifs)
         pairs = find_pairs(sites, self.motif_names)
-        inputs = _Inputs(sites, pairs, self.motif_names, self.effects)
-        return _target(inputs.total(len(sequences)))
+        contributions = _Contributions(sites, pairs, self.motif_names, self.effects)
+        return _target(contributions.total(len(sequences)))
 
 
 def simulate(
@@ -171,8 +171,8 @@ def _truth(
     sites = find_sites(window, motifs)
     pairs = find_pairs(sites, names)
     sites["planted"] = _keys(sites).isin(_keys(plants))
-    inputs = _Inputs(sites, pairs, names, effects)
-    logit = inputs.total(len(window))
+    contributions = _Contributions(sites, pairs, names, effects)
+    logit = contributions.total(len(window))
     with_site = logit[sites["region"]]
     return Truth(
         motifs=motifs,
@@ -180,7 +180,7 @@ def _truth(
         sites=sites,
         pairs=pairs,
         decoys=plants[~_keys(plants).isin(_keys(sites))].reset_index(drop=True),
-        site_effects=_target(with_site) - _target(with_site + inputs.removal()),
+        site_effects=_target(with_site) - _target(with_site + contributions.removal()),
         important=_important(sites, motifs, window.shape),
         noiseless=_target(logit),
     )
@@ -217,10 +217,12 @@ def find_pairs(sites: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pairs.sort_values(["first", "second"], ignore_index=True)
 
 
-class _Inputs:
+class _Contributions:
     """The contributions of sites and pairs to the logit of accessibility, in every task."""
 
-    def __init__(self, sites, pairs, names, effects):
+    def __init__(
+        self, sites: pd.DataFrame, pairs: pd.DataFrame, names: list[str], effects: np.ndarray
+    ) -> None:
         self.region = sites["region"].to_numpy()
         competing = pairs[pairs["kind"] == "competing"]
         self.masked = competing["masked"].to_numpy()
@@ -286,8 +288,13 @@ def _effects(names: list[str], tasks: list[str], seed: int) -> np.ndarray:
     return sign[:, None] * np.stack(leaves, 1)
 
 
-def _branch(parent, node, names, size, rng) -> np.ndarray:
-    """Sizes of the motifs' effects at a node, from those at its parent."""
+def _branch(
+    parent: np.ndarray, node: str, names: list[str], size: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Sizes of the motifs' effects at a node, from those at its parent.
+
+    size : of the effect of each motif where it is switched on
+    """
     factor = np.exp(rng.normal(0, DRIFT, len(names)))
     redrawn = rng.random(len(names)) < SWITCH
     fresh = size * rng.random(len(names))
@@ -311,22 +318,27 @@ def _sequences(
         [_single_plants(filled, motifs, rng, length), _pair_plants(filled, motifs, rng, length)],
         ignore_index=True,
     )
-    _plant(sequences, plants, motifs, rng, flank)
+    _write_plants(sequences, plants, motifs, rng, flank)
     plants["motif"] = np.array([motif.name for motif in motifs])[plants["motif"]]
     return sequences, plants
 
 
-def _single_plants(filled, motifs, rng, length) -> pd.DataFrame:
+def _single_plants(
+    filled: np.ndarray, motifs: list[Motif], rng: np.random.Generator, length: int
+) -> pd.DataFrame:
+    """Single sites to plant into the regions `filled`."""
     count = 1 + rng.poisson(max(N_SITES - 1, 0), len(filled))
     region = np.repeat(filled, count)
     motif = rng.integers(len(motifs), size=len(region))
     width = np.array([m.width for m in motifs])[motif]
     start = rng.integers(length - width + 1)
-    return _plants(region, motif, start, width, rng)
+    return _plant_table(region, motif, start, width, rng)
 
 
-def _pair_plants(filled, motifs, rng, length) -> pd.DataFrame:
-    """Pairs that can interact, half of them further apart than they do."""
+def _pair_plants(
+    filled: np.ndarray, motifs: list[Motif], rng: np.random.Generator, length: int
+) -> pd.DataFrame:
+    """Pairs of sites of interacting motifs to plant, half of them too far apart to interact."""
     names = [motif.name for motif in motifs]
     couples = np.array([[names.index(a), names.index(b)] for a, b in COOPERATIVE + COMPETING])
     reach = np.repeat([COOPERATIVE_GAP[1], COMPETING_GAP], [len(COOPERATIVE), len(COMPETING)])
@@ -337,18 +349,31 @@ def _pair_plants(filled, motifs, rng, length) -> pd.DataFrame:
     gap = rng.integers(2 * reach[which] + 2)
     left = rng.integers(length - width.sum(1) - gap + 1)
     start = np.stack([left, left + width[:, 0] + gap], 1)
-    return _plants(np.repeat(region, 2), motif.ravel(), start.ravel(), width.ravel(), rng)
+    return _plant_table(np.repeat(region, 2), motif.ravel(), start.ravel(), width.ravel(), rng)
 
 
-def _plants(region, motif, start, width, rng) -> pd.DataFrame:
+def _plant_table(
+    region: np.ndarray,
+    motif: np.ndarray,
+    start: np.ndarray,
+    width: np.ndarray,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Sites to plant, on strands drawn at random; `motif` are numbers of motifs."""
     strand = rng.choice(["+", "-"], len(region))
     return pd.DataFrame(
         {"region": region, "motif": motif, "start": start, "end": start + width, "strand": strand}
     )
 
 
-def _plant(sequences, plants, motifs, rng, flank) -> None:
-    """Write a sample of each motif's matrix in place; a later plant overwrites an earlier one."""
+def _write_plants(
+    sequences: np.ndarray,
+    plants: pd.DataFrame,
+    motifs: list[Motif],
+    rng: np.random.Generator,
+    flank: int,
+) -> None:
+    """Write sites drawn from the motifs' matrices into the sequences; later ones overwrite."""
     widest = max(motif.width for motif in motifs)
     cumulative = np.ones((len(motifs), widest, 3))
     for row, motif in zip(cumulative, motifs, strict=True):
@@ -370,7 +395,8 @@ def _keys(sites: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(sites[["region", "motif", "start"]])
 
 
-def _important(sites: pd.DataFrame, motifs: list[Motif], shape) -> np.ndarray:
+def _important(sites: pd.DataFrame, motifs: list[Motif], shape: tuple[int, ...]) -> np.ndarray:
+    """Of this shape, (n, length), True at the positions of sites with at least half a bit."""
     mask = np.zeros(shape, bool)
     for motif in motifs:
         for strand, informative in (("+", motif.information), ("-", motif.information[::-1])):
