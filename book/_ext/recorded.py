@@ -213,8 +213,6 @@ def trust(record: Record) -> dict[str, str]:
     row = table[(table["network"] == "all") & (table["m"] == table["m"].median())].iloc[0]
     card = record.table("scorecard").set_index(["claim_id", "dataset"])
     return {
-        "rules": str(len(card)),
-        "rules_pending": str((card["verdict"] == "pending").sum()),
         "reliability_m": f"{row['m']:.0f}",
         "reliability_mae": f"{row['mae']:.2f}",
         "reliability_constant": f"{row['mae_constant']:.2f}",
