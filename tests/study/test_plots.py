@@ -303,7 +303,7 @@ def test_zero_has_no_sign():
     table = pd.DataFrame({"low": [-0.004], "high": [-1234.5], "r": [-0.004]})
     html = plotting.show_table(plotting.with_intervals(table, {"interval": ("low", "high")})).data
     assert "-0.00" not in html
-    assert "0.00 to -1,234.50" in html
+    assert "0.00 to -1,234<" in html  # numbers from 100 on have no decimals
 
 
 def test_style_is_opaque_white_legible_and_without_a_date(tmp_path):

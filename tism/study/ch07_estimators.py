@@ -26,6 +26,14 @@ from tism.study.ch07_networks import JudgedNetwork
 from tism.study.statistics import interval
 
 BUDGETED = "budgeted"
+COLUMN_NAMES = {  # of `estimator_table`, for readers
+    "n_tasks": "tasks",
+    "mean_r": "mean r",
+    "r_not_exact": "r, not exact",
+    "recall20": "top 20",
+    "share_not_below_tism": "not below TISM",
+    "gap_closed": "gap closed",
+}
 _SLACK = 1e-6  # correlations that differ by rounding are equal
 _STRIDE = 8  # of positions that move together in `midpoints`
 

@@ -28,7 +28,7 @@ from tism.study.ch06_tables import paper_networks, repeated_ratios
 from tism.study.ch08_networks import TITLES
 from tism.study.ch10_judge import NARROW, VERDICTS, Sample, decide
 from tism.study.networks import list_runs
-from tism.study.plots import with_intervals
+from tism.study.plots import decimals, with_intervals
 from tism.study.profiles import Profile, repository
 from tism.study.records import BY_NETWORK, INITIALISATIONS, paper_numbers
 from tism.study.statistics import Estimate, at_equal
@@ -36,7 +36,10 @@ from tism.study.statistics import Estimate, at_equal
 FIGURE_1 = "figure_1_networks.csv"  # of chapter 04
 CONCORDANCE = "external/concordance.csv"  # of chapter 08
 UNTRAINED = "random sequences"  # what run times are measured on
-FORMATS = dict.fromkeys(["n", "seeds", "missing"], "{:.0f}")  # of `shown`
+FORMATS: dict[str, Any] = {  # of `shown`
+    **dict.fromkeys(["n", "seeds", "missing"], "{:.0f}"),
+    **dict.fromkeys(["here", "paper"], decimals),
+}
 PUBLISHED = ("calderon", "deepstarr", "mpra_dragonn", "xpresso", "aparent2")
 
 
@@ -477,7 +480,7 @@ def shown(card: pd.DataFrame, *items: str, dataset: str | None = None) -> pd.Dat
     """The columns of a scorecard that a reader needs, without those that are empty.
 
     items : of the paper, such as "Fig 3A"; by default all
-    dataset : the only one to show, without naming it; by default all
+    dataset : the only one to show; by default all. A single data set is not named
 
     A dagger marks claims that are not the paper's, a star intervals of 90 %.
     """
@@ -493,5 +496,6 @@ def shown(card: pd.DataFrame, *items: str, dataset: str | None = None) -> pd.Dat
     order = ["statement", "dataset", "verdict", "value", "interval", "paper_value", "n", "seeds"]
     table = table[[*order, "missing"]].rename(columns=names)
     empty = [name for name in ("paper", "seeds") if table[name].isna().all()]
-    empty += ["missing"] * (not table["missing"].any()) + ["data"] * (dataset is not None)
+    empty += ["missing"] * (not table["missing"].any())
+    empty += ["data"] * (table["data"].nunique() == 1)
     return table.drop(columns=empty)

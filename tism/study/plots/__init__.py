@@ -37,6 +37,7 @@ from tism.study.plots.speed import (
 )
 from tism.study.plots.style import BASE_COLOURS, COLOURS, legend_below, panels, use_book_style
 from tism.study.plots.summaries import (
+    decimals,
     long_form,
     plot_interactions,
     plot_kinds,

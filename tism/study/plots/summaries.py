@@ -161,12 +161,13 @@ def plot_interactions(interactions: Any, *, title: str, ax: Axes) -> Axes:
     return ax
 
 
-def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:
+def show_table(table: pd.DataFrame, formats: Mapping[str, Any] | None = None) -> HTML:
     """A table as HTML without row numbers, its numbers aligned; the same bytes at every run.
 
     A table of more than `LONG` rows is folded, and opens where it is clicked.
 
-    formats : column to format, such as "{:.1%}"; other numbers have separators and two decimals
+    formats : column to format, such as "{:.1%}", or to a function that formats a number; other
+        numbers have separators and two decimals
     """
     from IPython.display import HTML
 
@@ -184,18 +185,26 @@ def show_table(table: pd.DataFrame, formats: Mapping[str, str] | None = None) ->
     return HTML(html)
 
 
+def decimals(number: float, digits: int = 2) -> str:
+    """A number with this many decimals, or with none from 100 on."""
+    return f"{number:z,.{0 if abs(number) >= 100 else digits}f}"
+
+
 def with_intervals(
     table: pd.DataFrame, columns: Mapping[str, Sequence[str]], digits: int = 2
 ) -> pd.DataFrame:
     """The table with the two columns of each interval as one text, such as "0.61 to 0.79".
 
     columns : name of the new column to its two bounds; it stands where the lower one stood
+    digits : decimals of numbers below 100
     """
     shown = table.copy()
     for name, (low, high) in columns.items():
         both = zip(table[low], table[high], strict=True)
         known = ((np.isfinite(a) and np.isfinite(b), a, b) for a, b in both)
-        shown[low] = [f"{a:z,.{digits}f} to {b:z,.{digits}f}" if k else "" for k, a, b in known]
+        shown[low] = [
+            f"{decimals(a, digits)} to {decimals(b, digits)}" if k else "" for k, a, b in known
+        ]
         shown = shown.rename(columns={low: name}).drop(columns=high)
     return shown
 
