@@ -38,7 +38,7 @@ def one_kernel(sandbox):
     The garbage collector, which chapter 06 calls before every measurement, need not look at them.
     """
     manager, clients = AsyncKernelManager(kernel_name="python3"), []
-    quiet = ["--IPKernelApp.log_level=ERROR"]  # as in `run_chapter`
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # as in `_execute`
     run_sync(manager.start_kernel)(cwd=repository(), extra_arguments=quiet)
     client, execute = manager.client, papermill.execute_notebook
 

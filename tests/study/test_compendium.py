@@ -263,3 +263,35 @@ def test_runs_are_listed(capsys):
 def test_an_unknown_run_is_refused(command):
     with pytest.raises(ValueError, match="profile smoke has no run 'tiny'"):
         compendium.main([command, "smoke", "tiny"])
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_kernel_whose_port_was_taken_starts_again(monkeypatch, tmp_path, failures):
+    calls = []
+
+    def execute(*args, **options):
+        calls.append(args)
+        if len(calls) <= failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    if failures == 1:
+        compendium._execute(tmp_path / "in", tmp_path / "out", {})
+        assert len(calls) == 2
+    else:
+        with pytest.raises(RuntimeError, match="Kernel died"):
+            compendium._execute(tmp_path / "in", tmp_path / "out", {})
+        assert len(calls) == 3
+
+
+def test_a_chapter_that_fails_runs_once(monkeypatch, tmp_path):
+    calls = []
+
+    def execute(*args, **options):
+        calls.append(args)
+        raise RuntimeError("Kernel died")  # in a cell, as from too little memory
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    with pytest.raises(RuntimeError, match="Kernel died"):
+        compendium._execute(tmp_path / "in", tmp_path / "out", {})
+    assert len(calls) == 1

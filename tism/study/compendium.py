@@ -73,8 +73,6 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
 
     If the chapter fails, papermill's error is raised and an earlier result stays.
     """
-    import papermill
-
     if name not in chapters():
         raise ValueError(f"chapter must be one of {', '.join(chapters())}; got {name!r}")
     settings = load_profile(profile)
@@ -83,21 +81,37 @@ def run_chapter(name: str, profile: str, **parameters: Any) -> Path:
         target = find_run(settings, parameters["run"]).folder / "training.ipynb"
     key = chapter_key(name, settings)
     with replacing(target) as temporary:
+        _execute(_source(name), temporary, {"profile": profile, **parameters})
+        executed = read_json(temporary)
+        clean_notebook(executed)
+        executed["metadata"]["tism"] = {"profile": profile, "key": key}
+        temporary.write_text(_notebook_text(executed), encoding="utf-8")
+    return target
+
+
+def _execute(source: Path, target: Path, parameters: dict[str, Any], tries: int = 3) -> None:
+    """Run a notebook by papermill, again if its kernel does not start.
+
+    Ports of a kernel are chosen before it binds them, and another kernel that starts at the same
+    time may take one.
+    """
+    import papermill
+
+    try:
         papermill.execute_notebook(
-            _source(name),
-            temporary,
-            parameters={"profile": profile, **parameters},
+            source,
+            target,
+            parameters=parameters,
             cwd=repository(),
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else a warning at every start
             progress_bar=sys.stderr.isatty(),
             log_output=False,
         )
-        executed = read_json(temporary)
-        clean_notebook(executed)
-        executed["metadata"]["tism"] = {"profile": profile, "key": key}
-        temporary.write_text(_notebook_text(executed), encoding="utf-8")
-    return target
+    except RuntimeError as error:
+        if tries == 1 or "Kernel died before replying" not in str(error):
+            raise
+        _execute(source, target, parameters, tries - 1)
 
 
 def _source(chapter: str) -> Path:
